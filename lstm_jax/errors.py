@@ -1,0 +1,33 @@
+"""The errors a user can cause, or meet through damaged files and full disks.
+
+Each message is one line that says what was expected, what was found and what to do. The
+command line prints it without a traceback; every other exception is a bug and keeps its own.
+"""
+
+
+class UserError(ValueError):
+    """Base class: something the user can put right."""
+
+
+class ConfigError(UserError):
+    """An option with an impossible value."""
+
+
+class DataError(UserError):
+    """A data set that is missing, damaged or cannot be prepared."""
+
+
+class ImageError(UserError):
+    """An image file that cannot be read or holds no digit."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory that is missing, cannot be written or belongs to another configuration."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be saved, or none that can be read."""
+
+
+class NonFiniteLossError(UserError):
+    """A training loss that became infinite or NaN."""
