@@ -1,0 +1,37 @@
+"""lstm_jax: an LSTM in JAX and Flax that reads MNIST row by row.
+
+The public names are imported when they are first used, so that the command line can read its options
+and answer ``--help`` without waiting for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lstm_jax.version import __version__
+
+if TYPE_CHECKING:
+    from lstm_jax.config import Config
+    from lstm_jax.data import load_dataset
+    from lstm_jax.loop import train
+    from lstm_jax.lstm import LSTM
+    from lstm_jax.model import LSTMClassifier
+
+__all__ = ["LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "train"]
+
+_HOME = {
+    "LSTM": "lstm_jax.lstm",
+    "Config": "lstm_jax.config",
+    "LSTMClassifier": "lstm_jax.model",
+    "load_dataset": "lstm_jax.data",
+    "train": "lstm_jax.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

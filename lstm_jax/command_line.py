@@ -1,0 +1,87 @@
+"""What every command has in common: reading options, and saying in one line what went wrong.
+
+tyro reads the options. It explains a mistake in a box of several lines; a log file, a terminal and
+a script are better served by one, so the box is turned into one line here.
+"""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from lstm_jax.errors import UserError
+
+T = TypeVar("T")
+
+USAGE_EXIT_CODE = 2
+# A shell reports 128 + N for a program that signal N ended; a stopped run must not look finished.
+SIGNAL_EXIT_CODE = 128
+
+
+def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: Any = None) -> T:
+    """Read command-line options into ``kind`` (a dataclass or a function).
+
+    Args:
+        kind: what to build or call; its fields or parameters are the options.
+        args: the words after the program's name.
+        prog: the program's name in help and messages.
+        default: an instance of ``kind`` that gives the default values.
+
+    Raises:
+        SystemExit: with code 0 after ``--help``, with code 2 after a mistake, told in one line.
+    """
+    defaults = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind, args=list(args), prog=prog, **defaults
+            )
+    except SystemExit as stop:
+        if stop.code:
+            fail(prog, f"{one_line(complaint.getvalue())} ({prog} --help lists the options)", code=stop.code)
+        raise
+
+
+def one_line(box: str) -> str:
+    """The text of one of tyro's error boxes, without its frame, title and last advice."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    sections = [[]]
+    for line in lines:
+        if re.fullmatch("[─╭╮╰╯ ]+", line):
+            sections.append([])
+        elif line and not line.startswith(("╭", "╰")):
+            sections[-1].append(line)
+    told = [" ".join(section) for section in sections if section]
+    told = [text for text in told if not text.startswith("For full helptext")]
+    return re.sub(r"^Error parsing [A-Z]\w*: ", "", "; ".join(told))
+
+
+def fail(prog: str, message: str, *, code: int | str | None = 1) -> None:
+    """Print one line to standard error and exit with ``code``."""
+    print(f"{prog}: error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def run(command: Callable[[], int | None], *, prog: str) -> None:
+    """Run a command to its exit code; a user's mistake, a full disk or Ctrl-C is told in one line."""
+    try:
+        code = command()
+    except UserError as error:
+        fail(prog, str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        else:
+            fail(prog, f"{error.strerror or error}: {error.filename or 'no file named'}")
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted; the same command starts again", file=sys.stderr)
+        code = SIGNAL_EXIT_CODE + signal.SIGINT
+    raise SystemExit(code or 0)

@@ -1,0 +1,75 @@
+"""What a run tells the person who started it."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Console:
+    """The listener of a run; this one says nothing. Libraries that call `train` may bring their own."""
+
+    def message(self, text: str) -> None:
+        """A line about what happens now."""
+
+    def epoch_started(self, epoch: int, epochs: int, done: int, steps: int) -> None:
+        """Epoch ``epoch`` of ``epochs`` begins, or goes on, with ``done`` of ``steps`` steps taken."""
+
+    def advanced(self, steps: int) -> None:
+        """So many more steps were taken."""
+
+    def epoch_finished(self, epochs: int, record: Mapping[str, Any]) -> None:
+        """An epoch ended with the figures in ``record``."""
+
+    def close(self) -> None:
+        """No more will come; also after an error."""
+
+
+class TerminalConsole(Console):
+    """Prints a line per epoch and, on a terminal, a progress bar while the epoch runs."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def message(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)
+
+    def epoch_started(self, epoch: int, epochs: int, done: int, steps: int) -> None:
+        """Show the bar, if anybody can see it."""
+        if sys.stdout.isatty():
+            # Transient: the bar makes way for the epoch's line.
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps"),
+                TimeRemainingColumn(),
+                transient=True,
+            )
+            self._bar.add_task(f"epoch {epoch}/{epochs}", total=steps, completed=done)
+            self._bar.start()
+
+    def advanced(self, steps: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], steps)
+
+    def epoch_finished(self, epochs: int, record: Mapping[str, Any]) -> None:
+        """Print the epoch's line."""
+        self.close()
+        self.message(
+            f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}"
+            f"  cost {record['train_loss']:.4f}"
+            f"  validation accuracy {record['validation_accuracy']:7.2%}"
+            f"  test accuracy {record['test_accuracy']:7.2%}"
+            f"  {record['train_seconds']:6.2f} s"
+            f"  {record['examples_per_second']:,.0f} images/s"
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

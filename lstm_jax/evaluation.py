@@ -1,0 +1,108 @@
+"""How good a model is: loss, accuracy and confusion matrix, every example scored exactly once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
+
+from lstm_jax import runtime
+from lstm_jax.data import Split
+from lstm_jax.model import LSTMClassifier, Params, as_input
+
+# Examples per call: large enough for the call itself to cost nothing, small enough for any memory.
+BATCH_SIZE = 1000
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The score of a model on a split.
+
+    Attributes:
+        loss: mean softmax cross-entropy in nats.
+        confusion: how often class i (row) was named j (column).
+    """
+
+    loss: float
+    confusion: Int[np.ndarray, "classes classes"]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples named rightly, from 0 to 1."""
+        return float(np.trace(self.confusion) / np.sum(self.confusion))
+
+    @property
+    def class_accuracy(self) -> Float[np.ndarray, " classes"]:
+        """Accuracy within each class; NaN for a class without examples."""
+        totals = np.sum(self.confusion, axis=1)
+        return np.divide(
+            np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0
+        )
+
+
+Score: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array]]
+
+
+def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
+    """Make the function (params, images, labels) -> (loss, predicted class) of each example.
+
+    The examples are shared out over the devices; the number of them must be a multiple of these.
+    """
+
+    def score(
+        params: Params, images: UInt8[Array, "batch 28 28"], labels: Int32[Array, " batch"]
+    ) -> tuple[Float32[Array, " whole"], Int32[Array, " whole"]]:
+        logits = model.apply({"params": params}, as_input(images))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        own = (losses, jnp.argmax(logits, axis=-1).astype(jnp.int32))
+        whole = jax.lax.all_gather(own, runtime.DATA_AXIS, tiled=True)
+        return whole[0], whole[1]
+
+    return jax.jit(
+        jax.shard_map(
+            score,
+            mesh=mesh,
+            in_specs=(P(), P(runtime.DATA_AXIS), P(runtime.DATA_AXIS)),
+            out_specs=P(),
+            check_vma=False,  # see training.over_devices
+        )
+    )
+
+
+def evaluate(score: Score, params: Params, split: Split, *, mesh: Mesh, num_classes: int = 10) -> Evaluation:
+    """Score every example of a split exactly once.
+
+    The last batch is filled up with zeros to the size of the others, so that nothing is compiled
+    twice, and what they score is cut off again. Sums are taken in float64 on the host: the result does
+    not depend on how the examples fall into batches.
+
+    Args:
+        score: what `compile_score` made.
+        params: the model's parameters.
+        split: the examples.
+        mesh: the devices that ``score`` was made for.
+        num_classes: number of classes.
+    """
+    batch_size = -(-BATCH_SIZE // mesh.size) * mesh.size
+    rows = runtime.own_rows(batch_size)
+    total_loss, confusion, seen = 0.0, np.zeros((num_classes, num_classes), np.int64), 0
+    for whole in split.batches(batch_size):
+        count = len(whole.label)
+        images, labels = (_fill(array, batch_size) for array in whole)
+        losses, predicted = score(
+            params, *runtime.place(mesh, (images[rows], labels[rows]), P(runtime.DATA_AXIS))
+        )
+        total_loss += np.sum(np.asarray(losses)[:count], dtype=np.float64)
+        np.add.at(confusion, (whole.label, np.asarray(predicted)[:count]), 1)
+        seen += count
+    return Evaluation(float(total_loss / seen), confusion)
+
+
+def _fill(array: np.ndarray, length: int) -> np.ndarray:
+    missing = length - len(array)
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array

@@ -1,0 +1,431 @@
+"""The loop over epochs: what happens between compiled steps, from an empty folder to a summary.
+
+A run is a line of steps. At the end of each epoch (and after every ``checkpoint_every`` steps, and when
+it is told to stop) the state and the notes about it are saved together. A run that goes on reads the
+newest whole state and computes from there the same bits as if it had never stopped: the order of the
+images and all random keys follow from the seed, the epoch and the step.
+"""
+
+import dataclasses
+import platform
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeAlias
+
+import flax
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax import runtime
+from lstm_jax.checkpoint import Checkpoints, digest
+from lstm_jax.config import Config
+from lstm_jax.console import Console
+from lstm_jax.data import Dataset, load_dataset
+from lstm_jax.errors import ConfigError, NonFiniteLossError
+from lstm_jax.evaluation import Score, compile_score, evaluate
+from lstm_jax.feed import Feed, make_feed
+from lstm_jax.lstm import choose_implementation
+from lstm_jax.model import Params, build_model
+from lstm_jax.run_directory import RunDirectory
+from lstm_jax.training import (
+    NEVER,
+    TrainEpoch,
+    TrainState,
+    build_optimizer,
+    compile_train_epoch,
+    init_state_on,
+)
+from lstm_jax.version import __version__
+
+# Seconds between two looks at signals and the progress bar: one program runs that long.
+DISPATCH_SECONDS = 0.25
+
+Record: TypeAlias = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What `train` returns.
+
+    Attributes:
+        params: the model's parameters.
+        history: one record per epoch, as in ``metrics.jsonl``.
+        summary: the contents of ``summary.json``; None if the run was stopped before its end.
+        stopped_by: the signal that stopped the run; None if it came to its end.
+        run_dir: the run directory.
+    """
+
+    params: Params
+    history: tuple[Record, ...]
+    summary: Record | None
+    stopped_by: signal.Signals | None
+    run_dir: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """What is saved beside the state: figures that nothing is computed from.
+
+    Attributes:
+        history: the records of the epochs so far.
+        epoch_seconds: time spent in training steps since the start of the epoch.
+        train_seconds: time spent in training steps since the start of the run.
+        wall_seconds: time spent in `train` since the start of the run.
+        devices: number of devices.
+    """
+
+    history: tuple[Record, ...] = ()
+    epoch_seconds: float = 0.0
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    devices: int = 1
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Notes":
+        """The notes that were saved as a JSON object."""
+        return cls(**{**values, "history": tuple(values["history"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many steps a run has, and how they fall into epochs.
+
+    Attributes:
+        steps_per_epoch: full batches in the training split.
+        total_steps: steps from the start of the run to its end.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+
+    @classmethod
+    def of(cls, config: Config, num_examples: int) -> "Plan":
+        """The plan of a configuration for so many training examples.
+
+        Raises:
+            ConfigError: if a batch is larger than the split.
+        """
+        steps_per_epoch = num_examples // config.batch_size
+        if not steps_per_epoch:
+            raise ConfigError(
+                f"--batch-size: got {config.batch_size}, expected at most {num_examples}, "
+                "the number of training images"
+            )
+        return cls(steps_per_epoch, config.steps or config.epochs * steps_per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs, a last incomplete one included."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    def epoch_of(self, step: int) -> tuple[int, int, int]:
+        """Where the run is after ``step`` steps: epoch (from 0), steps taken in it, steps it has."""
+        epoch, done = divmod(step, self.steps_per_epoch)
+        return epoch, done, min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
+
+
+def train(config: Config, *, console: Console | None = None) -> TrainResult:
+    """Train the model that a configuration describes, or go on with it, in its run directory.
+
+    Returns when the run has come to its end, or has been told to stop: SIGINT (Ctrl-C) and SIGTERM,
+    when this is called in the main thread, save the state first. A finished run is not repeated.
+
+    Args:
+        config: the options.
+        console: hears about the progress; by default nobody does.
+
+    Raises:
+        UserError: an option that cannot be, data that is missing or damaged, a run directory that
+            cannot be written or belongs to another configuration, a loss that is not finite.
+    """
+    started = time.perf_counter()
+    if console is None or not runtime.is_leader():
+        console = Console()
+    mesh = runtime.make_mesh(devices=config.devices, batch_size=config.batch_size)
+    model, optimizer = build_model(config), build_optimizer(config)
+    with (
+        RunDirectory(config, leader=runtime.is_leader()) as run,
+        Checkpoints(run.checkpoints, report=console.message) as checkpoints,
+    ):
+        state = init_state_on(mesh, model, optimizer, seed=config.seed)
+        notes = Notes(devices=mesh.size)
+        if (restored := checkpoints.restore(state)) is not None:
+            state, notes = restored.state, Notes.from_json(restored.notes)
+        if (summary := run.read_summary()) is not None:
+            tell_end(console, summary, run.path)
+            console.message("This run is finished; remove its folder or name another --run-dir to train again.")
+            return TrainResult(state.params, notes.history, summary, None, run.path)
+        if notes.devices != mesh.size:
+            console.message(
+                f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the same up to float32 "
+                "rounding, not bit by bit."
+            )
+            notes = dataclasses.replace(notes, devices=mesh.size)
+        dataset = load_dataset(
+            config.dataset,
+            data_dir=config.data_dir,
+            archive_dir=config.archive_dir,
+            input=config.input,
+            report=console.message,
+        )
+        plan = Plan.of(config, num_examples=len(dataset.train))
+        tell_start(console, config, dataset, state, mesh)
+        feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=config.seed)
+        with StopSignals() as stop:
+            loop = Loop(
+                config=config,
+                plan=plan,
+                mesh=mesh,
+                dataset=dataset,
+                feed=feed,
+                train_epoch=compile_train_epoch(
+                    model, optimizer, seed=config.seed, mesh=mesh, data_spec=feed.spec
+                ),
+                score=compile_score(model, mesh),
+                run=run,
+                checkpoints=checkpoints,
+                console=console,
+                stop=stop,
+                started=started - notes.wall_seconds,
+            )
+            return loop.run_to_end(state, notes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What one call of `train` works with; the state and the notes pass through its methods.
+
+    Attributes:
+        config: the options.
+        plan: how many steps there are.
+        mesh: the devices.
+        dataset: the splits.
+        feed: brings the training batches to the devices.
+        train_epoch: takes steps.
+        score: evaluates.
+        run: the run directory.
+        checkpoints: the saved states.
+        console: hears about the progress.
+        stop: hears signals.
+        started: when the run would have begun if it had never stopped, by `time.perf_counter`.
+    """
+
+    config: Config
+    plan: Plan
+    mesh: Mesh
+    dataset: Dataset
+    feed: Feed
+    train_epoch: TrainEpoch
+    score: Score
+    run: RunDirectory
+    checkpoints: Checkpoints
+    console: Console
+    stop: "StopSignals"
+    started: float
+
+    def run_to_end(self, state: TrainState, notes: Notes) -> TrainResult:
+        """Take all steps that are left, or stop early if told to."""
+        self.run.begin(notes.history)
+        state = self.compile(state)
+        while int(state.step) < self.plan.total_steps:
+            if self.told_to_stop():
+                return self.stopped(state, notes)
+            state, notes = self.run_epoch(state, notes)
+        summary = summarise(state, dataclasses.replace(notes, wall_seconds=self.wall_seconds()), self.mesh)
+        self.run.write_summary(summary)
+        tell_end(self.console, summary, self.run.path)
+        return TrainResult(state.params, notes.history, summary, None, self.run.path)
+
+    def compile(self, state: TrainState) -> TrainState:
+        """Compile the training program by running it over no steps, so that no epoch's time includes it."""
+        epoch, done, _ = self.plan.epoch_of(int(state.step))
+        self.feed.begin(epoch, done)
+        return jax.block_until_ready(self.train_epoch(state, *self.feed.take(done, done)))
+
+    def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes]:
+        """Take the steps that are left of an epoch, evaluate and save; or save and return when told to stop."""
+        epoch, done, end = self.plan.epoch_of(int(state.step))
+        self.feed.begin(epoch, done)
+        self.console.epoch_started(epoch + 1, self.plan.epochs, done, end)
+        every = self.config.checkpoint_every or end
+        pace = 1  # steps in one program
+        while done < end:
+            until_save = every - int(state.step) % every
+            count = runtime.from_leader(min(pace, until_save, end - done, self.feed.limit))
+            clock = time.perf_counter()
+            state = jax.block_until_ready(self.train_epoch(state, *self.feed.take(done, done + count)))
+            seconds = time.perf_counter() - clock
+            notes = dataclasses.replace(
+                notes,
+                epoch_seconds=notes.epoch_seconds + seconds,
+                train_seconds=notes.train_seconds + seconds,
+            )
+            self.refuse_nonfinite(state)
+            pace = max(1, int(DISPATCH_SECONDS * count / seconds))
+            done += count
+            self.console.advanced(count)
+            if done < end and (count == until_save or self.told_to_stop()):
+                self.save(state, notes)
+                if self.told_to_stop():
+                    return state, notes
+        record = self.evaluate(state, notes, epoch + 1, steps=end)
+        notes = dataclasses.replace(notes, history=(*notes.history, record), epoch_seconds=0.0)
+        state = state.replace(loss_sum=runtime.place(self.mesh, np.float32(0), P()))
+        # The order matters: what is in the saved state can be copied to the metrics again, not the reverse.
+        self.save(state, notes)
+        self.run.add(record)
+        self.console.epoch_finished(self.plan.epochs, record)
+        return state, notes
+
+    def evaluate(self, state: TrainState, notes: Notes, epoch: int, steps: int) -> Record:
+        """The figures of an epoch of so many steps that has just ended."""
+        validation, test = (
+            evaluate(self.score, state.params, split, mesh=self.mesh)
+            for split in (self.dataset.validation, self.dataset.test)
+        )
+        return {
+            "epoch": epoch,
+            "step": int(state.step),
+            "train_loss": float(state.loss_sum) / steps,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+            "train_seconds": notes.epoch_seconds,
+            "examples_per_second": steps * self.config.batch_size / notes.epoch_seconds,
+        }
+
+    def save(self, state: TrainState, notes: Notes) -> None:
+        """Save a state that is good to go on from."""
+        # A finite loss can still have had a gradient that was not.
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params)):
+            raise self.nonfinite("the parameters are", int(state.step))
+        notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
+        self.checkpoints.save(int(state.step), state, dataclasses.asdict(notes))
+
+    def refuse_nonfinite(self, state: TrainState) -> None:
+        """Raise NonFiniteLossError if a loss was infinite or NaN."""
+        step = int(state.nonfinite_step)
+        if step != NEVER:
+            raise self.nonfinite("the loss is", step)
+
+    def nonfinite(self, what_is: str, step: int) -> NonFiniteLossError:
+        """The error that says what to do."""
+        saved = self.checkpoints.newest_step
+        kept = f"the state of step {saved} is kept" if saved is not None else "no state was saved before it"
+        return NonFiniteLossError(
+            f"{what_is} not finite at step {step}; {kept} in {self.run.path}; "
+            f"try a smaller --learning-rate (it was {self.config.learning_rate:g}) in another --run-dir"
+        )
+
+    def told_to_stop(self) -> bool:
+        """Whether any process has got a signal."""
+        return bool(runtime.largest(self.stop.received or 0))
+
+    def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
+        """The result of a run that was told to stop; its state has been saved."""
+        by = self.stop.received or signal.SIGTERM  # heard by another process
+        saved = f"step {int(state.step)} of {self.plan.total_steps} is saved in {self.run.path}"
+        self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
+        return TrainResult(state.params, notes.history, None, by, self.run.path)
+
+    def wall_seconds(self) -> float:
+        """Seconds spent in `train` since the start of the run."""
+        return time.perf_counter() - self.started
+
+
+class StopSignals:
+    """Remembers SIGINT and SIGTERM for the loop to look at. A context manager.
+
+    A second SIGINT interrupts at once. Outside the main thread, where Python allows no handlers, the
+    signals keep the meaning they have.
+
+    Attributes:
+        received: the first signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number)
+
+
+def summarise(state: TrainState, notes: Notes, mesh: Mesh) -> Record:
+    """What ``summary.json`` says of a run that has come to its end."""
+    last = notes.history[-1]
+    best = max(notes.history, key=lambda record: record["validation_accuracy"])  # the first of equals
+    return {
+        "test_accuracy": last["test_accuracy"],
+        "best_validation_test_accuracy": best["test_accuracy"],
+        "best_validation_epoch": best["epoch"],
+        "validation_accuracy": last["validation_accuracy"],
+        "best_validation_accuracy": best["validation_accuracy"],
+        "parameter_count": count_parameters(state.params),
+        "parameters_sha256": digest(state.params),
+        "wall_seconds": notes.wall_seconds,
+        "train_seconds": notes.train_seconds,
+        "epochs": last["epoch"],
+        "steps": int(state.step),
+        "device": describe_devices(mesh),
+        "versions": {
+            "lstm_jax": __version__,
+            "python": platform.python_version(),
+            **{package.__name__: package.__version__ for package in (jax, jaxlib, flax, optax)},
+        },
+    }
+
+
+def count_parameters(params: Params) -> int:
+    """Number of trained values."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def describe_devices(mesh: Mesh) -> str:
+    """For instance ``2 x cpu`` or ``4 x TPU v5 lite``."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+
+
+def tell_start(console: Console, config: Config, dataset: Dataset, state: TrainState, mesh: Mesh) -> None:
+    """Say what is going to be trained on what."""
+    sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
+    console.message(f"{dataset.name}: {sizes[0]:,} training, {sizes[1]:,} validation, {sizes[2]:,} test images")
+    console.message(
+        f"LSTM: {count_parameters(state.params):,} parameters, implementation "
+        f"{choose_implementation(config.implementation)}, {config.dtype}, on {describe_devices(mesh)}"
+    )
+    if int(state.step):
+        console.message(f"Continuing after step {int(state.step)}")
+
+
+def tell_end(console: Console, summary: Record, path: Path) -> None:
+    """Say what came out of it, and where it is."""
+    console.message(
+        f"Test accuracy {summary['test_accuracy']:.2%} after epoch {summary['epochs']}; "
+        f"{summary['best_validation_test_accuracy']:.2%} after epoch {summary['best_validation_epoch']}, "
+        "the best on validation"
+    )
+    console.message(f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it in training steps")
+    console.message(f"Run directory: {path}")

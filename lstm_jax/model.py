@@ -1,0 +1,161 @@
+"""The classifier: layers of LSTM over the rows of an image, and a dense layer on the last output.
+
+    x   (B, 28, 28)    an image is a sequence of 28 rows of 28 pixels
+    h   (B, 28, 64)    the LSTM's output after each row
+    h_T (B, 64)        the output after the last row has seen them all
+    y   (B, 10)        logits = h_T W + b, one per class
+
+A bidirectional layer reads the rows a second time from the bottom up, with weights of its own. Its
+last output is the one after row 1: the one aligned with row 28, which some tutorials take, has seen a
+single row.
+"""
+
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float, Float32, Int, UInt8
+
+from lstm_jax.config import Config
+from lstm_jax.lstm import LSTM
+
+Params: TypeAlias = Any  # a pytree of float32 arrays
+
+
+class LSTMClassifier(nn.Module):
+    """Names the class of a sequence from the last output of an LSTM.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from lstm_jax import LSTMClassifier
+        >>> images = jnp.ones((128, 28, 28))  # (batch, time, features)
+        >>> model = LSTMClassifier(hidden_size=64)
+        >>> variables = model.init(jax.random.key(0), images)
+        >>> model.apply(variables, images).shape
+        (128, 10)
+
+    Attributes:
+        hidden_size: hidden units of each layer and direction.
+        num_classes: number of logits.
+        num_layers: LSTM layers; each reads the outputs of the one below.
+        bidirectional: whether each layer also reads its inputs from the end; the two outputs are
+            concatenated.
+        dropout_rate: share of the outputs dropped between two layers.
+        forget_bias: initial value of the forget gates' biases.
+        implementation: how the LSTM is computed, see `LSTM`.
+        dtype: dtype of the LSTM's computation; parameters and logits are float32.
+    """
+
+    hidden_size: int = 64
+    num_classes: int = 10
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout_rate: float = 0.0
+    forget_bias: float = 1.0
+    implementation: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Float[Array, "batch time features"],
+        *,
+        deterministic: bool = True,
+        example_index: Int[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch classes"]:
+        """Compute the logits of a batch of sequences.
+
+        Args:
+            inputs: the sequences.
+            deterministic: False switches dropout on; it needs the random key ``dropout``.
+            example_index: the place of each example in the whole batch; None if this is the whole
+                batch. Dropout depends on it, and so not on how a batch is spread over devices.
+
+        Returns:
+            The logits, float32.
+        """
+        if example_index is None:
+            example_index = jnp.arange(inputs.shape[0])
+        for layer in range(self.num_layers - 1):
+            outputs = [
+                self._lstm(layer, direction, keep_order=True)(inputs) for direction in self._directions()
+            ]
+            inputs = ExampleDropout(self.dropout_rate, name=f"dropout_{layer}")(
+                jnp.concatenate(outputs, axis=-1), example_index, deterministic=deterministic
+            )
+        last = []
+        for direction in self._directions():
+            # The last output is the h of the final carry; asking for that one spares storing all the others.
+            (_, h), _ = self._lstm(self.num_layers - 1, direction, return_carry=True)(inputs)
+            last.append(h)
+        features = jnp.concatenate(last, axis=-1).astype(jnp.float32)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(features)
+
+    def _directions(self) -> tuple[str, ...]:
+        return ("forward", "backward") if self.bidirectional else ("forward",)
+
+    def _lstm(self, layer: int, direction: str, **options: Any) -> LSTM:
+        return LSTM(
+            self.hidden_size,
+            implementation=self.implementation,
+            forget_bias=self.forget_bias,
+            reverse=direction == "backward",
+            dtype=self.dtype,
+            name=f"lstm_{layer}_{direction}",
+            **options,
+        )
+
+
+class ExampleDropout(nn.Module):
+    """Dropout with a key of its own for each example (Srivastava et al. 2014, scaled while training).
+
+    `nn.Dropout` draws one mask for the array at hand, so two devices with half a batch each would drop
+    other units than one device with all of it. Here the mask of an example depends on the key and on
+    the example's place in the whole batch.
+
+    Attributes:
+        rate: the probability of dropping a unit.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Float[Array, "batch *features"],
+        example_index: Int[Array, " batch"],
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch *features"]:
+        """Drop units of ``inputs`` and scale the others by 1 / (1 - rate)."""
+        if deterministic or self.rate == 0.0:
+            return inputs
+        key = self.make_rng("dropout")
+        keep_rate = 1.0 - self.rate
+
+        def mask(index: Int[Array, ""]) -> Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, index), keep_rate, inputs.shape[1:])
+
+        return jnp.where(jax.vmap(mask)(example_index), inputs / keep_rate, jnp.zeros_like(inputs))
+
+
+def as_input(images: UInt8[Array, "*batch rows columns"]) -> Float32[Array, "*batch rows columns"]:
+    """Grey levels 0 to 255 as the model wants them, 0 to 1."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def build_model(config: Config, num_classes: int = 10) -> LSTMClassifier:
+    """The classifier that a configuration describes."""
+    return LSTMClassifier(
+        hidden_size=config.hidden_size,
+        num_classes=num_classes,
+        num_layers=config.num_layers,
+        bidirectional=config.bidirectional,
+        dropout_rate=config.dropout_rate,
+        forget_bias=config.forget_bias,
+        implementation=config.implementation,
+        dtype=jnp.dtype(config.dtype),
+    )

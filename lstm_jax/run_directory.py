@@ -1,0 +1,229 @@
+"""The folder that holds all of a run, so that the same command can go on where it stopped.
+
+    config.json     the options
+    checkpoints/    the newest saved states: the truth about how far the run has come
+    metrics.jsonl   one JSON object per epoch
+    tensorboard/    the same figures as TensorBoard events
+    summary.json    written last; a run that has it is finished
+    damaged/        checkpoints that failed their checksum, if there were any
+
+Every epoch's figures are part of the saved state. ``metrics.jsonl`` is a copy of them for people and
+programs to read; it is brought into line with the state whenever a run goes on.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lstm_jax.config import Config, option
+from lstm_jax.errors import ConfigError, RunDirectoryError
+
+Record = Mapping[str, Any]
+
+# TensorBoard's name for each figure of an epoch's record.
+_SCALARS = {
+    "train_loss": "loss/train",
+    "validation_loss": "loss/validation",
+    "test_loss": "loss/test",
+    "validation_accuracy": "accuracy/validation",
+    "test_accuracy": "accuracy/test",
+    "examples_per_second": "speed/examples_per_second",
+}
+
+
+class RunDirectory:
+    """One run's folder, held by one process at a time. A context manager.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, config: Config, *, leader: bool = True) -> None:
+        """Make the folder, or take up the run that is in it.
+
+        Args:
+            config: the options.
+            leader: whether this process is the one of its run that writes here.
+
+        Raises:
+            RunDirectoryError: if it cannot be written, another process trains in it, or it holds a run
+                with other options; then they are listed.
+        """
+        self.path = config.run_directory()
+        self._lock = FileLock(self.path / ".lock")
+        self._events: Any = None
+        self._leader = leader
+        if not leader:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunDirectoryError(
+                f"{self.path}: another process is training here; wait for it, or name another --run-dir"
+            ) from error
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path}: cannot write here ({error.strerror}); name another --run-dir"
+            ) from error
+        try:
+            self._take_up(config)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _take_up(self, config: Config) -> None:
+        if (self.path / "config.json").exists():
+            _refuse_other_options(self.path, saved=read_config(self.path), wanted=config)
+        elif self.checkpoints.exists() or (self.path / "summary.json").exists():
+            raise RunDirectoryError(
+                f"{self.path}: holds a run without its config.json; put that file back, or name another --run-dir"
+            )
+        else:
+            write_whole(self.path / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._events is not None:
+            self._events.close()
+        self._lock.release()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of saved states."""
+        return self.path / "checkpoints"
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run; None if the run is not finished."""
+        path = self.path / "summary.json"
+        return _read_json(path) if path.exists() else None
+
+    def write_summary(self, summary: Record) -> None:
+        """Mark the run as finished."""
+        if not self._leader:
+            return
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def begin(self, history: Sequence[Record]) -> None:
+        """Bring the metrics into line with the saved state, and open TensorBoard's event file.
+
+        Args:
+            history: the records of the epochs that the saved state has behind it.
+        """
+        if not self._leader:
+            return
+        path = self.path / "metrics.jsonl"
+        lines = "".join(_json_line(record) for record in history)
+        if not path.exists() or path.read_text() != lines:
+            write_whole(path, lines)
+        last_step = history[-1]["step"] if history else 0
+        self._events = _EventFile(self.path / "tensorboard", first_step=last_step + 1)
+
+    def add(self, record: Record) -> None:
+        """Append one epoch's figures to the metrics and the events."""
+        if not self._leader:
+            return
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(_json_line(record))
+        self._events.write(record["step"], {tag: record[key] for key, tag in _SCALARS.items()})
+
+
+class _EventFile:
+    """A TensorBoard event file, written synchronously: a full disk must be an error here and now.
+
+    (`tensorboardX.SummaryWriter` writes from a thread of its own, which a full disk ends silently.)
+    """
+
+    def __init__(self, directory: Path, *, first_step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        directory.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter(str(directory / name))
+        self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        # Tells TensorBoard to forget what a killed predecessor wrote of this step and later ones.
+        start = SessionLog(status=SessionLog.START)
+        self._put(Event(wall_time=time.time(), step=first_step, session_log=start))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _put(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def read_config(path: Path) -> Config:
+    """The options of the run in a folder.
+
+    Raises:
+        RunDirectoryError: if there is no run, or its config.json is damaged.
+    """
+    if not (path / "config.json").is_file():
+        found = "no such folder" if not path.exists() else "no config.json in it"
+        raise RunDirectoryError(
+            f"{path}: not a run directory ({found}); expected a folder that train.py wrote"
+        )
+    values = _read_json(path / "config.json")
+    try:
+        return Config.from_dict(values)
+    except ConfigError as error:
+        raise RunDirectoryError(f"{path / 'config.json'}: {error}") from error
+
+
+def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
+    old, new = saved.identity(), wanted.identity()
+    differences = [f"{option(key)} {old[key]} there, {new[key]} now" for key in old if old[key] != new[key]]
+    if differences:
+        raise RunDirectoryError(
+            f"{path}: holds a run with other options ({'; '.join(differences)}); "
+            "give the same options to continue it, or name another --run-dir"
+        )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it has either its old or its new content, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{path}: cannot be read ({error}); restore it from a backup, or remove the folder"
+        ) from error
+    if not isinstance(values, dict):
+        raise RunDirectoryError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def _json_line(record: Record) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,129 @@
+"""Where the program runs: devices, their mesh, arrays on them, and the cache of compiled programs.
+
+One mesh axis, ``data``: the parameters are on every device, each batch is shared out. Everything here
+works for one process with several devices and for several processes (`jax.distributed.initialize`
+called beforehand) alike.
+"""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax.errors import ConfigError
+
+DATA_AXIS = "data"
+
+Tree = TypeVar("Tree")
+
+
+def start(*, devices: int | None) -> None:
+    """Prepare JAX for a command: make CPU devices, and keep compiled programs between runs.
+
+    Must be called before JAX computes anything. A second start then loads the compiled train step
+    instead of compiling it again.
+
+    Args:
+        devices: how many devices the CPU is to show, if the CPU is what JAX runs on.
+    """
+    if devices is not None:
+        jax.config.update("jax_num_cpu_devices", devices)
+    if jax.config.jax_compilation_cache_dir is None:  # a user's JAX_COMPILATION_CACHE_DIR goes first
+        jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
+        # Without these two JAX keeps only what took over a second to compile, which is nothing of ours.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compilation_cache_dir() -> Path:
+    """The folder of compiled programs: one per kind of processor, since they hold machine code."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        processor = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+        )
+    except (OSError, StopIteration):  # not Linux, or a processor that does not list its features so
+        processor = platform.processor()
+    key = hashlib.sha256(f"{platform.machine()} {processor}".encode()).hexdigest()[:12]
+    return base / "lstm_jax" / "xla" / key
+
+
+def make_mesh(*, devices: int | None, batch_size: int) -> Mesh:
+    """The mesh of devices that share each batch.
+
+    Args:
+        devices: how many devices of each process to use; None means as many as can share the batch.
+        batch_size: examples per step; every device gets the same number of them.
+
+    Raises:
+        ConfigError: if there are fewer devices, or the batch cannot be shared evenly.
+    """
+    local, processes = jax.local_devices(), jax.process_count()
+    if devices is None:
+        fitting = (n for n in range(len(local), 0, -1) if batch_size % (n * processes) == 0)
+        devices = next(fitting, 1)
+    if devices > len(local):
+        raise ConfigError(
+            f"--devices: got {devices}, expected at most {len(local)} ({local[0].platform} devices of this "
+            "process; JAX_NUM_CPU_DEVICES in the environment sets how many a CPU shows)"
+        )
+    if batch_size % (devices * processes):
+        raise ConfigError(
+            f"--batch-size: got {batch_size}, expected a multiple of {devices * processes}, "
+            "the number of devices that share it"
+        )
+    chosen = [device for process in range(processes) for device in jax.local_devices(process)[:devices]]
+    return Mesh(np.array(chosen), (DATA_AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The placement of arrays that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def place(mesh: Mesh, tree: Tree, spec: P) -> Tree:
+    """Put a process's own share of host arrays on the devices.
+
+    Args:
+        mesh: the devices.
+        tree: arrays; along the axis that ``spec`` names ``data``, this process's part only.
+        spec: which axis is shared out.
+    """
+    sharding = NamedSharding(mesh, spec)
+
+    def put(array: Any) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array))
+
+    return jax.tree.map(put, tree)
+
+
+def own_rows(batch_size: int) -> slice:
+    """The rows of each batch that this process loads: an even share, in the order of the processes."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes files and talks to the user."""
+    return jax.process_index() == 0
+
+
+def from_leader(value: int) -> int:
+    """The leader's value, in every process: loops that meet in a collective must take equal steps."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+def largest(value: int) -> int:
+    """The largest value of any process: a signal that one of them got stops them all."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int64(value))))

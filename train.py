@@ -1,0 +1,36 @@
+"""Train an LSTM on MNIST: ``python train.py``, or ``python train.py --help`` for the options."""
+
+import argparse
+import contextlib
+import sys
+
+from lstm_jax import command_line, config
+
+PROG = "train.py"
+
+
+def read_config(args: list[str]) -> config.Config:
+    """The configuration that the command line asks for: a recipe, and what overrides it."""
+    recipe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    recipe.add_argument("--recipe", nargs="?")
+    name = recipe.parse_known_args(args)[0].recipe
+    # An unknown recipe is left for the full parser to refuse: it knows how to say it.
+    default = config.recipe_config(name if name in config.RECIPES else "tutorial")
+    return command_line.parse(config.Config, args, prog=PROG, default=default)
+
+
+def main() -> int:
+    """Train, or continue, one run."""
+    settings = read_config(sys.argv[1:])
+    # Only now: importing JAX takes most of a second, and `--help` or a typing mistake need none of it.
+    from lstm_jax import loop, runtime
+    from lstm_jax.console import TerminalConsole
+
+    runtime.start(devices=settings.devices)
+    with contextlib.closing(TerminalConsole()) as console:
+        result = loop.train(settings, console=console)
+    return 0 if result.stopped_by is None else command_line.SIGNAL_EXIT_CODE + result.stopped_by
+
+
+if __name__ == "__main__":
+    command_line.run(main, prog=PROG)
