@@ -58,8 +58,9 @@ class Checkpoints:
         if read_only:
             if not self._directory.is_dir():
                 raise CheckpointError(f"{directory}: no checkpoints here yet")
-        else:
+        elif runtime.is_leader():
             self._directory.mkdir(parents=True, exist_ok=True)
+            _finish_deletions(self._directory)
         self._checkpointer = self._open()
 
     def _open(self) -> ocp.training.Checkpointer:
@@ -156,6 +157,14 @@ class Checkpoints:
             self._checkpointer = self._open()
             told += f"; moved to {aside}"
         self._report(f"{told}; trying the one before it")
+
+
+def _finish_deletions(directory: Path) -> None:
+    """Remove what is left of old states whose deletion was killed half way; the newest is never deleted."""
+    states = sorted((path for path in directory.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    for path in states[:-1]:
+        if not (path / "_CHECKPOINT_METADATA").exists():
+            shutil.rmtree(path)
 
 
 def digest(state: Any, notes: Mapping[str, Any] | None = None) -> str:

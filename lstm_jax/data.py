@@ -154,7 +154,7 @@ class StreamSplit(Split):
 
     def _read(self, indices: Integer[np.ndarray, " _"]) -> Batch:
         with prepared.damage_reported(self.folder):
-            return Batch(*prepared.read_examples(self.source, (indices + self.numbers.start).tolist()))
+            return Batch(*prepared.read_examples(self.source, [self.numbers[i] for i in indices]))
 
 
 @dataclass(frozen=True, eq=False)

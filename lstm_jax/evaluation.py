@@ -106,3 +106,22 @@ def evaluate(score: Score, params: Params, split: Split, *, mesh: Mesh, num_clas
 def _fill(array: np.ndarray, length: int) -> np.ndarray:
     missing = length - len(array)
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+
+
+def as_text(evaluation: Evaluation) -> str:
+    """An evaluation as a page of text: loss, accuracy, accuracy per class, confusion matrix."""
+    confusion = evaluation.confusion
+    width = max(5, len(str(confusion.max())) + 1)
+    classes = range(len(confusion))
+    lines = [
+        f"loss {evaluation.loss:.4f}",
+        f"accuracy {evaluation.accuracy:.2%} ({np.trace(confusion):,} of {np.sum(confusion):,})",
+        "",
+        "accuracy per class",
+        *(f"{name:3d} {accuracy:8.2%}" for name, accuracy in zip(classes, evaluation.class_accuracy, strict=True)),
+        "",
+        "confusion matrix (row: true class, column: named class)",
+        "   " + "".join(f"{name:{width}d}" for name in classes),
+        *(f"{name:3d}" + "".join(f"{count:{width}d}" for count in row) for name, row in enumerate(confusion)),
+    ]
+    return "\n".join(lines)

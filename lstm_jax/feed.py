@@ -1,8 +1,8 @@
 """How batches reach the devices while training: the whole data set at once, or block after block."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 from jax.sharding import Mesh
@@ -17,7 +17,7 @@ from lstm_jax.training import BLOCK_SPEC, RESIDENT_SPEC, Block, Resident
 STREAM_BLOCK = 32
 
 
-class Feed(Protocol):
+class Feed(ABC):
     """Gives `train_epoch` its data. The order of an epoch is fixed by (seed, epoch).
 
     Attributes:
@@ -28,60 +28,63 @@ class Feed(Protocol):
     spec: Resident | Block
     limit: int
 
+    def __init__(self, split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> None:
+        self._split, self._mesh, self._batch_size, self._seed = split, mesh, batch_size, seed
+
+    @abstractmethod
     def begin(self, epoch: int, done: int) -> None:
         """Start an epoch, counted from 0, whose first ``done`` steps have been taken."""
 
+    @abstractmethod
     def take(self, start: int, stop: int) -> tuple[Resident | Block, np.int32, np.int32]:
         """The data of the epoch's steps ``start`` to ``stop - 1``, and where these lie in it.
 
         Each call must go on where the one before it stopped.
         """
 
+    def _order(self, epoch: int) -> Int32[np.ndarray, "steps batch"]:
+        """Which examples each step of an epoch sees; a last incomplete batch is left out."""
+        steps = len(self._split) // self._batch_size
+        order = epoch_order(self._seed, epoch, len(self._split))
+        return order[: steps * self._batch_size].reshape(steps, self._batch_size)
+
 
 def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> Feed:
     """The feed that suits a split: in memory once and for all, else from disk as needed."""
-    kind = MemoryFeed if isinstance(split, MemorySplit) else StreamFeed
-    return kind(split, mesh, batch_size=batch_size, seed=seed)
+    if isinstance(split, MemorySplit):
+        return MemoryFeed(split, mesh, batch_size=batch_size, seed=seed)
+    return StreamFeed(split, mesh, batch_size=batch_size, seed=seed)
 
 
-def _step_order(
-    split: Split, *, batch_size: int, seed: int, epoch: int
-) -> Int32[np.ndarray, "steps batch"]:
-    """Which examples each step of an epoch sees; a last incomplete batch is left out."""
-    steps = len(split) // batch_size
-    return epoch_order(seed, epoch, len(split))[: steps * batch_size].reshape(steps, batch_size)
-
-
-class MemoryFeed:
+class MemoryFeed(Feed):
     """Holds the images on every device as bytes (43 MB for MNIST), and shuffles there, by index."""
 
     spec = RESIDENT_SPEC
 
     def __init__(self, split: MemorySplit, mesh: Mesh, *, batch_size: int, seed: int) -> None:
-        self._split, self._mesh, self._batch_size, self._seed = split, mesh, batch_size, seed
+        super().__init__(split, mesh, batch_size=batch_size, seed=seed)
         self.limit = len(split) // batch_size
         self._image = runtime.place(mesh, split.images, P())
         self._label = runtime.place(mesh, split.labels, P())
 
     def begin(self, epoch: int, done: int) -> None:
         """Put the epoch's order on the devices."""
-        order = _step_order(self._split, batch_size=self._batch_size, seed=self._seed, epoch=epoch)
-        own = np.ascontiguousarray(order[:, runtime.own_rows(self._batch_size)])
-        self._order = runtime.place(self._mesh, own, self.spec.order)
+        own = np.ascontiguousarray(self._order(epoch)[:, runtime.own_rows(self._batch_size)])
+        self._chosen = runtime.place(self._mesh, own, self.spec.order)
 
     def take(self, start: int, stop: int) -> tuple[Resident, np.int32, np.int32]:
         """Everything is there already: only the bounds change."""
-        return Resident(self._image, self._label, self._order), np.int32(start), np.int32(stop)
+        return Resident(self._image, self._label, self._chosen), np.int32(start), np.int32(stop)
 
 
-class StreamFeed:
+class StreamFeed(Feed):
     """Reads the batches of the next steps from disk; each process reads its own share of them."""
 
     spec = BLOCK_SPEC
     limit = STREAM_BLOCK
 
     def __init__(self, split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> None:
-        self._split, self._mesh, self._batch_size, self._seed = split, mesh, batch_size, seed
+        super().__init__(split, mesh, batch_size=batch_size, seed=seed)
         rows = runtime.own_rows(batch_size)
         share = rows.stop - rows.start
         # One block for all calls: a part that is not filled is not looked at.
@@ -90,9 +93,11 @@ class StreamFeed:
 
     def begin(self, epoch: int, done: int) -> None:
         """Start reading ahead."""
-        order = _step_order(self._split, batch_size=self._batch_size, seed=self._seed, epoch=epoch)
         self._batches: Iterator[Batch] = self._split.batches(
-            self._batch_size, order=order.ravel(), start=done, rows=runtime.own_rows(self._batch_size)
+            self._batch_size,
+            order=self._order(epoch).ravel(),
+            start=done,
+            rows=runtime.own_rows(self._batch_size),
         )
 
     def take(self, start: int, stop: int) -> tuple[Block, np.int32, np.int32]:

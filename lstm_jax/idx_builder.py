@@ -7,6 +7,9 @@ example i on disk is image i of the archive.
 Importing this module imports TFDS (0.4 s) and registers the builder: import it where it is needed.
 """
 
+import contextlib
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
         megabytes = sum(archive.size for archive in expected.values()) / 1e6
         self.report(f"Downloading {self.builder_config.name} ({megabytes:.0f} MB)")
         try:
+            _require_answer(next(iter(urls.values())))
             return {name: Path(path) for name, path in dl_manager.download(urls).items()}
         except Exception as error:
             # TFDS, requests and urllib3 each have exceptions of their own for a broken download.
@@ -98,3 +102,13 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
 
     def _log_download_done(self) -> None:
         pass
+
+
+def _require_answer(url: str) -> None:
+    """Raises OSError unless some server answers for a URL.
+
+    TFDS repeats a failing request ten times, which takes more than three minutes without a network.
+    """
+    request = urllib.request.Request(url, method="HEAD")
+    with contextlib.suppress(urllib.error.HTTPError):  # an answer, which TFDS will judge
+        urllib.request.urlopen(request, timeout=10).close()

@@ -9,7 +9,8 @@ recognition", section III.A). Three steps do the same to a file:
 2. `ink_of`: how strongly does each pixel depart from the background, 0 (not at all) to 1?
 3. `normalise_digit`: fit, centre, and scale to white ink on black.
 
-An MNIST image saved as PNG, in either polarity, comes back unchanged to one grey level.
+Of the MNIST test images saved as PNG, in either polarity, 99.5 % come back unchanged to one grey
+level; in the rest, an edge too faint to count as ink moves.
 
 Known limits: the picture must hold one digit on one background that reaches the edges (no desk
 around the paper, no ruled lines); the light may fall off evenly across it, but a hard shadow is ink;
@@ -22,14 +23,14 @@ import warnings
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lstm_jax.errors import ImageError
 
 SIDE = 28  # the sides of an MNIST image
 BOX = 20  # the longer side of a digit in it
 # The pixel that holds the centre of mass, counted from 0. Over the 60,000 training images its mean
-# is (14.00, 14.01) and it never leaves 13.4 to 14.6: MNIST moves digits by whole pixels.
+# is (14.00, 14.01) and it never leaves 13.48 to 14.50: MNIST moves digits by whole pixels.
 CENTRE = 14
 
 LARGEST_SIDE = 560  # larger pictures are averaged down: faster, and it removes sensor noise
@@ -61,8 +62,8 @@ def read_colours(path: str | os.PathLike[str]) -> Float[np.ndarray, "height widt
         raise ImageError("no such file, expected a PNG or JPEG image") from error
     except IsADirectoryError as error:
         raise ImageError("this is a directory, expected a PNG or JPEG image") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError("not a PNG or JPEG image; convert it to one of these") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not a PNG or JPEG image, or badly damaged; convert it to PNG or JPEG") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = Image.MAX_IMAGE_PIXELS
         raise ImageError(f"too many pixels, expected at most {limit:,}; crop or shrink the image") from error
@@ -87,7 +88,8 @@ def ink_of(colours: Float[np.ndarray, "height width 3"]) -> Float[np.ndarray, "h
     # principal component). For grey pictures it is the grey axis; for red on green it is red-green.
     _, axes = np.linalg.eigh(np.einsum("hwi,hwj->ij", departure, departure))
     ink = departure @ axes[:, -1] / np.sqrt(3)  # black and white are sqrt(3) apart
-    # An axis has no direction. Noise departs to both sides alike, the digit to one.
+    # An axis has no direction. The digit lies where the departures are strong, which the cubes tell: a
+    # plain sum would follow slight departures of the many pixels of an uneven background.
     if np.sum(ink**3) < 0:
         ink = -ink
     # What the border shows is noise and unevenness: about twice its standard deviation is not ink.
@@ -103,7 +105,7 @@ def ink_of(colours: Float[np.ndarray, "height width 3"]) -> Float[np.ndarray, "h
             "no digit found: nothing stands out from what the border of the image shows; "
             "expected one digit on an even background"
         )
-    return np.clip((ink - floor) / (strongest - floor), 0, 1)
+    return np.asarray(np.clip((ink - floor) / (strongest - floor), 0, 1))
 
 
 def normalise_digit(ink: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "28 28"]:
@@ -124,6 +126,9 @@ def normalise_digit(ink: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray,
 def _as_rgba(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if image.mode in ("1", "L", "RGB"):
+        # Here transparency is one colour declared so: the background itself, and not that of the strokes.
+        image.info.pop("transparency", None)
     return image.convert("RGBA")
 
 
@@ -137,10 +142,10 @@ def _without_transparency(rgba: Float[np.ndarray, "height width 4"]) -> Float[np
     else:
         lightness = np.sum(alpha * colour) / max(3 * np.sum(alpha), 1e-9)
         behind = np.full(3, 0.0 if lightness > 0.5 else 1.0)
-    return alpha * colour + (1 - alpha) * behind
+    return np.asarray(alpha * colour + (1 - alpha) * behind)
 
 
-def _border_of(picture: Float[np.ndarray, "height width *channels"]) -> Float[np.ndarray, "length *channels"]:
+def _border_of(picture: Float[np.ndarray, "height width ..."]) -> Float[np.ndarray, "length ..."]:
     return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
 
 
@@ -160,7 +165,7 @@ def _background_of(colours: Float[np.ndarray, "height width 3"]) -> Float[np.nda
     tilted = (top + bottom + left + right) / 4 + down * (bottom - top) + across * (right - left)
 
     def misfit(background: Float[np.ndarray, "height width 3"]) -> float:
-        return float(np.mean(np.abs(_border_of(colours - background))))
+        return float(np.median(np.abs(_border_of(colours - background))))
 
     return tilted if misfit(tilted) < misfit(flat) else flat
 

@@ -165,6 +165,8 @@ def _exclusive(data_dir: Path, report: Report) -> Iterator[None]:
         _remove_leftovers(data_dir)
         yield
     finally:
+        with contextlib.suppress(OSError):  # what went wrong inside is what the user should read
+            _remove_leftovers(data_dir)
         lock.release()
 
 
@@ -268,7 +270,8 @@ def _read_decoded(folder: Path, report: Report) -> dict[str, Examples] | None:
     """
     path = folder / _DECODED
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here because np.load forgets to close a file that is no zip archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             splits = {
                 split: Examples(*(arrays[f"{split}_{field}"] for field in Examples._fields))
                 for split in archives.FILENAMES

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
 from lstm_jax.errors import ImageError
 from lstm_jax.images import BOX, CENTRE, LARGEST_SIDE, SIDE, ink_of, normalise_digit, read_colours, read_digit
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # The correlation of two images over their 784 pixels that counts as "the same digit in the same
 # place": `test_the_measure_sees_defects` shows that the defects we fear stay below it.
-SAME = 0.88
+SAME = 0.85
 
 
 def archive(name: str, header: int) -> Array:
@@ -109,7 +109,7 @@ def sideways(digit: Array, rotation: int) -> tuple[Image.Image, dict[str, Any]]:
     turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[rotation]
     exif = Image.Exif()
     exif[0x0112] = rotation
-    return shown(digit, (100, 140)).resize((140, 140)).transpose(turn), {"exif": exif}
+    return shown(digit, (140, 140)).transpose(turn), {"exif": exif}
 
 
 def keyed_out(digit: Array) -> tuple[Image.Image, dict[str, Any]]:
@@ -143,7 +143,7 @@ PRESENTATIONS: dict[str, tuple[str, Callable[[Array], Any]]] = {
     "1-bit": ("png", lambda digit: shown(digit, (140, 140)).convert("1", dither=Image.Dither.NONE)),
     "16-bit": (
         "png",
-        lambda digit: Image.fromarray(65535 - np.asarray(shown(digit, (140, 140))) * np.uint16(257)),
+        lambda digit: Image.fromarray((255 - np.asarray(shown(digit, (140, 140)))) * np.uint16(256)),
     ),
     "EXIF 6": ("jpg", lambda digit: sideways(digit, 6)),
     "EXIF 8": ("png", lambda digit: sideways(digit, 8)),
@@ -235,16 +235,12 @@ def test_mnist_centres_digits_on_pixel_14() -> None:
 
 
 def test_a_digit_by_hand() -> None:
-    """A bar of 10 x 40 pixels becomes 5 x 20, with its middle as near to pixel 14 as whole pixels allow."""
+    """A bar of 12 x 40 pixels becomes 6 x 20 in a box that starts at rint(14 - 9.5) = 4."""
     ink = np.zeros((90, 70))
-    ink[25:65, 50:60] = 1
+    ink[25:65, 50:62] = 0.5
     expected = np.zeros((SIDE, SIDE), np.uint8)
-    # The square is 15 pixels wider than the bar on either side, which is 7.5 pixels of the result:
-    # the outer columns are half covered. The rows' mean 13.5 is rounded to even as 14 - 9.5 = 4.5 is.
-    expected[4:24, 12:17] = 255
-    result = normalise_digit(ink)
-    np.testing.assert_array_equal(result[:, 13:16], expected[:, 13:16])
-    assert result.sum() == pytest.approx(expected.sum(), rel=0.01)
+    expected[4:24, 11:17] = 255
+    np.testing.assert_array_equal(normalise_digit(ink), expected)
 
 
 def test_large_pictures_are_averaged_down(tmp_path: Path) -> None:
@@ -275,11 +271,13 @@ def noise() -> Image.Image:
 
 
 PICTURE = Image.fromarray(DIGITS[0])
+NOT_AN_IMAGE = "not a PNG or JPEG image, or badly damaged; convert it to PNG or JPEG"
+TOO_MANY_PIXELS = "too many pixels, expected at most 89,478,485; crop or shrink the image"
 BAD_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "not a PNG or JPEG image; convert it to one of these"),
-    "text": (lambda: b"seven\n", "not a PNG or JPEG image; convert it to one of these"),
-    "GIF": (lambda: encoded(PICTURE, "GIF"), "not a PNG or JPEG image; convert it to one of these"),
-    "WebP or TIFF": (lambda: encoded(PICTURE, "TIFF"), "not a PNG or JPEG image; convert it to one of these"),
+    "empty": (lambda: b"", NOT_AN_IMAGE),
+    "text": (lambda: b"seven\n", NOT_AN_IMAGE),
+    "GIF": (lambda: encoded(PICTURE, "GIF"), NOT_AN_IMAGE),
+    "TIFF": (lambda: encoded(PICTURE, "TIFF"), NOT_AN_IMAGE),
     "truncated PNG": (
         lambda: encoded(PICTURE, "PNG")[:100],
         "cannot be read as a PNG or JPEG image (image file is truncated",
@@ -290,16 +288,20 @@ BAD_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "damaged PNG": (
         lambda: encoded(PICTURE, "PNG").replace(b"IDAT", b"IDAX"),
+        NOT_AN_IMAGE,
+    ),
+    "bit error": (
+        lambda: encoded(noise(), "PNG").replace(b"IDAT", b"IDAT\xff"),
         "cannot be read as a PNG or JPEG image (",
     ),
-    "zero size": (lambda: png(0, 0, b""), "no pixels (0 x 0)"),
+    "zero size": (lambda: png(0, 0, b""), NOT_AN_IMAGE),
     "bomb, Pillow warns": (
         lambda: png(10_000, 10_000, b""),
-        "too many pixels, expected at most 89,478,485; crop or shrink the image",
+        TOO_MANY_PIXELS,
     ),
     "bomb, Pillow raises": (
         lambda: png(60_000, 60_000, b""),
-        "too many pixels, expected at most 89,478,485; crop or shrink the image",
+        TOO_MANY_PIXELS,
     ),
     "blank": (
         lambda: encoded(Image.new("RGB", (50, 50), (255, 250, 240)), "PNG"),
@@ -345,9 +347,7 @@ def test_a_path_without_a_file_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_a_damaged_note_in_the_file_is_no_warning(tmp_path: Path) -> None:
     path = tmp_path / "digit.png"
-    notes = PngImagePlugin.PngInfo()
-    notes.add(b"eXIf", b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    PICTURE.save(path, pnginfo=notes)
+    PICTURE.save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01")
     assert correlation(read_digit(path), DIGITS[0]) > 0.99
 
 
@@ -362,3 +362,18 @@ def test_ink_is_1_on_the_stroke_and_0_beside_it() -> None:
     expected = np.zeros((20, 30))
     expected[5:15, 10:13] = 1
     np.testing.assert_allclose(ink_of(colours), expected, atol=1e-9)
+
+
+def test_a_7_cut_to_its_bar_is_no_slope_of_light() -> None:
+    seven = np.zeros((40, 30))
+    seven[:5] = seven[5:, 12:18] = 1
+    np.testing.assert_allclose(ink_of(np.repeat(0.9 - 0.7 * seven[..., None], 3, axis=2)), seven, atol=1e-9)
+
+
+def test_a_small_dark_digit_outweighs_slightly_lighter_paper() -> None:
+    paper = np.full((100, 100, 3), 0.8)
+    paper[1:-1, 1:-1] = 0.84
+    paper[40:60, 50:53] = 0.3
+    ink = ink_of(paper)
+    assert ink[50, 51] == 1
+    assert ink[20, 20] == 0

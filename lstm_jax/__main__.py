@@ -1,0 +1,121 @@
+"""``python -m lstm_jax COMMAND``: what can be done with a run besides training it."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from lstm_jax import command_line
+from lstm_jax.errors import ImageError
+
+PROG = "python -m lstm_jax"
+
+RunDir = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score the newest state of a run on the test images: loss, accuracy, accuracy per class, confusions."""
+
+    run_dir: RunDir
+    """Folder that train.py wrote."""
+    data_dir: Path | None = None
+    """Folder of prepared data sets (default: the one the run was trained with)."""
+    archive_dir: Path | None = None
+    """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
+
+    def run(self) -> int:
+        """Print the evaluation."""
+        from lstm_jax import evaluation, runtime
+        from lstm_jax.data import load_dataset
+        from lstm_jax.trained import load_trained
+
+        runtime.start(devices=None)
+        trained = load_trained(self.run_dir, report=_note)
+        dataset = load_dataset(
+            trained.config.dataset,
+            data_dir=self.data_dir or trained.config.data_dir,
+            archive_dir=self.archive_dir,
+            report=_note,
+        )
+        mesh = runtime.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
+        result = evaluation.evaluate(
+            evaluation.compile_score(trained.model, mesh), trained.params, dataset.test, mesh=mesh
+        )
+        print(f"{self.run_dir}, step {trained.step}, on {len(dataset.test):,} test images of {dataset.name}")
+        print(evaluation.as_text(result))
+        return 0
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Name the digit in each image: PNG or JPEG, any size, dark on light or light on dark."""
+
+    run_dir: RunDir
+    """Folder that train.py wrote."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files."""
+
+    def run(self) -> int:
+        """Print one line per image; one that cannot be read is an error, but does not stop the others."""
+        if not self.images:
+            raise ImageError("no image given: name at least one PNG or JPEG file after the run directory")
+        from lstm_jax import runtime
+        from lstm_jax.images import read_digit
+        from lstm_jax.trained import load_trained
+
+        runtime.start(devices=None)
+        trained = load_trained(self.run_dir, report=_note)
+        failed = False
+        for path in self.images:
+            try:
+                probabilities = trained.probabilities(read_digit(path)[np.newaxis])[0]
+            except ImageError as error:
+                print(f"{PROG}: error: {error}", file=sys.stderr)
+                failed = True
+            else:
+                digit = int(np.argmax(probabilities))
+                print(f"{path}: {digit} (probability {probabilities[digit]:.4f})")
+        return int(failed)
+
+
+COMMANDS: Mapping[str, type[Evaluate] | type[Predict]] = MappingProxyType(
+    {"evaluate": Evaluate, "predict": Predict}
+)
+
+
+def _note(text: str) -> None:
+    """Tell the user something that is not the result: standard output stays clean for programs."""
+    print(text, file=sys.stderr)
+
+
+def usage() -> str:
+    """The commands, a line each."""
+    lines = [f"usage: {PROG} COMMAND ...", "", "commands (COMMAND --help says more):"]
+    lines += [f"  {name:10} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines += ["", "To train: python train.py"]
+    return "\n".join(lines)
+
+
+def main(args: list[str]) -> int:
+    """Run one command."""
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if args else command_line.USAGE_EXIT_CODE
+    if args[0] not in COMMANDS:
+        command_line.fail(
+            PROG,
+            f"unknown command {args[0]!r}, expected one of {', '.join(COMMANDS)}",
+            code=command_line.USAGE_EXIT_CODE,
+        )
+    prog = f"{PROG} {args[0]}"
+    return command_line.parse(COMMANDS[args[0]], args[1:], prog=prog).run()
+
+
+if __name__ == "__main__":
+    command_line.run(lambda: main(sys.argv[1:]), prog=PROG)

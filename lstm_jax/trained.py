@@ -1,0 +1,91 @@
+"""A trained model, read from its run directory: for evaluation, prediction and use from Python."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+
+from lstm_jax import runtime
+from lstm_jax.checkpoint import Checkpoints, Restored
+from lstm_jax.config import Config
+from lstm_jax.errors import CheckpointError
+from lstm_jax.model import LSTMClassifier, Params, as_input, build_model
+from lstm_jax.run_directory import read_config
+from lstm_jax.training import TrainState, build_optimizer, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model and its parameters.
+
+    Attributes:
+        config: the options it was trained with.
+        model: the classifier.
+        params: its parameters.
+        step: the training steps they have seen.
+    """
+
+    config: Config
+    model: LSTMClassifier
+    params: Params
+    step: int
+
+    def probabilities(
+        self, images: UInt8[np.ndarray, "batch 28 28"]
+    ) -> Float32[np.ndarray, "batch classes"]:
+        """The probability of each class for images of grey levels, white (255) on black."""
+        return np.asarray(_probabilities(self.model, self.params, images))
+
+
+@partial(jax.jit, static_argnums=0)
+def _probabilities(
+    model: LSTMClassifier, params: Params, images: UInt8[Array, "batch 28 28"]
+) -> Float[Array, "batch classes"]:
+    return jax.nn.softmax(model.apply({"params": params}, as_input(images)))
+
+
+def load_trained(run_dir: str | Path, *, report: Callable[[str], None] = lambda text: None) -> Trained:
+    """Read the model of a run: its newest whole state. Nothing in the folder is changed.
+
+    Args:
+        run_dir: a folder that `train` wrote, of a finished or an unfinished run.
+        report: called with a line about every damaged state.
+
+    Raises:
+        RunDirectoryError: if the folder is not a run directory.
+        CheckpointError: if no state has been saved, or none is whole.
+    """
+    config = read_config(Path(run_dir))
+    restored = load_state(run_dir, report=report)
+    return Trained(config, build_model(config), restored.state.params, restored.step)
+
+
+def load_state(
+    run_dir: str | Path, *, report: Callable[[str], None] = lambda text: None
+) -> Restored[TrainState]:
+    """Read all that the newest whole state of a run holds: parameters, optimizer, counters, notes.
+
+    Args:
+        run_dir: a folder that `train` wrote.
+        report: called with a line about every damaged state.
+
+    Raises:
+        RunDirectoryError: if the folder is not a run directory.
+        CheckpointError: if no state has been saved, or none is whole.
+    """
+    run_dir = Path(run_dir)
+    config = read_config(run_dir)
+    on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=1))
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
+        jax.eval_shape(partial(init_state, build_model(config), build_optimizer(config), seed=config.seed)),
+    )
+    with Checkpoints(run_dir / "checkpoints", report=report, read_only=True) as checkpoints:
+        restored = checkpoints.restore(like)
+    if restored is None:
+        raise CheckpointError(f"{run_dir}: no state has been saved yet; train for an epoch first")
+    return restored

@@ -1,0 +1,56 @@
+"""What all tests share: strict JAX, two CPU devices, MNIST prepared once, a home of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import pytest
+
+from lstm_jax import load_dataset
+
+PROJECT = Path(__file__).parents[1]
+
+# Two devices in this process, so that sharing a batch is tested wherever the tests run.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+# Arrays of different rank that are silently broadcast are a mistake in our code; JAX lets it pass.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """Refuse silent changes of dtype. Not for all tests: Adam in optax raises a float to an integer."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with MNIST prepared from the archives of the package."""
+    path = tmp_path_factory.mktemp("data")
+    load_dataset("mnist", data_dir=path)
+    return path
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dict[str, str]:
+    """The environment of commands: an empty home, the prepared data, one cache of compiled programs."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XLA", "XDG", "TFDS"))}
+    return {**kept, "HOME": str(tmp_path_factory.mktemp("home")), "TFDS_DATA_DIR": str(data_dir), "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def run(environment: dict[str, str]) -> Run:
+    """Run a Python program of the project as a user does; returns code, output and errors."""
+
+    def run(*args: object, cwd: Path = PROJECT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        command: Sequence[str] = [sys.executable, *map(str, args)]
+        return subprocess.run(command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True)
+
+    return run

@@ -1,0 +1,92 @@
+"""Kill a run again and again, and show that it ends with the same bits as an undisturbed one.
+
+    python -m tests.kill_and_resume --kills 20 --checkpoint-every 25 --epochs 10
+
+trains once undisturbed, then the same in another folder where the process gets SIGKILL at a random
+moment, again and again, each time followed by the same command. It compares every array of the two
+last saved states (parameters, optimizer, everything) and all figures of all epochs but the times.
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.checkpoint import digest
+from lstm_jax.trained import load_state
+
+PROJECT = Path(__file__).parents[1]
+# Figures that depend on the clock.
+TIMES = ("train_seconds", "examples_per_second")
+
+
+def train_command(run_dir: Path, options: Sequence[str]) -> list[str]:
+    return [sys.executable, str(PROJECT / "train.py"), "--run-dir", str(run_dir), *options]
+
+
+def kill_at_random_moments(run_dir: Path, options: Sequence[str], *, kills: int, longest: float, rng: random.Random) -> int:
+    """Start the run and kill it, so many times; returns how many kills met a living process."""
+    command, landed = train_command(run_dir, options), 0
+    for i in range(kills):
+        delay = rng.uniform(0, longest)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        output, _ = process.communicate()
+        alive = process.returncode == -signal.SIGKILL
+        landed += alive
+        if not alive and process.returncode != 0:
+            raise RuntimeError(f"the run failed by itself with exit code {process.returncode}:\n{output}")
+        saved = max((int(path.name) for path in run_dir.glob("checkpoints/[0-9]*") if path.name.isdigit()), default=0)
+        print(f"{'kill' if alive else 'finished before kill'} {i + 1:2d} after {delay:5.2f} s, step {saved} is saved", flush=True)
+    return landed
+
+
+def figures_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's metrics without those that depend on the clock."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def state_digest(run_dir: Path) -> str:
+    """The SHA-256 over every array of the newest saved state: parameters, optimizer and counters."""
+    return digest(load_state(run_dir).state)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--longest", type=float, default=6.0, help="seconds before a kill, at most")
+    parser.add_argument("--seed", type=int, default=None, help="of the random moments")
+    arguments, options = parser.parse_known_args()
+    seed = arguments.seed if arguments.seed is not None else time.time_ns() % 10**6
+    print(f"random moments from seed {seed}; training options: {' '.join(options) or '(none)'}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        calm, disturbed = Path(folder) / "calm", Path(folder) / "disturbed"
+        subprocess.run(train_command(calm, options), check=True)
+        landed = kill_at_random_moments(
+            disturbed, options, kills=arguments.kills, longest=arguments.longest, rng=random.Random(seed)
+        )
+        subprocess.run(train_command(disturbed, options), check=True)
+        leftovers = [path.name for path in (disturbed / "checkpoints").iterdir() if not path.name.isdigit()]
+        checks = {
+            f"all {arguments.kills} kills met a running process": landed == arguments.kills,
+            "the saved states are bit-identical": state_digest(calm) == state_digest(disturbed),
+            "the figures of all epochs are identical": figures_of(calm) == figures_of(disturbed),
+            "no temporary folder is left": not leftovers,
+            "no checkpoint was damaged": not (disturbed / "damaged").exists(),
+        }
+    for what, holds in checks.items():
+        print(f"{'yes' if holds else 'NO '}  {what}")
+    return 0 if all(checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What the LSTM is compared with: its equations in float64 NumPy, and Flax's own ``nn.RNN``."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tree = Any  # nested dicts and tuples of arrays
+
+# Two correct float32 computations of values near 1 differ by the order of their sums: a few units in
+# the seventh digit, gathered over a few steps. A wrong one differs in the first or second digit, as
+# `test_the_case_would_show_a_bug` makes sure.
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
+# bfloat16 has 8 significant bits: every rounding costs up to 1/512 of the value, several times a step.
+BFLOAT16 = {"rtol": 0.03, "atol": 0.03}
+
+
+class Case(NamedTuple):
+    """A task for an LSTM: its weights, sequences, and the state before the first step."""
+
+    params: Tree
+    inputs: jax.Array
+    carry: tuple[jax.Array, jax.Array]
+
+
+def random_case(
+    time: int, batch: tuple[int, ...], num_inputs: int, hidden: int, *, time_major: bool = False
+) -> Case:
+    """All random, the biases and the state too: where a value is zero, a wrong use of it cannot be seen."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    cell: dict[str, dict[str, jax.Array]] = {}
+    for gate in "ifgo":
+        cell[f"i{gate}"] = {"kernel": normal(num_inputs, hidden) / max(num_inputs, 1) ** 0.5}
+        cell[f"h{gate}"] = {"kernel": normal(hidden, hidden) / hidden**0.5, "bias": normal(hidden)}
+    inputs = normal(time, *batch, num_inputs) if time_major else normal(*batch, time, num_inputs)
+    return Case({"cell": cell}, inputs, (normal(*batch, hidden), normal(*batch, hidden)))
+
+
+def numpy_lstm(case: Case) -> tuple[tuple[Any, Any], Any]:
+    """The equations, one step after the other, in float64: the final state (c, h), and all outputs.
+
+    Of ``case.inputs`` the time axis is the last but one.
+    """
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), case.params["cell"])
+    inputs = np.asarray(case.inputs, np.float64)
+    c, h = (np.asarray(state, np.float64) for state in case.carry)
+    outputs = []
+    for t in range(inputs.shape[-2]):
+        x = inputs[..., t, :]
+        i, f, g, o = (
+            x @ weights[f"i{gate}"]["kernel"] + h @ weights[f"h{gate}"]["kernel"] + weights[f"h{gate}"]["bias"]
+            for gate in "ifgo"
+        )
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        h = _sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return (c, h), np.stack(outputs, axis=-2)
+
+
+def _sigmoid(z: Any) -> Any:
+    return 1 / (1 + np.exp(-z))
+
+
+def flax_rnn(features: int, **attributes: Any) -> nn.RNN:
+    """``nn.RNN(nn.LSTMCell(features))`` with the attributes of an `LSTM`, each where Flax has it."""
+    of_rnn = {"time_major", "return_carry", "reverse", "keep_order", "unroll", "name"} & attributes.keys()
+    rnn = {name: attributes.pop(name) for name in of_rnn}
+    # parent=None: the RNN adopts the cell as "cell", even if it is made in the middle of another module.
+    return nn.RNN(nn.LSTMCell(features, **attributes, parent=None), **rnn)
+
+
+def results_and_gradients(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tree]:
+    """What ``layer`` returns, and the gradients by parameters, inputs and initial state.
+
+    They are those of a sum of all results with random weights: of a plain sum, errors of opposite
+    sign could cancel, and one that leaves out the state would say nothing about it.
+    """
+
+    def run(params: Tree, inputs: jax.Array, carry: Tree) -> Tree:
+        return layer.apply({"params": params}, inputs, initial_carry=carry, **options)
+
+    results, pull_back = jax.vjp(run, *case)
+    return results, pull_back(random_like(results))
+
+
+def random_like(tree: Tree) -> Tree:
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), tree)
+
+
+def assert_equal(actual: Tree, expected: Tree, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """The same names, shapes, dtypes, and values within the tolerance."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, one), other in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        name = jax.tree_util.keystr(path) or "result"
+        assert one.shape == other.shape, name
+        assert one.dtype == other.dtype, name
+        one, other = (np.asarray(array, np.float64) for array in (one, other))
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=atol, err_msg=name)

@@ -1,0 +1,598 @@
+"""The LSTM is ``nn.RNN(nn.LSTMCell(features))`` by another name, and does what its equations say.
+
+Nothing here is all ones or all zeros: inputs that are the same at every step cannot show a wrong
+order in time, and a state of zero cannot show where it is used. `test_the_case_would_show_a_bug`
+checks that the usual mistakes are far outside of the tolerance.
+"""
+
+import doctest
+import functools
+import itertools
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from references import (
+    BFLOAT16,
+    FLOAT32,
+    Case,
+    Tree,
+    assert_equal,
+    flax_rnn,
+    numpy_lstm,
+    random_case,
+    random_like,
+    results_and_gradients,
+)
+
+from lstm_jax import LSTM, config, lstm
+
+each_implementation = pytest.mark.parametrize("implementation", ["auto", *lstm.IMPLEMENTATIONS])
+
+TIME, BATCH, INPUTS, HIDDEN = 5, 3, 2, 4  # all different, so that no two axes can be taken for each other
+LENGTHS = (2, 5, 1)  # padding in one, none in another, and all but one step in the last
+
+
+def a_case(**options: Any) -> Case:
+    return random_case(TIME, (BATCH,), INPUTS, HIDDEN, time_major=bool(options.get("time_major")))
+
+
+def as_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for a call: those in a parameter list cannot hold arrays, they hold tuples."""
+    lengths = options.get("seq_lengths")
+    return options if lengths is None else {**options, "seq_lengths": jnp.asarray(lengths, jnp.int32)}
+
+
+@functools.cache
+def _flax_answer(items: tuple[tuple[str, Any], ...]) -> tuple[Tree, Tree]:
+    options = as_arguments(dict(items))
+    return results_and_gradients(flax_rnn(HIDDEN), a_case(**options), **options)
+
+
+def flax_answer(options: dict[str, Any]) -> tuple[Tree, Tree]:
+    """Results and gradients of ``nn.RNN``, computed once for all implementations."""
+    return _flax_answer(tuple(options.items()))
+
+
+# --------------------------------------------------------------------------------------------------
+# The cases can fail
+# --------------------------------------------------------------------------------------------------
+
+
+def _gates_swapped(case: Case, one: str, other: str) -> Case:
+    cell = case.params["cell"]
+    swap = {one: other, other: one}
+    return case._replace(params={"cell": {n: cell[n[0] + swap.get(n[1], n[1])] for n in cell}})
+
+
+def _with_leaf(case: Case, name: str, leaf: str, change: Any) -> Case:
+    cell = case.params["cell"]
+    return case._replace(
+        params={"cell": {**cell, name: {**cell[name], leaf: change(cell[name][leaf])}}},
+    )
+
+
+MISTAKES = {
+    **{
+        f"gates {one} and {other} swapped": functools.partial(_gates_swapped, one=one, other=other)
+        for one, other in itertools.combinations("ifgo", 2)
+    },
+    "c and h swapped": lambda case: case._replace(carry=case.carry[::-1]),
+    "time reversed": lambda case: case._replace(inputs=case.inputs[:, ::-1]),
+    "two inner steps swapped": lambda case: case._replace(inputs=case.inputs[:, [0, 2, 1, 3, 4]]),
+    "initial c ignored": lambda case: case._replace(carry=(case.carry[0] * 0, case.carry[1])),
+    "initial h ignored": lambda case: case._replace(carry=(case.carry[0], case.carry[1] * 0)),
+    **{
+        f"kernel of h{gate} transposed": functools.partial(
+            _with_leaf, name=f"h{gate}", leaf="kernel", change=jnp.transpose
+        )
+        for gate in "ifgo"
+    },
+    **{
+        f"bias of h{gate} missing": functools.partial(
+            _with_leaf, name=f"h{gate}", leaf="bias", change=jnp.zeros_like
+        )
+        for gate in "ifgo"
+    },
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_case_would_show_a_bug(mistake: str) -> None:
+    """Each mistake changes the final c, h and the outputs by thousands of tolerances."""
+    case = a_case()
+    right, wrong = numpy_lstm(case), numpy_lstm(MISTAKES[mistake](case))
+    for one, other in zip(jax.tree.leaves(right), jax.tree.leaves(wrong), strict=True):
+        assert np.abs(one - other).max() > 1000 * (FLOAT32["atol"] + FLOAT32["rtol"])
+
+
+def test_no_gradient_of_the_case_is_trivially_zero() -> None:
+    """Else "the same gradient" would say nothing; the smallest entry shows that no step is cut off."""
+    _, gradients = flax_answer({"return_carry": True})
+    for path, gradient in jax.tree.leaves_with_path(gradients):
+        assert np.abs(gradient).max() > 0.1, path
+        assert np.abs(gradient).min() > 1e-5, path
+
+
+# --------------------------------------------------------------------------------------------------
+# Against the equations
+# --------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+def test_two_steps_by_hand(implementation: str) -> None:
+    """One unit and weights in units of ln 3, which make fractions: with L = ln 3,
+
+        sigmoid(-L) = 1/4   sigmoid(0) = 1/2   sigmoid(L) = 3/4   sigmoid(2 L) = 9/10
+        tanh(-L/2) = -1/2   tanh(L) = 4/5
+
+    The inputs are 1 and 2. The outputs h_0 = -2/5 (given) and h_1 = 2/5 (found below) enter through
+    recurrent kernels in units of 5/2 L, as -1 and +1.
+    """
+    unit = np.log(3.0)
+    #         kernel of x, of h, bias        z_1 = kernel_x - kernel_h + bias
+    weights = {  #                           z_2 = 2 kernel_x + kernel_h + bias
+        "i": (1.0, -1.0, 0.0),  #            z_1 =  2 L, z_2 =  L      i = 9/10,  3/4
+        "f": (-1.0, 1.0, 1.0),  #            z_1 = -L,   z_2 =  0      f =  1/4,  1/2
+        "g": (0.5, -1.0, -0.5),  #           z_1 =  L,   z_2 = -L/2    g =  4/5, -1/2
+        "o": (1.0, -1.0, -2.0),  #           z_1 =  0,   z_2 = -L      o =  1/2,  1/4
+    }
+    # c_1 = 1/4 c_0 + 9/10 * 4/5 should be L, for then h_1 = 1/2 * tanh(L) = 2/5.
+    c_0 = 4 * (unit - 18 / 25)
+    c_2 = 1 / 2 * unit - 3 / 4 * 1 / 2  # = f c_1 + i g
+    h_2 = 1 / 4 * np.tanh(c_2)
+
+    cell: dict[str, dict[str, jax.Array]] = {}
+    for gate, (of_x, of_h, bias) in weights.items():
+        cell[f"i{gate}"] = {"kernel": jnp.full((1, 1), unit * of_x, jnp.float32)}
+        cell[f"h{gate}"] = {
+            "kernel": jnp.full((1, 1), 5 / 2 * unit * of_h, jnp.float32),
+            "bias": jnp.full((1,), unit * bias, jnp.float32),
+        }
+    inputs = jnp.array([[1.0], [2.0]])
+    carry = (jnp.full((1,), c_0, jnp.float32), jnp.full((1,), -2 / 5, jnp.float32))
+    expected = ((np.full(1, c_2), np.full(1, h_2)), np.array([[2 / 5], [h_2]]))
+
+    # The NumPy loop that other tests trust is held to the same numbers.
+    assert_equal(numpy_lstm(Case({"cell": cell}, inputs, carry)), expected, **FLOAT32)
+    result = LSTM(1, implementation).apply(
+        {"params": {"cell": cell}}, inputs, initial_carry=carry, return_carry=True
+    )
+    assert_equal(result, jax.tree.map(np.float32, expected), **FLOAT32)
+
+
+@each_implementation
+def test_equals_the_equations_in_float64(implementation: str) -> None:
+    case = a_case()
+    layer = LSTM(HIDDEN, implementation, return_carry=True)
+    result = layer.apply({"params": case.params}, case.inputs, initial_carry=case.carry)
+    assert_equal(result, jax.tree.map(np.float32, numpy_lstm(case)), **FLOAT32)
+
+
+@each_implementation
+def test_gradients_equal_finite_differences_of_the_equations(implementation: str) -> None:
+    """Every partial derivative, by moving each number a little in float64: no JAX in the reference."""
+    case = random_case(time=3, batch=(2,), num_inputs=3, hidden=2)
+    layer = LSTM(2, implementation, return_carry=True)
+    results, gradients = results_and_gradients(layer, case)
+    weights = jax.tree.map(np.float64, random_like(results))  # of the sum that was differentiated
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.float64, case))
+
+    def weighted_sum() -> float:
+        values = numpy_lstm(jax.tree.unflatten(structure, leaves))
+        return sum(jax.tree.leaves(jax.tree.map(np.vdot, weights, values)))
+
+    step = 1e-5  # the error is of the order of its square, and of 1e-16 divided by it
+    expected = []
+    for leaf in leaves:
+        slopes = np.empty_like(leaf)
+        for index in np.ndindex(leaf.shape):
+            here, sums = leaf[index], []
+            for leaf[index] in (here + step, here - step):
+                sums.append(weighted_sum())
+            leaf[index] = here
+            slopes[index] = (sums[0] - sums[1]) / (2 * step)
+        expected.append(slopes.astype(np.float32))
+    assert_equal(Case(*gradients), jax.tree.unflatten(structure, expected), **FLOAT32)
+
+
+# --------------------------------------------------------------------------------------------------
+# Against nn.RNN: parameters
+# --------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"param_dtype": jnp.bfloat16},
+        {
+            "kernel_init": nn.initializers.normal(0.3),
+            "recurrent_kernel_init": nn.initializers.uniform(0.2),
+            "bias_init": nn.initializers.normal(0.1),  # random: zeros cannot show which key was used
+        },
+    ],
+    ids=["default", "bfloat16", "other initializers"],
+)
+def test_same_initial_parameters(implementation: str, attributes: dict[str, Any]) -> None:
+    """Names, shapes, dtypes and values, so that a checkpoint of one is a checkpoint of the other."""
+    inputs = a_case().inputs
+    with jax.numpy_dtype_promotion("standard"):  # float32 inputs, bfloat16 parameters
+        expected = flax_rnn(HIDDEN, **attributes).init(jax.random.key(1), inputs)
+        actual = LSTM(HIDDEN, implementation, **attributes).init(jax.random.key(1), inputs)
+    assert_equal(actual, expected)
+
+
+def test_forget_bias_shifts_the_bias_of_the_forget_gate_only() -> None:
+    options = {"bias_init": nn.initializers.normal(0.1)}
+    inputs = a_case().inputs
+    plain, shifted = (
+        LSTM(HIDDEN, forget_bias=bias, **options).init(jax.random.key(1), inputs)["params"]["cell"]
+        for bias in (0.0, 1.5)
+    )
+    forget = plain["hf"]["bias"] + 1.5
+    assert_equal(shifted, {**plain, "hf": {**plain["hf"], "bias": forget}})
+
+
+# --------------------------------------------------------------------------------------------------
+# Against nn.RNN: results and gradients
+# --------------------------------------------------------------------------------------------------
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"return_carry": True},
+    {"time_major": True, "return_carry": True},
+    {"reverse": True, "return_carry": True},
+    {"keep_order": True},  # nothing to put back
+    {"reverse": True, "keep_order": True},
+    {"time_major": True, "reverse": True, "keep_order": True},
+    {"seq_lengths": LENGTHS},
+    {"seq_lengths": LENGTHS, "return_carry": True},
+    {"seq_lengths": LENGTHS, "reverse": True},
+    {"seq_lengths": LENGTHS, "reverse": True, "keep_order": True, "return_carry": True},
+    {"seq_lengths": LENGTHS, "time_major": True, "return_carry": True},
+    {
+        "seq_lengths": LENGTHS,
+        "time_major": True,
+        "reverse": True,
+        "keep_order": True,
+        "return_carry": True,
+    },
+    # Nothing sensible can be asked of no step at all; what nn.RNN answers (the last step) is the rule.
+    {"seq_lengths": (0, 5, 1), "reverse": True, "return_carry": True},
+]
+
+
+@each_implementation
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(options) or "none")
+def test_options_of_the_call(implementation: str, options: dict[str, Any]) -> None:
+    arguments = as_arguments(options)
+    actual = results_and_gradients(LSTM(HIDDEN, implementation), a_case(**options), **arguments)
+    assert_equal(actual, flax_answer(options), **FLOAT32)
+
+
+@each_implementation
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"return_carry": True},
+        {"time_major": True},
+        {"reverse": True},
+        {"reverse": True, "keep_order": True},
+    ],
+    ids=",".join,
+)
+def test_options_of_the_constructor(implementation: str, attributes: dict[str, bool]) -> None:
+    """They are the defaults of the call, which overrides them, with False too."""
+    layer = LSTM(HIDDEN, implementation, **attributes)
+    case = a_case(**attributes)
+    variables = {"params": case.params}
+    expected, _ = flax_answer(attributes)
+    assert_equal(layer.apply(variables, case.inputs, initial_carry=case.carry), expected, **FLOAT32)
+    overridden = dict.fromkeys(attributes, False)
+    result = layer.apply(variables, a_case().inputs, initial_carry=case.carry, **overridden)
+    assert_equal(result, flax_answer({})[0], **FLOAT32)
+
+
+@each_implementation
+@pytest.mark.parametrize(
+    ("time", "batch", "num_inputs", "hidden"),
+    [
+        (1, (3,), 2, 4),
+        (4, (1,), 3, 1),
+        (7, (5,), 1, 3),
+        (4, (), 3, 2),  # a single sequence, without a batch dimension
+        (3, (2, 1, 3), 2, 2),
+        (0, (3,), 2, 4),  # no step: the state comes back as it went in
+        (3, (0,), 2, 4),  # no sequence
+    ],
+)
+def test_sizes(implementation: str, time: int, batch: tuple[int, ...], num_inputs: int, hidden: int) -> None:
+    case = random_case(time, batch, num_inputs, hidden)
+    options = {"return_carry": True, "reverse": True}
+    expected = results_and_gradients(flax_rnn(hidden), case, **options)
+    actual = results_and_gradients(LSTM(hidden, implementation), case, **options)
+    assert_equal(actual, expected, **FLOAT32)
+
+
+@each_implementation
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_each_length_is_a_sequence_without_padding(
+    implementation: str, batch: tuple[int, ...], reverse: bool
+) -> None:
+    """Cut to its length and run alone, a sequence gives the same state and valid outputs.
+
+    nn.RNN selects the states for one batch dimension only; this holds for any number of them.
+    """
+    case = random_case(TIME, batch, INPUTS, HIDDEN)
+    lengths = np.random.default_rng(2).integers(1, TIME, batch, endpoint=True).astype(np.int32)
+    options = {"return_carry": True, "reverse": reverse, "keep_order": True}
+    (c, h), outputs = LSTM(HIDDEN, implementation).apply(
+        {"params": case.params},
+        case.inputs,
+        initial_carry=case.carry,
+        seq_lengths=jnp.asarray(lengths),
+        **options,
+    )
+    for place in np.ndindex(batch):
+        valid = slice(lengths[place])
+        expected = flax_rnn(HIDDEN).apply(
+            {"params": case.params},
+            case.inputs[place][valid],
+            initial_carry=(case.carry[0][place], case.carry[1][place]),
+            **options,
+        )
+        assert_equal(((c[place], h[place]), outputs[place][valid]), expected, **FLOAT32)
+
+
+@each_implementation
+def test_lengths_with_several_batch_dimensions(implementation: str) -> None:
+    """A batch of 2 x 3 is a batch of 6, in its gradients too."""
+    case = random_case(TIME, (2, 3), INPUTS, HIDDEN)
+    lengths = jnp.array([[5, 1, 3], [2, 4, 5]])
+    flat = Case(case.params, *jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), case[1:]))
+    options = {"return_carry": True, "reverse": True, "keep_order": True}
+    layer = LSTM(HIDDEN, implementation)
+    actual = results_and_gradients(layer, case, seq_lengths=lengths, **options)
+    expected = results_and_gradients(flax_rnn(HIDDEN), flat, seq_lengths=lengths.reshape(6), **options)
+    shaped = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), expected, actual)
+    assert_equal(actual, shaped, **FLOAT32)
+
+
+@each_implementation
+@pytest.mark.parametrize("init_key", [None, 7])
+def test_initial_carry_by_default(implementation: str, init_key: int | None) -> None:
+    """It is drawn from ``init_key``; zeros, the usual initializer, would hide which key was used."""
+    case = a_case()
+    arguments = {
+        "init_key": None if init_key is None else jax.random.key(init_key),
+        "return_carry": True,
+    }
+    carry_init = nn.initializers.normal(1.0)
+    expected, actual = (
+        layer.apply({"params": case.params}, case.inputs, **arguments)
+        for layer in (
+            flax_rnn(HIDDEN, carry_init=carry_init),
+            LSTM(HIDDEN, implementation, carry_init=carry_init),
+        )
+    )
+    assert_equal(actual, expected, **FLOAT32)
+
+
+@each_implementation
+def test_initial_carry_is_zero_if_nothing_is_said(implementation: str) -> None:
+    case = a_case()
+    layer = LSTM(HIDDEN, implementation)
+    zeros = jax.tree.map(jnp.zeros_like, case.carry)
+    expected = layer.apply({"params": case.params}, case.inputs, initial_carry=zeros)
+    assert_equal(layer.apply({"params": case.params}, case.inputs), expected)
+
+
+@each_implementation
+def test_other_activations(implementation: str) -> None:
+    attributes = {"gate_fn": nn.hard_sigmoid, "activation_fn": nn.softplus}
+    expected = results_and_gradients(flax_rnn(HIDDEN, **attributes), a_case())
+    actual = results_and_gradients(LSTM(HIDDEN, implementation, **attributes), a_case())
+    assert_equal(actual, expected, **FLOAT32)
+
+
+@pytest.mark.parametrize("unroll", [2, TIME, TIME + 1])  # one that leaves a rest, all, and too many
+def test_unroll(unroll: int) -> None:
+    options = {"seq_lengths": LENGTHS, "return_carry": True}
+    layer = LSTM(HIDDEN, "scan", unroll=unroll)
+    actual = results_and_gradients(layer, a_case(), **as_arguments(options))
+    assert_equal(actual, flax_answer(options), **FLOAT32)
+
+
+@settings(
+    max_examples=12,
+    deadline=None,  # most of the time goes into compiling
+    derandomize=True,  # the same examples on every machine
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(st.data())
+def test_any_sizes_and_options(data: st.DataObject) -> None:
+    implementation = data.draw(st.sampled_from(config.IMPLEMENTATIONS), "implementation")
+    time, *batch = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3), "time, batch")
+    num_inputs, hidden = data.draw(st.integers(1, 5), "inputs"), data.draw(st.integers(1, 5), "hidden")
+    options: dict[str, Any] = {
+        name: data.draw(st.booleans(), name) for name in ("time_major", "reverse", "keep_order", "return_carry")
+    }
+    # nn.RNN selects the states at the ends for one batch dimension only.
+    if len(batch) == 1 or not options["return_carry"]:
+        lengths = data.draw(
+            st.lists(st.integers(0, time), min_size=int(np.prod(batch)), max_size=int(np.prod(batch)))
+            | st.none(),
+            "lengths",
+        )
+        if lengths is not None:
+            options["seq_lengths"] = jnp.array(lengths, jnp.int32).reshape(batch)
+    case = random_case(time, tuple(batch), num_inputs, hidden, time_major=options["time_major"])
+    expected = results_and_gradients(flax_rnn(hidden), case, **options)
+    actual = results_and_gradients(LSTM(hidden, implementation), case, **options)
+    assert_equal(actual, expected, **FLOAT32)
+
+
+# --------------------------------------------------------------------------------------------------
+# bfloat16
+# --------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"seq_lengths": LENGTHS}], ids=["all steps", "lengths"])
+def test_computation_in_bfloat16(implementation: str, param_dtype: Any, options: dict[str, Any]) -> None:
+    """The dtypes of nn.RNN, and numbers near those of float32."""
+    options = {**as_arguments(options), "return_carry": True}
+    case = a_case()
+    rounded = jax.tree.map(lambda leaf: leaf.astype(param_dtype), case)
+    attributes = {"dtype": jnp.bfloat16, "param_dtype": param_dtype}
+    # The cell of Flax multiplies gates in bfloat16 with a state in float32.
+    with jax.numpy_dtype_promotion("standard"):
+        expected, gradients = results_and_gradients(flax_rnn(HIDDEN, **attributes), rounded, **options)
+        actual = results_and_gradients(LSTM(HIDDEN, implementation, **attributes), rounded, **options)
+    assert_equal(actual, (expected, gradients), **BFLOAT16)
+    exact = LSTM(HIDDEN, "scan").apply(
+        {"params": case.params}, case.inputs, initial_carry=case.carry, **options
+    )
+    as_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), actual[0])
+    assert_equal(as_float32, exact, **BFLOAT16)
+    # ... but not the same: the computation is in bfloat16 indeed.
+    assert np.abs(as_float32[1] - exact[1]).max() > 10 * FLOAT32["atol"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Inside of other things
+# --------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+def test_jit_with_lengths_as_an_argument(implementation: str) -> None:
+    """One program serves all lengths: they are known when it runs, not when it is compiled."""
+    case = a_case()
+    layer = LSTM(HIDDEN, implementation, return_carry=True, reverse=True)
+    compilations = 0
+
+    @jax.jit
+    def run(case: Case, lengths: jax.Array) -> tuple[Tree, Tree]:
+        nonlocal compilations
+        compilations += 1
+        return results_and_gradients(layer, case, seq_lengths=lengths)
+
+    for lengths in (LENGTHS, (0, 5, 1)):
+        options = {"seq_lengths": lengths, "reverse": True, "return_carry": True}
+        assert_equal(run(case, jnp.array(lengths, jnp.int32)), flax_answer(options), **FLOAT32)
+    assert compilations == 1
+
+
+@each_implementation
+def test_vmap_over_sequences_and_over_parameters(implementation: str) -> None:
+    case = a_case()
+    layer = LSTM(HIDDEN, implementation)
+    variables = {"params": case.params}
+    one_by_one = jax.vmap(lambda x: layer.apply(variables, x))(case.inputs)
+    assert_equal(one_by_one, layer.apply(variables, case.inputs), **FLOAT32)
+
+    ensemble = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2]), variables)
+    both = jax.vmap(layer.apply, in_axes=(0, None))(ensemble, case.inputs)
+    for member in range(2):
+        alone = layer.apply(jax.tree.map(lambda leaf, member=member: leaf[member], ensemble), case.inputs)
+        assert_equal(both[member], alone, **FLOAT32)
+
+
+class Compact(nn.Module):
+    make: Any
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return self.make(HIDDEN, name="layer")(inputs)
+
+
+class Setup(nn.Module):
+    make: Any
+
+    def setup(self) -> None:
+        self.layer = self.make(HIDDEN)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return self.layer(inputs)
+
+
+@each_implementation
+@pytest.mark.parametrize("outer", [Compact, Setup])
+def test_inside_of_another_module(implementation: str, outer: Any) -> None:
+    """The initial values depend on the path of names too, so these must be the same."""
+    inputs = a_case().inputs
+    expected = outer(flax_rnn).init_with_output(jax.random.key(1), inputs)
+    make = functools.partial(LSTM, implementation=implementation)
+    actual = outer(make).init_with_output(jax.random.key(1), inputs)
+    assert set(actual[1]["params"]) == {"layer"}
+    assert_equal(actual, expected, **FLOAT32)
+
+
+@each_implementation
+def test_remat(implementation: str) -> None:
+    """Computing the steps again for the gradient changes neither results nor gradients."""
+    layer = nn.remat(LSTM)(HIDDEN, implementation, return_carry=True)
+    actual = results_and_gradients(layer, a_case())
+    assert_equal(actual, flax_answer({"return_carry": True}), **FLOAT32)
+
+
+@each_implementation
+def test_export(implementation: str) -> None:
+    """One file that runs on CPU, GPU and TPU: nothing in the layer is tied to this machine."""
+    case = a_case()
+    layer = LSTM(HIDDEN, implementation, return_carry=True)
+    run = jax.jit(functools.partial(results_and_gradients, layer))
+    exported = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(case)
+    restored = jax.export.deserialize(exported.serialize())
+    assert restored.platforms == ("cpu", "cuda", "tpu")
+    assert_equal(restored.call(case), flax_answer({"return_carry": True}), **FLOAT32)
+
+
+# --------------------------------------------------------------------------------------------------
+# Names, errors, examples
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_configuration_names_every_implementation() -> None:
+    """The command line reads its choices from `config`, which must not import JAX to find them."""
+    assert config.IMPLEMENTATIONS == ("auto", *lstm.IMPLEMENTATIONS)
+
+
+def test_auto_is_one_of_the_implementations() -> None:
+    assert lstm.choose_implementation("auto") in lstm.IMPLEMENTATIONS
+    for name in lstm.IMPLEMENTATIONS:
+        assert lstm.choose_implementation(name) == name
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"implementation": "cudnn"},
+            "implementation: got 'cudnn', expected auto, scan, unrolled",
+        ),
+        (
+            {"implementation": "unrolled", "unroll": 2},
+            "unroll: got 2 with implementation 'unrolled', expected 1 or 'scan'",
+        ),
+    ],
+    ids=["implementation", "unroll"],
+)
+def test_errors_say_what_was_given_and_what_is_expected(attributes: dict[str, Any], message: str) -> None:
+    case = a_case()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        LSTM(HIDDEN, **attributes).apply({"params": case.params}, case.inputs)
+
+
+def test_the_examples_in_the_documentation() -> None:
+    assert doctest.testmod(lstm) == doctest.TestResults(failed=0, attempted=6)

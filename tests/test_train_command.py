@@ -1,0 +1,176 @@
+"""``train.py`` as a user meets it: options, mistakes, messages, exit codes."""
+
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Run
+
+from lstm_jax import command_line
+from lstm_jax.config import Config, option
+from lstm_jax.errors import DataError
+
+
+def test_help_names_and_explains_every_option(run: Run) -> None:
+    done = run("train.py", "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.replace("│", " ").split())
+    for field in dataclasses.fields(Config):
+        # An option is followed by a sentence about it and by its default.
+        assert re.search(rf" {option(field.name)}[ ,][^.]*[A-Z'][^()]+", text), field.name
+    assert text.count("(default: ") >= len(dataclasses.fields(Config))
+
+
+def test_reading_options_does_not_import_jax(run: Run) -> None:
+    # --help and a typing mistake are answered at once; importing JAX takes most of a second.
+    code = "import sys, train; train.read_config([]); print(sorted({'jax', 'flax', 'numpy'} & set(sys.modules)))"
+    assert run("-c", code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--hiden-size", "3"], ["--hiden-size", "Perhaps you meant", "--hidden-size"]),
+        (["--hidden-size", "many"], ["--hidden-size", "'many'", "INT"]),
+        (["--hidden-size", "0"], ["--hidden-size", "got 0", "at least 1"]),
+        (["--hidden-size"], ["--hidden-size", "Missing value"]),
+        (["--dataset", "cifar"], ["--dataset", "'cifar'", "'mnist', 'fashion_mnist', 'kmnist'"]),
+        (["--recipe", "quick"], ["--recipe", "'quick'", "'tutorial'"]),
+        (["--recipe"], ["--recipe", "Missing value"]),
+        (["--learning-rate", "nan"], ["--learning-rate", "got nan", "above 0"]),
+        (["--epochs", "1", "--steps", "2"], ["--epochs", "--steps", "not allowed together"]),
+        (["--batch-size", "10", "--devices", "4"], ["--batch-size", "got 10", "multiple"]),
+        (["mnist"], ["Unrecognized options: mnist"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    args: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import train
+
+    with pytest.raises(SystemExit) as stop:
+        train.read_config(args)
+    assert stop.value.code == command_line.USAGE_EXIT_CODE
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith("train.py: error: ")
+    for word in words:
+        assert word in told
+
+
+def test_options_override_the_recipe() -> None:
+    import train
+
+    config = train.read_config(["--recipe", "tutorial", "--hidden-size", "32", "--bidirectional", "--steps", "9"])
+    assert config == Config(hidden_size=32, bidirectional=True, steps=9)
+    assert train.read_config(["--recipe=tutorial", "--no-bidirectional"]) == Config()
+
+
+def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: Path) -> None:
+    args = ["train.py", "--run-dir", tmp_path / "run", "--hidden-size", "4", "--steps", "450"]
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    epochs = [line for line in done.stdout.splitlines() if line.startswith("epoch")]
+    assert len(epochs) == 2  # 429 steps and 21
+    for line in epochs:
+        assert re.fullmatch(
+            r"epoch \d/2  cost \d\.\d{4}  validation accuracy +\d+\.\d\d%  test accuracy +\d+\.\d\d%"
+            r" +\d+\.\d\d s  [\d,]+ images/s",
+            line,
+        )
+    assert "\x1b" not in done.stdout  # no progress bar where nobody sees it
+    assert re.search(r"Execution time \d+\.\d s", done.stdout)
+    assert f"Run directory: {tmp_path / 'run'}" in done.stdout
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in metrics] == [429, 450]
+
+    again = run(*args)
+    assert again.returncode == 0
+    assert "This run is finished" in again.stdout
+    assert "epoch 1" not in again.stdout
+    assert re.search(r"Test accuracy \d+\.\d\d%", again.stdout)
+
+    other = run(*args, "--learning-rate", "0.02", "--seed", "3")
+    assert other.returncode == 1
+    assert other.stderr.count("\n") == 1
+    assert "--learning-rate 0.01 there, 0.02 now" in other.stderr
+    assert "--seed 0 there, 3 now" in other.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_continues(
+    sent: signal.Signals, environment: dict[str, str], run: Run, tmp_path: Path
+) -> None:
+    args = [str(PROJECT / "train.py"), "--run-dir", str(tmp_path / "run"), "--hidden-size", "8", "--epochs", "3"]
+    command = [sys.executable, *args]
+    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(sent)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent, errors
+    assert errors == ""
+    told = re.search(rf"Stopped by {sent.name}; step (\d+) of 1287 is saved in .*; *", output.replace(". ", "; "))
+    assert told
+    assert "The same command continues this run." in output
+    saved = int(told[1])
+    assert (tmp_path / "run" / "checkpoints" / str(saved)).is_dir()
+
+    continued = run(*args)
+    assert continued.returncode == 0, continued.stderr
+    assert f"Continuing after step {saved}" in continued.stdout
+    assert "Test accuracy" in continued.stdout
+
+
+def test_ctrl_c_before_the_first_step_needs_no_traceback(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "train.py"), "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "config.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in errors + output
+    assert "the same command" in (errors + output).lower()
+
+
+def test_other_folders_and_files_are_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for args, words in [
+        (["--run-dir", tmp_path / "file" / "run"], ["file/run", "cannot write here", "--run-dir"]),
+        (["--run-dir", tmp_path / "a", "--archive-dir", tmp_path / "none"], ["none"]),
+        (["--run-dir", tmp_path / "b", "--data-dir", tmp_path / "file"], ["file", "--data-dir"]),
+        (["--run-dir", tmp_path / "c", "--batch-size", "60000"], ["--batch-size", "got 60000", "at most 55000"]),
+    ]:
+        done = run("train.py", *args)
+        assert done.returncode == 1, done
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("train.py: error: ")
+        for word in words:
+            assert word in done.stderr
+
+
+def test_run_tells_errors_and_keeps_tracebacks_of_bugs(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(error: BaseException) -> None:
+        raise error
+
+    for error, told in [
+        (DataError("no data"), "prog: error: no data\n"),
+        (OSError(28, "No space left on device", "metrics.jsonl"), "prog: error: No space left on device: metrics.jsonl\n"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(lambda error=error: fails(error), prog="prog")
+        assert stop.value.code == 1
+        assert capsys.readouterr().err == told
+    with pytest.raises(ZeroDivisionError):
+        command_line.run(lambda: fails(ZeroDivisionError()), prog="prog")
