@@ -40,9 +40,7 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind, args=list(args), prog=prog, **defaults
-            )
+            return tyro.cli(kind, args=list(args), prog=prog, **defaults)
     except SystemExit as stop:
         if stop.code:
             fail(prog, f"{one_line(complaint.getvalue())} ({prog} --help lists the options)", code=stop.code)

@@ -99,7 +99,9 @@ class Config:
         # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
         _check_whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
         _check_number("learning_rate", self.learning_rate, "a number above 0", lambda x: x > 0)
-        _check_number("dropout_rate", self.dropout_rate, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1)
+        _check_number(
+            "dropout_rate", self.dropout_rate, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1
+        )
         _check_number("forget_bias", self.forget_bias, "a finite number", lambda x: True)
         if self.devices is not None and self.batch_size % self.devices:
             raise ConfigError(
@@ -142,7 +144,10 @@ class Config:
         """``run_dir``, or a name made from the options: the same options find the same run again."""
         if self.run_dir is not None:
             return self.run_dir
-        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        # Only what differs from the defaults: an option that a later version adds keeps old names as they are.
+        usual = Config().identity()
+        unusual = {key: value for key, value in self.identity().items() if value != usual[key]}
+        digest = hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()
         return Path("runs") / f"{self.dataset}-{self.recipe}-seed{self.seed}-{digest[:8]}"
 
 

@@ -19,6 +19,7 @@ from lstm_jax.model import LSTMClassifier, Params, as_input
 # Examples per call: large enough for the call itself to cost nothing, small enough for any memory.
 BATCH_SIZE = 1000
 
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The score of a model on a split.
@@ -40,9 +41,7 @@ class Evaluation:
     def class_accuracy(self) -> Float[np.ndarray, " classes"]:
         """Accuracy within each class; NaN for a class without examples."""
         totals = np.sum(self.confusion, axis=1)
-        return np.divide(
-            np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0
-        )
+        return np.divide(np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0)
 
 
 Score: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array]]
@@ -118,7 +117,10 @@ def as_text(evaluation: Evaluation) -> str:
         f"accuracy {evaluation.accuracy:.2%} ({np.trace(confusion):,} of {np.sum(confusion):,})",
         "",
         "accuracy per class",
-        *(f"{name:3d} {accuracy:8.2%}" for name, accuracy in zip(classes, evaluation.class_accuracy, strict=True)),
+        *(
+            f"{name:3d} {accuracy:8.2%}"
+            for name, accuracy in zip(classes, evaluation.class_accuracy, strict=True)
+        ),
         "",
         "confusion matrix (row: true class, column: named class)",
         "   " + "".join(f"{name:{width}d}" for name in classes),

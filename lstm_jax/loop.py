@@ -162,7 +162,9 @@ def train(config: Config, *, console: Console | None = None) -> TrainResult:
             state, notes = restored.state, Notes.from_json(restored.notes)
         if (summary := run.read_summary()) is not None:
             tell_end(console, summary, run.path)
-            console.message("This run is finished; remove its folder or name another --run-dir to train again.")
+            console.message(
+                "This run is finished; remove its folder or name another --run-dir to train again."
+            )
             return TrainResult(state.params, notes.history, summary, None, run.path)
         if notes.devices != mesh.size:
             console.message(
@@ -279,7 +281,7 @@ class Loop:
                     return state, notes
         record = self.evaluate(state, notes, epoch + 1, steps=end)
         notes = dataclasses.replace(notes, history=(*notes.history, record), epoch_seconds=0.0)
-        state = state.replace(loss_sum=runtime.place(self.mesh, np.float32(0), P()))
+        state = state._replace(loss_sum=runtime.place(self.mesh, np.float32(0), P()))
         # The order matters: what is in the saved state can be copied to the metrics again, not the reverse.
         self.save(state, notes)
         self.run.add(record)
@@ -332,7 +334,9 @@ class Loop:
         return bool(runtime.largest(self.stop.received or 0))
 
     def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
-        """The result of a run that was told to stop; its state has been saved."""
+        """The result of a run that was told to stop."""
+        if self.checkpoints.newest_step != int(state.step):  # told before the first step of this call
+            self.save(state, notes)
         by = self.stop.received or signal.SIGTERM  # heard by another process
         saved = f"step {int(state.step)} of {self.plan.total_steps} is saved in {self.run.path}"
         self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
@@ -411,7 +415,9 @@ def describe_devices(mesh: Mesh) -> str:
 def tell_start(console: Console, config: Config, dataset: Dataset, state: TrainState, mesh: Mesh) -> None:
     """Say what is going to be trained on what."""
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
-    console.message(f"{dataset.name}: {sizes[0]:,} training, {sizes[1]:,} validation, {sizes[2]:,} test images")
+    console.message(
+        f"{dataset.name}: {sizes[0]:,} training, {sizes[1]:,} validation, {sizes[2]:,} test images"
+    )
     console.message(
         f"LSTM: {count_parameters(state.params):,} parameters, implementation "
         f"{choose_implementation(config.implementation)}, {config.dtype}, on {describe_devices(mesh)}"
@@ -427,5 +433,7 @@ def tell_end(console: Console, summary: Record, path: Path) -> None:
         f"{summary['best_validation_test_accuracy']:.2%} after epoch {summary['best_validation_epoch']}, "
         "the best on validation"
     )
-    console.message(f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it in training steps")
+    console.message(
+        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it in training steps"
+    )
     console.message(f"Run directory: {path}")

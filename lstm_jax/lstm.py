@@ -251,7 +251,9 @@ class LSTM(nn.Module):
         keep_order = self.keep_order if keep_order is None else keep_order
         time_axis = 0 if time_major else inputs.ndim - 2
 
-        flip = partial(flip_sequences, seq_lengths=seq_lengths, num_batch_dims=inputs.ndim - 2, time_major=True)
+        flip = partial(
+            flip_sequences, seq_lengths=seq_lengths, num_batch_dims=inputs.ndim - 2, time_major=True
+        )
         inputs = jnp.moveaxis(inputs, time_axis, 0)  # (T, *B, D) from here on
         if reverse:
             inputs = flip(inputs)

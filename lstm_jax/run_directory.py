@@ -16,7 +16,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from lstm_jax.config import Config, option
 from lstm_jax.errors import ConfigError, RunDirectoryError
+from lstm_jax.files import write_whole
 
 Record = Mapping[str, Any]
 
@@ -196,21 +196,6 @@ def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
             f"{path}: holds a run with other options ({'; '.join(differences)}); "
             "give the same options to continue it, or name another --run-dir"
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it has either its old or its new content, whatever happens meanwhile."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _read_json(path: Path) -> dict[str, Any]:

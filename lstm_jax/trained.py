@@ -34,9 +34,7 @@ class Trained:
     params: Params
     step: int
 
-    def probabilities(
-        self, images: UInt8[np.ndarray, "batch 28 28"]
-    ) -> Float32[np.ndarray, "batch classes"]:
+    def probabilities(self, images: UInt8[np.ndarray, "batch 28 28"]) -> Float32[np.ndarray, "batch classes"]:
         """The probability of each class for images of grey levels, white (255) on black."""
         return np.asarray(_probabilities(self.model, self.params, images))
 

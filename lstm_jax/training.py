@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,13 +21,13 @@ from jaxtyping import Array, Float32, Int32, UInt8
 from lstm_jax.config import Config
 from lstm_jax.data import Batch
 from lstm_jax.model import LSTMClassifier, Params, as_input
-from lstm_jax.runtime import DATA_AXIS, replicated
+from lstm_jax.runtime import DATA_AXIS, Tree, replicated
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1
 
 
-class TrainState(flax.struct.PyTreeNode):
+class TrainState(NamedTuple):
     """All that a training step reads and writes. Random keys are not in it: they follow from the step.
 
     Attributes:
@@ -89,9 +88,7 @@ def keys_of(seed: int) -> tuple[Array, Array]:
     return init_key, step_key
 
 
-def init_state(
-    model: LSTMClassifier, optimizer: optax.GradientTransformation, *, seed: int
-) -> TrainState:
+def init_state(model: LSTMClassifier, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
     """The state before the first step."""
     params = model.init(keys_of(seed)[0], jnp.zeros((1, 28, 28)))["params"]
     return TrainState(
@@ -148,7 +145,7 @@ def train_step(
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.label))
 
     # One mean of loss and gradients together, after the backward pass: see `over_devices`.
-    loss, gradients = jax.lax.pmean(jax.value_and_grad(loss_of)(state.params), DATA_AXIS)
+    loss, gradients = _mean_over_devices(jax.value_and_grad(loss_of)(state.params))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     step = state.step + 1
     is_first_nonfinite = ~jnp.isfinite(loss) & (state.nonfinite_step == NEVER)
@@ -159,6 +156,11 @@ def train_step(
         loss_sum=state.loss_sum + loss,
         nonfinite_step=jnp.where(is_first_nonfinite, step, state.nonfinite_step),
     ), loss
+
+
+def _mean_over_devices(tree: Tree) -> Tree:
+    """The mean over the axis ``data``. XLA would keep the meeting even of a single device on CPU."""
+    return jax.lax.pmean(tree, DATA_AXIS) if jax.lax.axis_size(DATA_AXIS) > 1 else tree
 
 
 def train_epoch(

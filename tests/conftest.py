@@ -27,6 +27,14 @@ def strict_dtypes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile each program once, not once per test."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with MNIST prepared from the archives of the package."""
@@ -41,8 +49,15 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dict[str, str]:
     """The environment of commands: an empty home, the prepared data, one cache of compiled programs."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XLA", "XDG", "TFDS"))}
-    return {**kept, "HOME": str(tmp_path_factory.mktemp("home")), "TFDS_DATA_DIR": str(data_dir), "JAX_PLATFORMS": "cpu"}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XLA", "XDG", "TFDS"))
+    }
+    return {
+        **kept,
+        "HOME": str(tmp_path_factory.mktemp("home")),
+        "TFDS_DATA_DIR": str(data_dir),
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +66,8 @@ def run(environment: dict[str, str]) -> Run:
 
     def run(*args: object, cwd: Path = PROJECT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         command: Sequence[str] = [sys.executable, *map(str, args)]
-        return subprocess.run(command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True
+        )
 
     return run

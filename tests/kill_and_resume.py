@@ -31,7 +31,9 @@ def train_command(run_dir: Path, options: Sequence[str]) -> list[str]:
     return [sys.executable, str(PROJECT / "train.py"), "--run-dir", str(run_dir), *options]
 
 
-def kill_at_random_moments(run_dir: Path, options: Sequence[str], *, kills: int, longest: float, rng: random.Random) -> int:
+def kill_at_random_moments(
+    run_dir: Path, options: Sequence[str], *, kills: int, longest: float, rng: random.Random
+) -> int:
     """Start the run and kill it, so many times; returns how many kills met a living process."""
     command, landed = train_command(run_dir, options), 0
     for i in range(kills):
@@ -44,8 +46,13 @@ def kill_at_random_moments(run_dir: Path, options: Sequence[str], *, kills: int,
         landed += alive
         if not alive and process.returncode != 0:
             raise RuntimeError(f"the run failed by itself with exit code {process.returncode}:\n{output}")
-        saved = max((int(path.name) for path in run_dir.glob("checkpoints/[0-9]*") if path.name.isdigit()), default=0)
-        print(f"{'kill' if alive else 'finished before kill'} {i + 1:2d} after {delay:5.2f} s, step {saved} is saved", flush=True)
+        saved = max(
+            (int(path.name) for path in run_dir.glob("checkpoints/[0-9]*") if path.name.isdigit()), default=0
+        )
+        print(
+            f"{'kill' if alive else 'finished before kill'} {i + 1:2d} after {delay:5.2f} s, step {saved} is saved",
+            flush=True,
+        )
     return landed
 
 
@@ -61,7 +68,9 @@ def state_digest(run_dir: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--longest", type=float, default=6.0, help="seconds before a kill, at most")
     parser.add_argument("--seed", type=int, default=None, help="of the random moments")

@@ -54,7 +54,9 @@ def numpy_lstm(case: Case) -> tuple[tuple[Any, Any], Any]:
     for t in range(inputs.shape[-2]):
         x = inputs[..., t, :]
         i, f, g, o = (
-            x @ weights[f"i{gate}"]["kernel"] + h @ weights[f"h{gate}"]["kernel"] + weights[f"h{gate}"]["bias"]
+            x @ weights[f"i{gate}"]["kernel"]
+            + h @ weights[f"h{gate}"]["kernel"]
+            + weights[f"h{gate}"]["bias"]
             for gate in "ifgo"
         )
         c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)

@@ -11,7 +11,12 @@ def test_the_tutorial_is_the_default() -> None:
     config = recipe_config("tutorial")
     assert config == Config()
     assert (config.hidden_size, config.batch_size, config.epochs, config.learning_rate) == (64, 128, 10, 0.01)
-    assert (config.num_layers, config.bidirectional, config.dropout_rate, config.forget_bias) == (1, False, 0.0, 1.0)
+    assert (config.num_layers, config.bidirectional, config.dropout_rate, config.forget_bias) == (
+        1,
+        False,
+        0.0,
+        1.0,
+    )
 
 
 def test_every_recipe_is_a_possible_configuration() -> None:

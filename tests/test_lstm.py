@@ -33,7 +33,10 @@ from references import (
 
 from lstm_jax import LSTM, config, lstm
 
-each_implementation = pytest.mark.parametrize("implementation", ["auto", *lstm.IMPLEMENTATIONS])
+# `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
+# of the initial values, have it in their lists.
+each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)
+each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
 
 TIME, BATCH, INPUTS, HIDDEN = 5, 3, 2, 4  # all different, so that no two axes can be taken for each other
 LENGTHS = (2, 5, 1)  # padding in one, none in another, and all but one step in the last
@@ -58,6 +61,11 @@ def _flax_answer(items: tuple[tuple[str, Any], ...]) -> tuple[Tree, Tree]:
 def flax_answer(options: dict[str, Any]) -> tuple[Tree, Tree]:
     """Results and gradients of ``nn.RNN``, computed once for all implementations."""
     return _flax_answer(tuple(options.items()))
+
+
+def compiled(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tree]:
+    """`results_and_gradients` as one program: quicker than step by step for sizes seen only once."""
+    return jax.jit(functools.partial(results_and_gradients, layer, **options))(case)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -105,11 +113,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_case_would_show_a_bug(mistake: str) -> None:
-    """Each mistake changes the final c, h and the outputs by thousands of tolerances."""
+    """Each mistake changes the final c, the final h and the outputs by hundreds of tolerances."""
     case = a_case()
     right, wrong = numpy_lstm(case), numpy_lstm(MISTAKES[mistake](case))
     for one, other in zip(jax.tree.leaves(right), jax.tree.leaves(wrong), strict=True):
-        assert np.abs(one - other).max() > 1000 * (FLOAT32["atol"] + FLOAT32["rtol"])
+        assert np.abs(one - other).max() > 100 * (FLOAT32["atol"] + FLOAT32["rtol"])
 
 
 def test_no_gradient_of_the_case_is_trivially_zero() -> None:
@@ -207,26 +215,27 @@ def test_gradients_equal_finite_differences_of_the_equations(implementation: str
 # --------------------------------------------------------------------------------------------------
 
 
-@each_implementation
+@each_name
 @pytest.mark.parametrize(
     "attributes",
     [
         {},
-        {"param_dtype": jnp.bfloat16},
         {
             "kernel_init": nn.initializers.normal(0.3),
             "recurrent_kernel_init": nn.initializers.uniform(0.2),
             "bias_init": nn.initializers.normal(0.1),  # random: zeros cannot show which key was used
+            "param_dtype": jnp.bfloat16,
         },
     ],
-    ids=["default", "bfloat16", "other initializers"],
+    ids=["defaults", "others"],
 )
 def test_same_initial_parameters(implementation: str, attributes: dict[str, Any]) -> None:
     """Names, shapes, dtypes and values, so that a checkpoint of one is a checkpoint of the other."""
-    inputs = a_case().inputs
-    with jax.numpy_dtype_promotion("standard"):  # float32 inputs, bfloat16 parameters
-        expected = flax_rnn(HIDDEN, **attributes).init(jax.random.key(1), inputs)
-        actual = LSTM(HIDDEN, implementation, **attributes).init(jax.random.key(1), inputs)
+    inputs = a_case().inputs.astype(attributes.get("param_dtype", jnp.float32))
+    expected, actual = (
+        layer.init(jax.random.key(1), inputs)
+        for layer in (flax_rnn(HIDDEN, **attributes), LSTM(HIDDEN, implementation, **attributes))
+    )
     assert_equal(actual, expected)
 
 
@@ -248,12 +257,9 @@ def test_forget_bias_shifts_the_bias_of_the_forget_gate_only() -> None:
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"return_carry": True},
-    {"time_major": True, "return_carry": True},
     {"reverse": True, "return_carry": True},
     {"keep_order": True},  # nothing to put back
-    {"reverse": True, "keep_order": True},
     {"time_major": True, "reverse": True, "keep_order": True},
-    {"seq_lengths": LENGTHS},
     {"seq_lengths": LENGTHS, "return_carry": True},
     {"seq_lengths": LENGTHS, "reverse": True},
     {"seq_lengths": LENGTHS, "reverse": True, "keep_order": True, "return_carry": True},
@@ -301,25 +307,32 @@ def test_options_of_the_constructor(implementation: str, attributes: dict[str, b
     assert_equal(result, flax_answer({})[0], **FLOAT32)
 
 
+REVERSED = {"return_carry": True, "reverse": True}
+
+
+@functools.cache
+def _flax_answer_of_size(
+    time: int, batch: tuple[int, ...], num_inputs: int, hidden: int
+) -> tuple[Tree, Tree]:
+    return compiled(flax_rnn(hidden), random_case(time, batch, num_inputs, hidden), **REVERSED)
+
+
 @each_implementation
 @pytest.mark.parametrize(
     ("time", "batch", "num_inputs", "hidden"),
     [
         (1, (3,), 2, 4),
-        (4, (1,), 3, 1),
-        (7, (5,), 1, 3),
-        (4, (), 3, 2),  # a single sequence, without a batch dimension
-        (3, (2, 1, 3), 2, 2),
+        (5, (1,), 1, 3),
+        (3, (7,), 5, 1),
+        (3, (), 3, 2),  # a single sequence, without a batch dimension
+        (2, (2, 1, 3), 2, 2),
         (0, (3,), 2, 4),  # no step: the state comes back as it went in
         (3, (0,), 2, 4),  # no sequence
     ],
 )
 def test_sizes(implementation: str, time: int, batch: tuple[int, ...], num_inputs: int, hidden: int) -> None:
-    case = random_case(time, batch, num_inputs, hidden)
-    options = {"return_carry": True, "reverse": True}
-    expected = results_and_gradients(flax_rnn(hidden), case, **options)
-    actual = results_and_gradients(LSTM(hidden, implementation), case, **options)
-    assert_equal(actual, expected, **FLOAT32)
+    actual = compiled(LSTM(hidden, implementation), random_case(time, batch, num_inputs, hidden), **REVERSED)
+    assert_equal(actual, _flax_answer_of_size(time, batch, num_inputs, hidden), **FLOAT32)
 
 
 @each_implementation
@@ -334,23 +347,21 @@ def test_each_length_is_a_sequence_without_padding(
     """
     case = random_case(TIME, batch, INPUTS, HIDDEN)
     lengths = np.random.default_rng(2).integers(1, TIME, batch, endpoint=True).astype(np.int32)
-    options = {"return_carry": True, "reverse": reverse, "keep_order": True}
     (c, h), outputs = LSTM(HIDDEN, implementation).apply(
         {"params": case.params},
         case.inputs,
         initial_carry=case.carry,
         seq_lengths=jnp.asarray(lengths),
-        **options,
+        reverse=reverse,
+        return_carry=True,
     )
     for place in np.ndindex(batch):
-        valid = slice(lengths[place])
-        expected = flax_rnn(HIDDEN).apply(
-            {"params": case.params},
-            case.inputs[place][valid],
-            initial_carry=(case.carry[0][place], case.carry[1][place]),
-            **options,
+        valid = np.asarray(case.inputs[place])[: lengths[place]]
+        alone = Case(
+            case.params, valid[:: -1 if reverse else 1], (case.carry[0][place], case.carry[1][place])
         )
-        assert_equal(((c[place], h[place]), outputs[place][valid]), expected, **FLOAT32)
+        result = ((c[place], h[place]), outputs[place][: lengths[place]])
+        assert_equal(result, jax.tree.map(np.float32, numpy_lstm(alone)), **FLOAT32)
 
 
 @each_implementation
@@ -361,8 +372,8 @@ def test_lengths_with_several_batch_dimensions(implementation: str) -> None:
     flat = Case(case.params, *jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), case[1:]))
     options = {"return_carry": True, "reverse": True, "keep_order": True}
     layer = LSTM(HIDDEN, implementation)
-    actual = results_and_gradients(layer, case, seq_lengths=lengths, **options)
-    expected = results_and_gradients(flax_rnn(HIDDEN), flat, seq_lengths=lengths.reshape(6), **options)
+    actual = compiled(layer, case, seq_lengths=lengths, **options)
+    expected = compiled(flax_rnn(HIDDEN), flat, seq_lengths=lengths.reshape(6), **options)
     shaped = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), expected, actual)
     assert_equal(actual, shaped, **FLOAT32)
 
@@ -413,7 +424,7 @@ def test_unroll(unroll: int) -> None:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,  # most of the time goes into compiling
     derandomize=True,  # the same examples on every machine
     suppress_health_check=[HealthCheck.too_slow],
@@ -421,10 +432,11 @@ def test_unroll(unroll: int) -> None:
 @given(st.data())
 def test_any_sizes_and_options(data: st.DataObject) -> None:
     implementation = data.draw(st.sampled_from(config.IMPLEMENTATIONS), "implementation")
-    time, *batch = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3), "time, batch")
+    time, *batch = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3), "time, batch")
     num_inputs, hidden = data.draw(st.integers(1, 5), "inputs"), data.draw(st.integers(1, 5), "hidden")
     options: dict[str, Any] = {
-        name: data.draw(st.booleans(), name) for name in ("time_major", "reverse", "keep_order", "return_carry")
+        name: data.draw(st.booleans(), name)
+        for name in ("time_major", "reverse", "keep_order", "return_carry")
     }
     # nn.RNN selects the states at the ends for one batch dimension only.
     if len(batch) == 1 or not options["return_carry"]:
@@ -436,8 +448,8 @@ def test_any_sizes_and_options(data: st.DataObject) -> None:
         if lengths is not None:
             options["seq_lengths"] = jnp.array(lengths, jnp.int32).reshape(batch)
     case = random_case(time, tuple(batch), num_inputs, hidden, time_major=options["time_major"])
-    expected = results_and_gradients(flax_rnn(hidden), case, **options)
-    actual = results_and_gradients(LSTM(hidden, implementation), case, **options)
+    expected = compiled(flax_rnn(hidden), case, **options)
+    actual = compiled(LSTM(hidden, implementation), case, **options)
     assert_equal(actual, expected, **FLOAT32)
 
 
@@ -447,26 +459,25 @@ def test_any_sizes_and_options(data: st.DataObject) -> None:
 
 
 @each_implementation
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"seq_lengths": LENGTHS}], ids=["all steps", "lengths"])
-def test_computation_in_bfloat16(implementation: str, param_dtype: Any, options: dict[str, Any]) -> None:
-    """The dtypes of nn.RNN, and numbers near those of float32."""
-    options = {**as_arguments(options), "return_carry": True}
-    case = a_case()
-    rounded = jax.tree.map(lambda leaf: leaf.astype(param_dtype), case)
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16], ids=jnp.dtype)
+def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
+    """Results and gradients have the dtypes of nn.RNN's, and the results are near those of float32."""
+    options = {"seq_lengths": LENGTHS, "return_carry": True}
+    case = jax.tree.map(lambda leaf: leaf.astype(param_dtype), a_case())
     attributes = {"dtype": jnp.bfloat16, "param_dtype": param_dtype}
     # The cell of Flax multiplies gates in bfloat16 with a state in float32.
     with jax.numpy_dtype_promotion("standard"):
-        expected, gradients = results_and_gradients(flax_rnn(HIDDEN, **attributes), rounded, **options)
-        actual = results_and_gradients(LSTM(HIDDEN, implementation, **attributes), rounded, **options)
-    assert_equal(actual, (expected, gradients), **BFLOAT16)
-    exact = LSTM(HIDDEN, "scan").apply(
-        {"params": case.params}, case.inputs, initial_carry=case.carry, **options
-    )
-    as_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), actual[0])
-    assert_equal(as_float32, exact, **BFLOAT16)
-    # ... but not the same: the computation is in bfloat16 indeed.
-    assert np.abs(as_float32[1] - exact[1]).max() > 10 * FLOAT32["atol"]
+        expected = results_and_gradients(flax_rnn(HIDDEN, **attributes), case, **as_arguments(options))
+        actual = results_and_gradients(
+            LSTM(HIDDEN, implementation, **attributes), case, **as_arguments(options)
+        )
+    assert_equal(actual, expected, **BFLOAT16)
+
+    results = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), actual[0])
+    exact, _ = flax_answer(options)
+    assert_equal(results, exact, **BFLOAT16)
+    # ... near, and not equal: the computation is indeed in bfloat16.
+    assert np.abs(results[1] - exact[1]).max() > 100 * FLOAT32["atol"]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -548,14 +559,13 @@ def test_remat(implementation: str) -> None:
 
 @each_implementation
 def test_export(implementation: str) -> None:
-    """One file that runs on CPU, GPU and TPU: nothing in the layer is tied to this machine."""
+    """One program for CPU, GPU and TPU: nothing in the layer is tied to this machine."""
     case = a_case()
     layer = LSTM(HIDDEN, implementation, return_carry=True)
     run = jax.jit(functools.partial(results_and_gradients, layer))
     exported = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(case)
-    restored = jax.export.deserialize(exported.serialize())
-    assert restored.platforms == ("cpu", "cuda", "tpu")
-    assert_equal(restored.call(case), flax_answer({"return_carry": True}), **FLOAT32)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert_equal(exported.call(case), flax_answer({"return_carry": True}), **FLOAT32)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -565,13 +575,21 @@ def test_export(implementation: str) -> None:
 
 def test_the_configuration_names_every_implementation() -> None:
     """The command line reads its choices from `config`, which must not import JAX to find them."""
-    assert config.IMPLEMENTATIONS == ("auto", *lstm.IMPLEMENTATIONS)
+    assert ("auto", *lstm.IMPLEMENTATIONS) == config.IMPLEMENTATIONS
 
 
-def test_auto_is_one_of_the_implementations() -> None:
-    assert lstm.choose_implementation("auto") in lstm.IMPLEMENTATIONS
-    for name in lstm.IMPLEMENTATIONS:
-        assert lstm.choose_implementation(name) == name
+def test_auto_is_one_of_the_others() -> None:
+    chosen = lstm.choose_implementation("auto")
+    assert chosen in lstm.IMPLEMENTATIONS
+    options = {"seq_lengths": LENGTHS, "return_carry": True, "reverse": True}
+    auto, other = (
+        compiled(LSTM(HIDDEN, name), a_case(), **as_arguments(options)) for name in ("auto", chosen)
+    )
+    assert_equal(auto, other)  # the same program, so the same bits
+
+
+def test_every_other_name_means_itself() -> None:
+    assert [lstm.choose_implementation(name) for name in lstm.IMPLEMENTATIONS] == list(lstm.IMPLEMENTATIONS)
 
 
 @pytest.mark.parametrize(
@@ -590,8 +608,9 @@ def test_auto_is_one_of_the_implementations() -> None:
 )
 def test_errors_say_what_was_given_and_what_is_expected(attributes: dict[str, Any], message: str) -> None:
     case = a_case()
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as raised:
         LSTM(HIDDEN, **attributes).apply({"params": case.params}, case.inputs)
+    assert str(raised.value) == message
 
 
 def test_the_examples_in_the_documentation() -> None:

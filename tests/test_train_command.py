@@ -29,7 +29,9 @@ def test_help_names_and_explains_every_option(run: Run) -> None:
 
 def test_reading_options_does_not_import_jax(run: Run) -> None:
     # --help and a typing mistake are answered at once; importing JAX takes most of a second.
-    code = "import sys, train; train.read_config([]); print(sorted({'jax', 'flax', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, train; train.read_config([]); print(sorted({'jax', 'flax', 'numpy'} & set(sys.modules)))"
+    )
     assert run("-c", code).stdout.strip() == "[]"
 
 
@@ -67,7 +69,9 @@ def test_mistakes_are_told_in_one_line(
 def test_options_override_the_recipe() -> None:
     import train
 
-    config = train.read_config(["--recipe", "tutorial", "--hidden-size", "32", "--bidirectional", "--steps", "9"])
+    config = train.read_config(
+        ["--recipe", "tutorial", "--hidden-size", "32", "--bidirectional", "--steps", "9"]
+    )
     assert config == Config(hidden_size=32, bidirectional=True, steps=9)
     assert train.read_config(["--recipe=tutorial", "--no-bidirectional"]) == Config()
 
@@ -108,9 +112,19 @@ def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: P
 def test_a_signal_saves_and_the_same_command_continues(
     sent: signal.Signals, environment: dict[str, str], run: Run, tmp_path: Path
 ) -> None:
-    args = [str(PROJECT / "train.py"), "--run-dir", str(tmp_path / "run"), "--hidden-size", "8", "--epochs", "3"]
+    args = [
+        str(PROJECT / "train.py"),
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--hidden-size",
+        "8",
+        "--epochs",
+        "3",
+    ]
     command = [sys.executable, *args]
-    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
@@ -119,7 +133,9 @@ def test_a_signal_saves_and_the_same_command_continues(
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + sent, errors
     assert errors == ""
-    told = re.search(rf"Stopped by {sent.name}; step (\d+) of 1287 is saved in .*; *", output.replace(". ", "; "))
+    told = re.search(
+        rf"Stopped by {sent.name}; step (\d+) of 1287 is saved in .*; *", output.replace(". ", "; ")
+    )
     assert told
     assert "The same command continues this run." in output
     saved = int(told[1])
@@ -133,7 +149,9 @@ def test_a_signal_saves_and_the_same_command_continues(
 
 def test_ctrl_c_before_the_first_step_needs_no_traceback(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "train.py"), "--run-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "config.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -150,7 +168,10 @@ def test_other_folders_and_files_are_told_in_one_line(run: Run, tmp_path: Path) 
         (["--run-dir", tmp_path / "file" / "run"], ["file/run", "cannot write here", "--run-dir"]),
         (["--run-dir", tmp_path / "a", "--archive-dir", tmp_path / "none"], ["none"]),
         (["--run-dir", tmp_path / "b", "--data-dir", tmp_path / "file"], ["file", "--data-dir"]),
-        (["--run-dir", tmp_path / "c", "--batch-size", "60000"], ["--batch-size", "got 60000", "at most 55000"]),
+        (
+            ["--run-dir", tmp_path / "c", "--batch-size", "60000"],
+            ["--batch-size", "got 60000", "at most 55000"],
+        ),
     ]:
         done = run("train.py", *args)
         assert done.returncode == 1, done
@@ -166,7 +187,10 @@ def test_run_tells_errors_and_keeps_tracebacks_of_bugs(capsys: pytest.CaptureFix
 
     for error, told in [
         (DataError("no data"), "prog: error: no data\n"),
-        (OSError(28, "No space left on device", "metrics.jsonl"), "prog: error: No space left on device: metrics.jsonl\n"),
+        (
+            OSError(28, "No space left on device", "metrics.jsonl"),
+            "prog: error: No space left on device: metrics.jsonl\n",
+        ),
     ]:
         with pytest.raises(SystemExit) as stop:
             command_line.run(lambda error=error: fails(error), prog="prog")

@@ -54,7 +54,9 @@ def test_a_step_is_adam_on_the_mean_cross_entropy() -> None:
     image, label = examples(6)
 
     def loss_of(params: dict) -> jax.Array:
-        hidden = nn.RNN(nn.LSTMCell(7)).apply({"params": params["lstm_0_forward"]}, image.astype(np.float32) / 255)
+        hidden = nn.RNN(nn.LSTMCell(7)).apply(
+            {"params": params["lstm_0_forward"]}, image.astype(np.float32) / 255
+        )
         logits = nn.Dense(10).apply({"params": params["head"]}, hidden[:, -1])
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(6), label])
 
@@ -84,7 +86,9 @@ def test_one_step_changes_every_parameter_and_counts_itself() -> None:
     before = jax.tree.map(np.array, state.params)
     step = training.compile_train_step(MODEL, OPTIMIZER, seed=0, mesh=mesh)
     state, _ = step(state, on_devices(mesh, *examples(8)))
-    for path, change in jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda a, b: np.abs(a - b), before, state.params)):
+    for path, change in jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(lambda a, b: np.abs(a - b), before, state.params)
+    ):
         assert np.all(change > 0), jax.tree_util.keystr(path)
     assert int(state.step) == 1
     assert int(state.nonfinite_step) == training.NEVER
@@ -104,7 +108,9 @@ def split() -> MemorySplit:
     return MemorySplit(*examples(50))
 
 
-def run_epoch(split: MemorySplit, mesh: Mesh, bounds: list[int], model: LSTMClassifier = MODEL) -> training.TrainState:
+def run_epoch(
+    split: MemorySplit, mesh: Mesh, bounds: list[int], model: LSTMClassifier = MODEL
+) -> training.TrainState:
     """An epoch of 6 batches of 8, cut into programs at ``bounds``."""
     feed = make_feed(split, mesh, batch_size=8, seed=3)
     epoch = training.compile_train_epoch(model, OPTIMIZER, seed=3, mesh=mesh, data_spec=feed.spec)
@@ -155,7 +161,7 @@ def test_dropout_changes_with_step_and_seed(split: MemorySplit) -> None:
     for seed, taken in [(0, 0), (0, 1), (1, 0)]:
         step = training.compile_train_step(model, OPTIMIZER, seed=seed, mesh=mesh)
         state = initial(mesh, model)  # the same parameters each time
-        state = state.replace(step=runtime.place(mesh, np.int32(taken), P()))
+        state = state._replace(step=runtime.place(mesh, np.int32(taken), P()))
         losses.add(float(step(state, batch)[1]))
     assert len(losses) == 3
 
@@ -163,14 +169,14 @@ def test_dropout_changes_with_step_and_seed(split: MemorySplit) -> None:
 def test_the_first_loss_that_is_not_finite_is_remembered(split: MemorySplit) -> None:
     mesh = mesh_of(1)
     feed = make_feed(split, mesh, batch_size=8, seed=3)
-    wild = optax.sgd(1e30)  # the second step's loss overflows
+    wild = optax.sgd(float("inf"))  # so that the second step starts from infinite parameters
     epoch = training.compile_train_epoch(MODEL, wild, seed=3, mesh=mesh, data_spec=feed.spec)
     state = training.init_state_on(mesh, MODEL, wild, seed=0)
     feed.begin(0, 0)
     state = epoch(state, *feed.take(0, 1))
     assert int(state.nonfinite_step) == training.NEVER
     state = epoch(state, *feed.take(1, 6))
-    assert 2 <= int(state.nonfinite_step) <= 6
+    assert int(state.nonfinite_step) == 2
 
 
 def compiled_text(mesh: Mesh) -> str:

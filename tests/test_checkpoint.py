@@ -1,0 +1,219 @@
+"""Checkpoints against what happens to files: flipped bits, missing pieces, full disks, killed saves."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from lstm_jax.checkpoint import CHECKSUMS, KEPT, Checkpoints, digest
+from lstm_jax.errors import CheckpointError
+
+NOTES = {"history": [{"epoch": 1, "train_loss": 0.1 + 0.2}], "devices": 1}
+
+
+def state_of(seed: int) -> Any:
+    """A state as training has it: nested dictionaries, optax's tuples, several dtypes."""
+    rng = np.random.default_rng(seed)
+    params = {"cell": {"ii": jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)}, "b": jnp.float32(seed)}
+    return {"params": params, "opt": optax.adam(0.1).init(params), "step": jnp.int32(seed)}
+
+
+def same(a: Any, b: Any) -> bool:
+    return digest(a) == digest(b)
+
+
+def saved(directory: Path, steps: int, report: list[str] | None = None) -> Checkpoints:
+    checkpoints = Checkpoints(directory, report=(report if report is not None else []).append)
+    for step in range(1, steps + 1):
+        checkpoints.save(step, state_of(step), {**NOTES, "step": step})
+    return checkpoints
+
+
+def test_what_is_saved_comes_back_with_its_notes(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 1) as checkpoints:
+        restored = checkpoints.restore(state_of(0))
+    assert restored is not None
+    assert restored.step == 1
+    assert same(restored.state, state_of(1))
+    assert restored.notes == {**NOTES, "step": 1}
+    assert jax.tree.structure(restored.state) == jax.tree.structure(state_of(1))
+
+
+def test_an_empty_folder_has_no_state(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "c", report=print) as checkpoints:
+        assert checkpoints.restore(state_of(0)) is None
+        assert checkpoints.newest_step is None
+
+
+def test_the_newest_states_are_kept_and_a_step_can_be_saved_again(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 4) as checkpoints:
+        checkpoints.save(4, state_of(9), NOTES)
+        assert checkpoints.newest_step == 4
+    with Checkpoints(tmp_path / "c", report=print) as checkpoints:
+        restored = checkpoints.restore(state_of(0))
+    assert restored is not None
+    assert same(restored.state, state_of(9))
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["3", "4"]
+    assert KEPT == 2
+
+
+def files_of(step: Path) -> list[Path]:
+    return sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Orbax by itself loads flipped bits of the array payload without a word.
+    with saved(tmp_path / "whole", 2):
+        pass
+    rng = np.random.default_rng(0)
+    for file in files_of(tmp_path / "whole" / "2"):
+        damaged = tmp_path / "run" / "checkpoints"
+        shutil.rmtree(damaged.parent, ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", damaged)
+        target = damaged / file.relative_to(tmp_path / "whole")
+        data = bytearray(target.read_bytes())
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        target.write_bytes(data)
+        told: list[str] = []
+        with Checkpoints(damaged, report=told.append) as checkpoints:
+            restored = checkpoints.restore(state_of(0))
+        assert restored is not None
+        assert restored.step == 1, target
+        assert same(restored.state, state_of(1))
+        assert len(told) == 1
+        assert f"{damaged / '2'} is damaged" in told[0]
+        assert "\n" not in told[0]
+    assert not caplog.records  # one line from us, and no wall of text from Orbax
+
+
+@pytest.mark.parametrize(
+    "victim", ["state", "_CHECKPOINT_METADATA", "state/manifest.ocdbt", "state/_METADATA"]
+)
+def test_a_missing_piece_falls_back_to_the_state_before(tmp_path: Path, victim: str) -> None:
+    with saved(tmp_path / "c", 3):
+        pass
+    path = tmp_path / "c" / "3" / victim
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    told: list[str] = []
+    with Checkpoints(tmp_path / "c", report=told.append) as checkpoints:
+        restored = checkpoints.restore(state_of(0))
+        assert restored is not None
+        assert restored.step == 2
+        assert same(restored.state, state_of(2))
+        assert "3 is damaged" in told[0]
+        assert (tmp_path / "damaged" / "3").is_dir()  # put aside, not thrown away
+        # The run goes on: the same step can be saved again, and is the newest then.
+        checkpoints.save(3, state_of(3), NOTES)
+        assert checkpoints.newest_step == 3
+    with Checkpoints(tmp_path / "c", report=told.append) as checkpoints:
+        again = checkpoints.restore(state_of(0))
+    assert again is not None
+    assert (again.step, len(told)) == (3, 1)
+
+
+def test_changed_notes_are_damage_too(tmp_path: Path) -> None:
+    # The figures of past epochs are part of the state: a changed digit must not pass.
+    with saved(tmp_path / "c", 2):
+        pass
+    path = tmp_path / "c" / "2" / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    metadata["custom_metadata"]["history"][0]["train_loss"] = 0.29
+    path.write_text(json.dumps(metadata))
+    told: list[str] = []
+    with Checkpoints(tmp_path / "c", report=told.append) as checkpoints:
+        restored = checkpoints.restore(state_of(0))
+    assert restored is not None
+    assert restored.step == 1
+    assert "SHA-256 of _CHECKPOINT_METADATA" in told[0]
+
+
+def test_if_every_state_is_damaged_the_run_is_refused_not_begun_again(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 2):
+        pass
+    for step in (1, 2):
+        shutil.rmtree(tmp_path / "c" / str(step) / "state")
+    told: list[str] = []
+    for _ in range(2):  # the second time as well, when the damaged ones have been put aside
+        with (
+            Checkpoints(tmp_path / "c", report=told.append) as checkpoints,
+            pytest.raises(CheckpointError, match="every saved state is damaged"),
+        ):
+            checkpoints.restore(state_of(0))
+    assert len(told) == 2
+
+
+def test_reading_changes_nothing(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 2):
+        pass
+    (tmp_path / "c" / "2" / "_CHECKPOINT_METADATA").unlink()
+    (tmp_path / "c" / "3.orbax-checkpoint-tmp").mkdir()
+    before = sorted((tmp_path / "c").rglob("*"))
+    told: list[str] = []
+    with Checkpoints(tmp_path / "c", report=told.append, read_only=True) as checkpoints:
+        restored = checkpoints.restore(state_of(0))
+    assert restored is not None
+    assert restored.step == 1
+    assert "moved" not in told[0]
+    assert sorted((tmp_path / "c").rglob("*")) == before
+    with pytest.raises(CheckpointError, match="no checkpoints here yet"):
+        Checkpoints(tmp_path / "none", report=told.append, read_only=True)
+
+
+def test_what_killed_saves_and_deletions_leave_is_cleaned_up(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 2):
+        pass
+    for name in ("3.orbax-checkpoint-tmp", "3"):  # killed while Orbax wrote, and before the checksums
+        shutil.copytree(tmp_path / "c" / "2", tmp_path / "c" / name)
+        (tmp_path / "c" / name / CHECKSUMS).unlink()
+    (tmp_path / "c" / "1" / CHECKSUMS).unlink()  # an old state, half deleted
+    told: list[str] = []
+    with Checkpoints(tmp_path / "c", report=told.append) as checkpoints:
+        restored = checkpoints.restore(state_of(0))
+    assert restored is not None
+    assert restored.step == 2
+    assert told == []
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
+
+
+def test_a_state_of_another_shape_is_refused_in_words(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 1) as checkpoints, pytest.raises(CheckpointError, match="cannot read it"):
+        checkpoints.restore({"something": jnp.zeros(3)})
+
+
+def test_a_save_that_fails_is_told_and_leaves_the_states_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saved(tmp_path / "c", 1) as checkpoints:
+
+        def full(*args: Any, **kwargs: Any) -> None:
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nlong explanation")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ocp.training.Checkpointer, "save", full)
+            with pytest.raises(CheckpointError, match="cannot save the state of step 2") as refusal:
+                checkpoints.save(2, state_of(2), NOTES)
+        assert "No space left on device" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+        restored = checkpoints.restore(state_of(0))
+    assert restored is not None
+    assert restored.step == 1
+
+
+def test_the_digest_sees_names_dtypes_shapes_and_values() -> None:
+    base = {"a": np.arange(6, dtype=np.float32)}
+    others = [
+        {"b": base["a"]},
+        {"a": base["a"].astype(np.int32)},
+        {"a": base["a"].reshape(2, 3)},
+        {"a": -base["a"]},  # differs in the sign of 0 as well
+        {"a": base["a"], "b": np.float32(0)},
+    ]
+    assert len({digest(tree) for tree in [base, *others]}) == len(others) + 1
+    assert digest({"a": jnp.arange(6, dtype=jnp.float32)}) == digest(base)
