@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 import tyro
@@ -16,6 +16,13 @@ from lstm_jax.errors import ImageError
 PROG = "python -m lstm_jax"
 
 RunDir = Annotated[Path, tyro.conf.Positional]
+
+
+class Command(Protocol):
+    """A command: its fields are the options, its docstring the help."""
+
+    def run(self) -> int:
+        """Do it; returns the exit code."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,7 @@ class Predict:
         return int(failed)
 
 
-COMMANDS: Mapping[str, type[Evaluate] | type[Predict]] = MappingProxyType(
-    {"evaluate": Evaluate, "predict": Predict}
-)
+COMMANDS: Mapping[str, Callable[..., Command]] = MappingProxyType({"evaluate": Evaluate, "predict": Predict})
 
 
 def _note(text: str) -> None:

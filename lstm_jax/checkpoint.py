@@ -143,8 +143,8 @@ class Checkpoints:
             notes = dict(ocp.metadata(path).custom_metadata or {})
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{path}: its files are whole, but this version of orbax-checkpoint or lstm_jax cannot read it "
-                f"({_first_line(error)}); use the versions it was written with"
+                f"{path}: its files are whole, but this version of orbax-checkpoint or lstm_jax cannot read "
+                f"it ({_first_line(error)}); use the versions it was written with"
             ) from error
         return Restored(int(path.name), state, notes)
 
@@ -198,7 +198,8 @@ def _damage(path: Path) -> str | None:
         return f"{CHECKSUMS} holds no list of files"
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
-            return f"SHA-256 of {name}: expected {expected.get(name, 'none')}, found {found.get(name, 'no file')}"
+            there, here = expected.get(name, "no such file"), found.get(name, "no such file")
+            return f"SHA-256 of {name}: expected {there}, found {here}"
     return None
 
 

@@ -50,7 +50,7 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
 def one_line(box: str) -> str:
     """The text of one of tyro's error boxes, without its frame, title and last advice."""
     lines = [line.strip(" │") for line in box.splitlines()]
-    sections = [[]]
+    sections: list[list[str]] = [[]]
     for line in lines:
         if re.fullmatch("[─╭╮╰╯ ]+", line):
             sections.append([])

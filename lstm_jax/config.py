@@ -144,7 +144,7 @@ class Config:
         """``run_dir``, or a name made from the options: the same options find the same run again."""
         if self.run_dir is not None:
             return self.run_dir
-        # Only what differs from the defaults: an option that a later version adds keeps old names as they are.
+        # Only what differs from the defaults, so that a new option does not change the names of old runs.
         usual = Config().identity()
         unusual = {key: value for key, value in self.identity().items() if value != usual[key]}
         digest = hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()
@@ -191,14 +191,14 @@ def _refusal(field: str, value: object, accepted: str) -> ConfigError:
     return ConfigError(f"{option(field)}: got {value!r}, expected {accepted}")
 
 
-def _check_whole(field: str, value: object, at_least: int, at_most: int | None = None) -> None:
+def _check_whole(field: str, value: Any, at_least: int, at_most: int | None = None) -> None:
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
     if not fits or (at_most is not None and value > at_most):
         span = f"from {at_least} to {at_most}" if at_most is not None else f"of at least {at_least}"
         raise _refusal(field, value, f"a whole number {span}")
 
 
-def _check_number(field: str, value: object, accepted: str, fits: Callable[[float], bool]) -> None:
+def _check_number(field: str, value: Any, accepted: str, fits: Callable[[float], bool]) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not fits(value):
         raise _refusal(field, value, accepted)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from lstm_jax import runtime
 from lstm_jax.data import Split
-from lstm_jax.model import LSTMClassifier, Params, as_input
+from lstm_jax.model import LSTMClassifier, Params, logits_of
 
 # Examples per call: large enough for the call itself to cost nothing, small enough for any memory.
 BATCH_SIZE = 1000
@@ -56,7 +56,7 @@ def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
     def score(
         params: Params, images: UInt8[Array, "batch 28 28"], labels: Int32[Array, " batch"]
     ) -> tuple[Float32[Array, " whole"], Int32[Array, " whole"]]:
-        logits = model.apply({"params": params}, as_input(images))
+        logits = logits_of(model, params, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         own = (losses, jnp.argmax(logits, axis=-1).astype(jnp.int32))
         whole = jax.lax.all_gather(own, runtime.DATA_AXIS, tiled=True)
@@ -92,10 +92,10 @@ def evaluate(score: Score, params: Params, split: Split, *, mesh: Mesh, num_clas
     total_loss, confusion, seen = 0.0, np.zeros((num_classes, num_classes), np.int64), 0
     for whole in split.batches(batch_size):
         count = len(whole.label)
-        images, labels = (_fill(array, batch_size) for array in whole)
-        losses, predicted = score(
-            params, *runtime.place(mesh, (images[rows], labels[rows]), P(runtime.DATA_AXIS))
+        images, labels = (
+            runtime.place(mesh, _fill(array, batch_size)[rows], P(runtime.DATA_AXIS)) for array in whole
         )
+        losses, predicted = score(params, images, labels)
         total_loss += np.sum(np.asarray(losses)[:count], dtype=np.float64)
         np.add.at(confusion, (whole.label, np.asarray(predicted)[:count]), 1)
         seen += count

@@ -11,7 +11,7 @@ from jaxtyping import Int32
 
 from lstm_jax import runtime
 from lstm_jax.data import Batch, MemorySplit, Split, epoch_order
-from lstm_jax.training import BLOCK_SPEC, RESIDENT_SPEC, Block, Resident
+from lstm_jax.training import BLOCK_SPEC, RESIDENT_SPEC, Block, DataSpec, Resident
 
 # Batches read from disk for one program: enough to hide its start, small in memory.
 STREAM_BLOCK = 32
@@ -25,7 +25,7 @@ class Feed(ABC):
         limit: the largest number of steps that one call of `take` can serve.
     """
 
-    spec: Resident | Block
+    spec: DataSpec
     limit: int
 
     def __init__(self, split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> None:

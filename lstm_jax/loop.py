@@ -163,13 +163,13 @@ def train(config: Config, *, console: Console | None = None) -> TrainResult:
         if (summary := run.read_summary()) is not None:
             tell_end(console, summary, run.path)
             console.message(
-                "This run is finished; remove its folder or name another --run-dir to train again."
+                "This run is finished. To train again, remove its folder or name another --run-dir."
             )
             return TrainResult(state.params, notes.history, summary, None, run.path)
         if notes.devices != mesh.size:
             console.message(
-                f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the same up to float32 "
-                "rounding, not bit by bit."
+                f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the same up to "
+                "float32 rounding, not bit by bit."
             )
             notes = dataclasses.replace(notes, devices=mesh.size)
         dataset = load_dataset(
@@ -254,7 +254,7 @@ class Loop:
         return jax.block_until_ready(self.train_epoch(state, *self.feed.take(done, done)))
 
     def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes]:
-        """Take the steps that are left of an epoch, evaluate and save; or save and return when told to stop."""
+        """Take the steps left of an epoch, evaluate and save; when told to stop, save and return."""
         epoch, done, end = self.plan.epoch_of(int(state.step))
         self.feed.begin(epoch, done)
         self.console.epoch_started(epoch + 1, self.plan.epochs, done, end)
@@ -434,6 +434,6 @@ def tell_end(console: Console, summary: Record, path: Path) -> None:
         "the best on validation"
     )
     console.message(
-        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it in training steps"
+        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
     )
     console.message(f"Run directory: {path}")

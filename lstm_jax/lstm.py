@@ -118,9 +118,10 @@ def unrolled(
     """
     if not len(inputs):  # no step to learn the dtype of the outputs from
         return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype)
+    step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
     for x in inputs:
-        carry, output = cell.apply({"params": params}, carry, x)
+        carry, output = step(carry, x)
         cells.append(carry[0])
         outputs.append(output)
     if lengths is not None:
@@ -318,7 +319,7 @@ class _CellParameters(nn.Module):
         params: dict[str, Mapping[str, Array]] = {}
         for gate in GATES:
             bias_init = _shifted(self.bias_init, self.forget_bias) if gate == "f" else self.bias_init
-            shapes_and_inits = {
+            shapes_and_inits: dict[str, dict[str, tuple[tuple[int, ...], Initializer]]] = {
                 f"i{gate}": {"kernel": ((num_inputs, self.features), self.kernel_init)},
                 f"h{gate}": {
                     "kernel": ((self.features, self.features), self.recurrent_kernel_init),

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 
 from lstm_jax.config import Config
 from lstm_jax.lstm import LSTM
@@ -80,7 +80,7 @@ class LSTMClassifier(nn.Module):
         if example_index is None:
             example_index = jnp.arange(inputs.shape[0])
         for layer in range(self.num_layers - 1):
-            outputs = [
+            outputs: list[Any] = [
                 self._lstm(layer, direction, keep_order=True)(inputs) for direction in self._directions()
             ]
             inputs = ExampleDropout(self.dropout_rate, name=f"dropout_{layer}")(
@@ -142,9 +142,31 @@ class ExampleDropout(nn.Module):
         return jnp.where(jax.vmap(mask)(example_index), inputs / keep_rate, jnp.zeros_like(inputs))
 
 
-def as_input(images: UInt8[Array, "*batch rows columns"]) -> Float32[Array, "*batch rows columns"]:
-    """Grey levels 0 to 255 as the model wants them, 0 to 1."""
-    return images.astype(jnp.float32) / 255.0
+def logits_of(
+    model: LSTMClassifier,
+    params: Params,
+    images: UInt8[Array, "batch rows columns"],
+    *,
+    example_index: Int[Array, " batch"] | None = None,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float32[Array, "batch classes"]:
+    """The logits of images of grey levels 0 to 255, which the model sees as 0 to 1.
+
+    Args:
+        model: the classifier.
+        params: its parameters.
+        images: white ink on black, row by row.
+        example_index: the place of each image in the whole batch.
+        dropout_key: switches dropout on.
+    """
+    logits: Any = model.apply(
+        {"params": params},
+        images.astype(jnp.float32) / 255.0,
+        deterministic=dropout_key is None,
+        example_index=example_index,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return logits
 
 
 def build_model(config: Config, num_classes: int = 10) -> LSTMClassifier:

@@ -84,7 +84,7 @@ class RunDirectory:
             _refuse_other_options(self.path, saved=read_config(self.path), wanted=config)
         elif self.checkpoints.exists() or (self.path / "summary.json").exists():
             raise RunDirectoryError(
-                f"{self.path}: holds a run without its config.json; put that file back, or name another --run-dir"
+                f"{self.path}: holds a run without its config.json; put that back, or name another --run-dir"
             )
         else:
             write_whole(self.path / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")

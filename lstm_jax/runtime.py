@@ -9,7 +9,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def start(*, devices: int | None) -> None:
     """
     if devices is not None:
         jax.config.update("jax_num_cpu_devices", devices)
-    if jax.config.jax_compilation_cache_dir is None:  # a user's JAX_COMPILATION_CACHE_DIR goes first
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else the user has a place for it
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
         # Without these two JAX keeps only what took over a second to compile, which is nothing of ours.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -88,20 +88,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def place(mesh: Mesh, tree: Tree, spec: P) -> Tree:
-    """Put a process's own share of host arrays on the devices.
+def place(mesh: Mesh, array: np.ndarray | np.generic, spec: P) -> jax.Array:
+    """Put a process's own share of a host array on the devices.
 
     Args:
         mesh: the devices.
-        tree: arrays; along the axis that ``spec`` names ``data``, this process's part only.
+        array: the array; along the axis that ``spec`` names ``data``, this process's part only.
         spec: which axis is shared out.
     """
-    sharding = NamedSharding(mesh, spec)
-
-    def put(array: Any) -> jax.Array:
-        return jax.make_array_from_process_local_data(sharding, np.asarray(array))
-
-    return jax.tree.map(put, tree)
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), np.asarray(array))
 
 
 def own_rows(batch_size: int) -> slice:

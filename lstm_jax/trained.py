@@ -13,7 +13,7 @@ from lstm_jax import runtime
 from lstm_jax.checkpoint import Checkpoints, Restored
 from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError
-from lstm_jax.model import LSTMClassifier, Params, as_input, build_model
+from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.run_directory import read_config
 from lstm_jax.training import TrainState, build_optimizer, init_state
 
@@ -43,7 +43,7 @@ class Trained:
 def _probabilities(
     model: LSTMClassifier, params: Params, images: UInt8[Array, "batch 28 28"]
 ) -> Float[Array, "batch classes"]:
-    return jax.nn.softmax(model.apply({"params": params}, as_input(images)))
+    return jax.nn.softmax(logits_of(model, params, images))
 
 
 def load_trained(run_dir: str | Path, *, report: Callable[[str], None] = lambda text: None) -> Trained:

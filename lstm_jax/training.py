@@ -19,8 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int32, UInt8
 
 from lstm_jax.config import Config
-from lstm_jax.data import Batch
-from lstm_jax.model import LSTMClassifier, Params, as_input
+from lstm_jax.model import LSTMClassifier, Params, logits_of
 from lstm_jax.runtime import DATA_AXIS, Tree, replicated
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
@@ -45,6 +44,10 @@ class TrainState(NamedTuple):
     nonfinite_step: Int32[Array, ""]
 
 
+# Images of grey levels 0 to 255, and their classes.
+Batch: TypeAlias = tuple[UInt8[Array, "batch 28 28"], Int32[Array, " batch"]]
+
+
 class Resident(NamedTuple):
     """A data set on the device, and which examples make up which step."""
 
@@ -55,7 +58,7 @@ class Resident(NamedTuple):
     def batch(self, index: Int32[Array, ""]) -> Batch:
         """The batch of step ``index``."""
         chosen = self.order[index]
-        return Batch(self.image[chosen], self.label[chosen])
+        return self.image[chosen], self.label[chosen]
 
 
 class Block(NamedTuple):
@@ -66,12 +69,13 @@ class Block(NamedTuple):
 
     def batch(self, index: Int32[Array, ""]) -> Batch:
         """The batch of step ``index``."""
-        return Batch(self.image[index], self.label[index])
+        return self.image[index], self.label[index]
 
 
-# How the fields of each kind of data lie on the mesh.
-RESIDENT_SPEC = Resident(P(), P(), P(None, DATA_AXIS))
-BLOCK_SPEC = Block(P(None, DATA_AXIS), P(None, DATA_AXIS))
+# How the fields of each kind of data lie on the mesh: trees of their shape, but of partitions.
+DataSpec: TypeAlias = Any
+RESIDENT_SPEC: DataSpec = Resident._make([P(), P(), P(None, DATA_AXIS)])
+BLOCK_SPEC: DataSpec = Block._make([P(None, DATA_AXIS), P(None, DATA_AXIS)])
 
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Array]]
 TrainEpoch: TypeAlias = Callable[[TrainState, Any, Any, Any], TrainState]
@@ -130,19 +134,14 @@ def train_step(
     Returns:
         The state after the step, and the mean loss over the whole batch before it.
     """
-    share = batch.label.shape[0]
+    image, label = batch
+    share = len(label)
     dropout_key = jax.random.fold_in(keys_of(seed)[1], state.step)
     example_index = jax.lax.axis_index(DATA_AXIS) * share + jnp.arange(share)
 
     def loss_of(params: Params) -> Float32[Array, ""]:
-        logits = model.apply(
-            {"params": params},
-            as_input(batch.image),
-            deterministic=False,
-            example_index=example_index,
-            rngs={"dropout": dropout_key},
-        )
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.label))
+        logits = logits_of(model, params, image, example_index=example_index, dropout_key=dropout_key)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
 
     # One mean of loss and gradients together, after the backward pass: see `over_devices`.
     loss, gradients = _mean_over_devices(jax.value_and_grad(loss_of)(state.params))
@@ -206,7 +205,7 @@ def compile_train_step(
 ) -> TrainStep:
     """The jitted `train_step`; it consumes the state it is given."""
     step = partial(train_step, model=model, optimizer=optimizer, seed=seed)
-    return over_devices(step, mesh, in_specs=(P(), Batch(P(DATA_AXIS), P(DATA_AXIS))))
+    return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS))))
 
 
 def compile_train_epoch(
@@ -215,7 +214,7 @@ def compile_train_epoch(
     *,
     seed: int,
     mesh: Mesh,
-    data_spec: Resident | Block,
+    data_spec: DataSpec,
 ) -> TrainEpoch:
     """The jitted `train_epoch` for one kind of data; it consumes the state it is given.
 

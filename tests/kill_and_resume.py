@@ -50,7 +50,8 @@ def kill_at_random_moments(
             (int(path.name) for path in run_dir.glob("checkpoints/[0-9]*") if path.name.isdigit()), default=0
         )
         print(
-            f"{'kill' if alive else 'finished before kill'} {i + 1:2d} after {delay:5.2f} s, step {saved} is saved",
+            f"{'kill' if alive else 'finished before kill'} {i + 1:2d} after {delay:5.2f} s,"
+            f" step {saved} is saved",
             flush=True,
         )
     return landed

@@ -79,8 +79,8 @@ def test_the_run_directory_tells_all(small: dict[str, Any]) -> None:
     assert [record["step"] for record in metrics] == [5, 10, 15]
     for record in metrics:
         assert set(record) == {
-            "epoch", "step", "train_loss", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy",
-            "train_seconds", "examples_per_second",
+            "epoch", "step", "train_loss", "validation_loss", "validation_accuracy", "test_loss",
+            "test_accuracy", "train_seconds", "examples_per_second",
         }  # fmt: skip
         assert record["examples_per_second"] == pytest.approx(5 * 11000 / record["train_seconds"])
         assert 0 < record["test_accuracy"] < 1
@@ -267,7 +267,8 @@ jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), coordinator_bind_address=f"127.0.0.1:{port}")
 from pathlib import Path
 from lstm_jax import Config, train
-result = train(Config(data_dir=Path(data_dir), run_dir=Path(run_dir), hidden_size=4, batch_size=11000, epochs=1, input=kind))
+places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
+result = train(Config(**places, hidden_size=4, batch_size=11000, epochs=1, input=kind))
 print(result.summary["device"], result.history[-1]["train_loss"])
 jax.distributed.shutdown()
 """

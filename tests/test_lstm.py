@@ -424,7 +424,7 @@ def test_unroll(unroll: int) -> None:
 
 
 @settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,  # most of the time goes into compiling
     derandomize=True,  # the same examples on every machine
     suppress_health_check=[HealthCheck.too_slow],
@@ -586,6 +586,23 @@ def test_auto_is_one_of_the_others() -> None:
         compiled(LSTM(HIDDEN, name), a_case(), **as_arguments(options)) for name in ("auto", chosen)
     )
     assert_equal(auto, other)  # the same program, so the same bits
+
+
+@pytest.mark.parametrize(
+    ("layer", "loops"),
+    [
+        (LSTM(HIDDEN, "unrolled"), []),
+        (LSTM(HIDDEN, "scan"), [(TIME, 1)]),
+        (LSTM(HIDDEN, "scan", unroll=2), [(TIME, 2)]),
+    ],
+    ids=["unrolled", "scan", "scan, unroll=2"],
+)
+def test_the_name_decides_on_the_loop(layer: LSTM, loops: list[tuple[int, int]]) -> None:
+    """The numbers are the same for all, so that only the program can tell which one was run."""
+    case = a_case()
+    program = jax.make_jaxpr(layer.apply)({"params": case.params}, case.inputs)
+    found = [step.params for step in program.eqns if step.primitive.name == "scan"]
+    assert [(loop["length"], loop["unroll"]) for loop in found] == loops
 
 
 def test_every_other_name_means_itself() -> None:

@@ -12,7 +12,7 @@ from references import BFLOAT16, FLOAT32, Tree, assert_equal, flax_rnn, random_l
 
 from lstm_jax import LSTMClassifier, model
 from lstm_jax.config import Config
-from lstm_jax.model import ExampleDropout, as_input, build_model
+from lstm_jax.model import ExampleDropout, build_model, logits_of
 
 BATCH, ROWS, COLUMNS, HIDDEN, CLASSES = 4, 5, 3, 6, 7  # all different: no axis passes for another
 WAYS = ("forward", "backward")
@@ -314,12 +314,29 @@ def test_model_halves_of_a_batch_are_dropped_like_the_whole() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def test_grey_levels_become_numbers_from_0_to_1() -> None:
-    levels = jnp.arange(256, dtype=jnp.uint8).reshape(2, 8, 16)
-    numbers = as_input(levels)
-    assert_equal(numbers, np.arange(256, dtype=np.float32).reshape(2, 8, 16) / np.float32(255), rtol=1e-7)
-    assert numbers.min() == 0.0
-    assert numbers.max() == 1.0
+def grey_levels() -> jax.Array:
+    """From 0 to 255, both included."""
+    levels = np.linspace(0, 255, BATCH * ROWS * COLUMNS).round().astype(np.uint8)
+    return jnp.asarray(levels.reshape(BATCH, ROWS, COLUMNS))
+
+
+def test_the_model_sees_grey_levels_as_0_to_1() -> None:
+    params = random_params(deep(2), images())
+    inputs = np.asarray(grey_levels()).astype(np.float32) / np.float32(255)
+    assert (inputs.min(), inputs.max()) == (0.0, 1.0)
+    expected = logits_with_flax(params, jnp.asarray(inputs), num_layers=2, bidirectional=True)
+    # Without a key nothing is dropped.
+    assert_equal(logits_of(deep(2), params, grey_levels()), expected, **FLOAT32)
+
+
+def test_a_key_switches_dropout_on() -> None:
+    params = random_params(deep(2), images())
+    key, index = jax.random.key(5), jnp.array([3, 1, 2, 0])
+    actual = logits_of(deep(2), params, grey_levels(), example_index=index, dropout_key=key)
+    options = {"example_index": index, "deterministic": False, "rngs": {"dropout": key}}
+    expected = deep(2).apply({"params": params}, grey_levels().astype(jnp.float32) / 255, **options)
+    assert_equal(actual, expected, **FLOAT32)
+    assert np.abs(actual - logits_of(deep(2), params, grey_levels())).max() > 100 * FLOAT32["atol"]
 
 
 def test_every_option_of_the_configuration_reaches_the_model() -> None:

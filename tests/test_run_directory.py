@@ -63,7 +63,8 @@ def test_metrics_and_events_hold_every_epoch_once(tmp_path: Path) -> None:
 
     scalars = {value.tag for event in events(tmp_path) for value in event.summary.value}
     assert scalars == {
-        "loss/train", "loss/validation", "loss/test", "accuracy/validation", "accuracy/test", "speed/examples_per_second",
+        "loss/train", "loss/validation", "loss/test", "accuracy/validation", "accuracy/test",
+        "speed/examples_per_second",
     }  # fmt: skip
     # TensorBoard forgets what came at or after the step of a later START.
     starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTMClassifier, runtime, training
 from lstm_jax.config import Config
-from lstm_jax.data import Batch, MemorySplit
+from lstm_jax.data import MemorySplit
 from lstm_jax.feed import make_feed
 
 MODEL = LSTMClassifier(hidden_size=7)
@@ -38,8 +38,9 @@ def initial(mesh: Mesh, model: LSTMClassifier = MODEL, seed: int = 0) -> trainin
     return training.init_state_on(mesh, model, OPTIMIZER, seed=seed)
 
 
-def on_devices(mesh: Mesh, image: np.ndarray, label: np.ndarray) -> Batch:
-    return Batch(*runtime.place(mesh, (image, label), P(runtime.DATA_AXIS)))
+def on_devices(mesh: Mesh, image: np.ndarray, label: np.ndarray) -> training.Batch:
+    place = partial(runtime.place, mesh, spec=P(runtime.DATA_AXIS))
+    return place(image), place(label)
 
 
 def assert_same_bits(a: object, b: object) -> None:

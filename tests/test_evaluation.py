@@ -1,0 +1,64 @@
+"""Evaluation scores every example exactly once, however they fall into batches and on devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lstm_jax import LSTMClassifier, evaluation, runtime
+from lstm_jax.data import MemorySplit
+from lstm_jax.evaluation import Evaluation, as_text
+
+MODEL = LSTMClassifier(hidden_size=5)
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    variables = MODEL.init(jax.random.key(1), jnp.zeros((1, 28, 28)))
+    # Larger weights than at the start, so that the predictions spread over the classes.
+    return jax.tree.map(lambda leaf: 5 * leaf, variables["params"])
+
+
+def split_of(count: int) -> MemorySplit:
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    return MemorySplit(images, rng.integers(0, 10, count, dtype=np.int32))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (7, 4), (8, 4), (23, 5), (23, 1000)])
+def test_every_example_counts_once(
+    params: dict, count: int, batch_size: int, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Peers drop the last batch, or weigh a short one like a full one; an odd count shows both.
+    monkeypatch.setattr(evaluation, "BATCH_SIZE", batch_size)
+    split, mesh = split_of(count), runtime.make_mesh(devices=devices, batch_size=devices)
+    result = evaluation.evaluate(evaluation.compile_score(MODEL, mesh), params, split, mesh=mesh)
+
+    logits = MODEL.apply({"params": params}, jnp.asarray(split.images, jnp.float32) / 255)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
+    predicted = np.argmax(logits, axis=-1)
+    np.testing.assert_allclose(result.loss, np.mean(np.asarray(losses, np.float64)), rtol=1e-5)
+    assert result.accuracy == np.mean(predicted == split.labels)
+    assert result.confusion.sum() == count
+    for true, named in [(0, 0), (3, 5), (9, 1)]:
+        assert result.confusion[true, named] == np.sum((split.labels == true) & (predicted == named))
+
+
+def test_nothing_is_compiled_for_the_last_batch(params: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_SIZE", 4)
+    mesh = runtime.make_mesh(devices=1, batch_size=1)
+    score = evaluation.compile_score(MODEL, mesh)
+    evaluation.evaluate(score, params, split_of(11), mesh=mesh)
+    assert score._cache_size() == 1
+
+
+def test_figures_of_a_confusion_matrix() -> None:
+    result = Evaluation(0.5, np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]]))
+    assert result.accuracy == 5 / 8
+    np.testing.assert_array_equal(result.class_accuracy, [0.75, np.nan, 0.5])
+    text = as_text(result)
+    assert "accuracy 62.50% (5 of 8)" in text
+    assert "  2   50.00%" in text
+    assert text.splitlines()[-1].split() == ["2", "2", "0", "2"]
