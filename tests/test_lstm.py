@@ -323,7 +323,6 @@ def _flax_answer_of_size(
     [
         (1, (3,), 2, 4),
         (5, (1,), 1, 3),
-        (3, (7,), 5, 1),
         (3, (), 3, 2),  # a single sequence, without a batch dimension
         (2, (2, 1, 3), 2, 2),
         (0, (3,), 2, 4),  # no step: the state comes back as it went in
@@ -415,7 +414,7 @@ def test_other_activations(implementation: str) -> None:
     assert_equal(actual, expected, **FLOAT32)
 
 
-@pytest.mark.parametrize("unroll", [2, TIME, TIME + 1])  # one that leaves a rest, all, and too many
+@pytest.mark.parametrize("unroll", [2, TIME + 1])  # one that leaves a rest, and too many
 def test_unroll(unroll: int) -> None:
     options = {"seq_lengths": LENGTHS, "return_carry": True}
     layer = LSTM(HIDDEN, "scan", unroll=unroll)
@@ -458,19 +457,30 @@ def test_any_sizes_and_options(data: st.DataObject) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
+def _in_bfloat16(param_dtype: Any) -> tuple[Case, dict[str, Any]]:
+    case = jax.tree.map(lambda leaf: leaf.astype(param_dtype), a_case())
+    return case, {"dtype": jnp.bfloat16, "param_dtype": param_dtype}
+
+
+@functools.cache
+def _flax_answer_in_bfloat16(param_dtype: Any) -> tuple[Tree, Tree]:
+    case, attributes = _in_bfloat16(param_dtype)
+    options = as_arguments({"seq_lengths": LENGTHS, "return_carry": True})
+    # The cell of Flax multiplies gates in bfloat16 with a state in float32.
+    with jax.numpy_dtype_promotion("standard"):
+        return results_and_gradients(flax_rnn(HIDDEN, **attributes), case, **options)
+
+
 @each_implementation
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16], ids=jnp.dtype)
 def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
     """Results and gradients have the dtypes of nn.RNN's, and the results are near those of float32."""
     options = {"seq_lengths": LENGTHS, "return_carry": True}
-    case = jax.tree.map(lambda leaf: leaf.astype(param_dtype), a_case())
-    attributes = {"dtype": jnp.bfloat16, "param_dtype": param_dtype}
-    # The cell of Flax multiplies gates in bfloat16 with a state in float32.
+    case, attributes = _in_bfloat16(param_dtype)
+    expected = _flax_answer_in_bfloat16(param_dtype)
     with jax.numpy_dtype_promotion("standard"):
-        expected = results_and_gradients(flax_rnn(HIDDEN, **attributes), case, **as_arguments(options))
-        actual = results_and_gradients(
-            LSTM(HIDDEN, implementation, **attributes), case, **as_arguments(options)
-        )
+        layer = LSTM(HIDDEN, implementation, **attributes)
+        actual = results_and_gradients(layer, case, **as_arguments(options))
     assert_equal(actual, expected, **BFLOAT16)
 
     results = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), actual[0])

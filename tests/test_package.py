@@ -1,0 +1,102 @@
+"""The package: public names, the wheel, and facts that stand in two places."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Run
+
+import lstm_jax
+from lstm_jax import lstm
+from lstm_jax.config import IMPLEMENTATIONS
+
+
+def test_public_names_are_there_and_documented() -> None:
+    assert set(lstm_jax.__all__) == {"LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "train"}
+    for name in lstm_jax.__all__:
+        value = getattr(lstm_jax, name)
+        assert name == "__version__" or value.__doc__
+        assert name in dir(lstm_jax)
+    with pytest.raises(AttributeError, match="no attribute 'GRU'"):
+        lstm_jax.GRU  # noqa: B018  the access is what is tested
+
+
+def test_names_of_implementations_agree() -> None:
+    # config.py may not import JAX, so it names them a second time.
+    assert ("auto", *lstm.IMPLEMENTATIONS) == IMPLEMENTATIONS
+
+
+def test_every_module_with_shapes_is_checked() -> None:
+    options = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    checked = next(option for option in options if option.startswith("--jaxtyping-packages=")).split("=")[1]
+    with_shapes = {
+        f"lstm_jax.{path.stem}"
+        for path in (PROJECT / "lstm_jax").glob("*.py")
+        if "from jaxtyping import" in path.read_text()
+    }
+    assert set(checked.split(",")) == {*with_shapes, "beartype.beartype"}
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## {lstm_jax.__version__}" in (PROJECT / "CHANGELOG.md").read_text()
+
+
+def test_every_dependency_has_its_reason() -> None:
+    reasons = (PROJECT / "CONTRIBUTING.md").read_text()
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        for name in re.findall(r"^([A-Za-z][\w-]*)", (PROJECT / file).read_text(), re.MULTILINE):
+            assert f"| {name} |" in reasons, name
+
+
+def test_nothing_imports_tensorflow(run: Run, tmp_path: Path) -> None:
+    # Training from memory and from disk, evaluation and prediction, in one process.
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from lstm_jax import Config, train
+from lstm_jax.__main__ import main
+from PIL import Image
+for kind in ("memory", "stream"):
+    run_dir = Path({str(tmp_path)!r}) / kind
+    train(Config(run_dir=run_dir, input=kind, steps=2, hidden_size=3))
+ink = np.zeros((40, 40), np.uint8); ink[8:32, 18:22] = 255
+Image.fromarray(ink).save(run_dir / "digit.png")
+assert main(["evaluate", str(run_dir)]) == 0
+assert main(["predict", str(run_dir), str(run_dir / "digit.png")]) == 0
+names = {{"tensorflow", "torch", "keras"}} & set(sys.modules)
+assert not names, names
+print("none of them")
+"""
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("none of them\n")
+
+
+def test_the_wheel_brings_the_archives(tmp_path: Path, environment: dict[str, str]) -> None:
+    # Installed elsewhere and run from elsewhere, so that nothing of this checkout is seen.
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheels, site, home = tmp_path / "wheels", tmp_path / "site", tmp_path / "home"
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(source)], check=True)
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, source], check=True, capture_output=True
+    )
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, *wheels.iterdir()], check=True, capture_output=True)
+    code = """
+import lstm_jax
+from lstm_jax import load_dataset
+dataset = load_dataset("mnist", data_dir="data")
+print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
+"""
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=home, env={**environment, "HOME": str(home), "PYTHONPATH": str(site)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == f"{site / 'lstm_jax' / '__init__.py'} 55000 [5 0 4 1 9 2 1 3 1 4]"
+    assert (site / "lstm_jax" / "assets" / "mnist" / "README.md").exists()

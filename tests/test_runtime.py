@@ -1,0 +1,86 @@
+"""Devices, their mesh, and the cache of compiled programs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax import runtime
+from lstm_jax.errors import ConfigError
+
+
+def test_the_mesh_takes_as_many_devices_as_can_share_the_batch() -> None:
+    # The tests show two CPU devices.
+    assert runtime.make_mesh(devices=None, batch_size=4).size == 2
+    assert runtime.make_mesh(devices=None, batch_size=3).size == 1
+    assert runtime.make_mesh(devices=1, batch_size=4).size == 1
+    assert runtime.make_mesh(devices=2, batch_size=4).axis_names == ("data",)
+
+
+def test_impossible_meshes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--devices: got 3, expected at most 2 \(cpu devices"):
+        runtime.make_mesh(devices=3, batch_size=3)
+    with pytest.raises(ConfigError, match="--batch-size: got 5, expected a multiple of 2"):
+        runtime.make_mesh(devices=2, batch_size=5)
+
+
+def test_arrays_are_shared_out_or_repeated() -> None:
+    mesh = runtime.make_mesh(devices=2, batch_size=2)
+    array = np.arange(12).reshape(4, 3)
+    shared = runtime.place(mesh, array, P("data"))
+    np.testing.assert_array_equal(shared, array)
+    assert [shard.data.shape for shard in shared.addressable_shards] == [(2, 3), (2, 3)]
+    repeated = runtime.place(mesh, array, P())
+    assert [shard.data.shape for shard in repeated.addressable_shards] == [(4, 3), (4, 3)]
+    assert runtime.own_rows(6) == slice(0, 6)  # one process has them all
+
+
+def test_one_process_agrees_with_itself() -> None:
+    assert runtime.is_leader()
+    assert runtime.from_leader(7) == 7
+    assert runtime.largest(3) == 3
+
+
+def test_the_cache_of_programs_is_in_the_users_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert runtime.compilation_cache_dir().parent == tmp_path / "lstm_jax" / "xla"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runtime.compilation_cache_dir().parent == tmp_path / ".cache" / "lstm_jax" / "xla"
+
+
+def test_a_second_start_compiles_nothing(run: Run, tmp_path: Path) -> None:
+    code = """
+import sys
+import jax
+from pathlib import Path
+from lstm_jax import Config, runtime, train
+runtime.start(devices=None)
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+train(Config(run_dir=Path(sys.argv[1]), steps=1, hidden_size=6))
+print(sum("cache_hits" in name for name in hits), sum("cache_misses" in name for name in hits))
+"""
+    first, second = (run("-c", code, tmp_path / name) for name in ("first", "second"))
+    assert first.returncode == 0, first.stderr
+    assert int(second.stdout.split()[0]) > 0
+    assert int(second.stdout.split()[1]) == 0
+
+
+def test_an_unwritable_cache_does_not_stop_a_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = """
+import os, sys
+from pathlib import Path
+os.environ["XDG_CACHE_HOME"] = sys.argv[1]
+from lstm_jax import Config, runtime, train
+runtime.start(devices=None)
+print(train(Config(run_dir=Path(sys.argv[2]), steps=1, hidden_size=6)).summary["steps"])
+"""
+    done = run("-c", code, tmp_path / "file", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1\n"
