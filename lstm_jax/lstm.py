@@ -164,6 +164,9 @@ def choose_implementation(name: str) -> str:
 class LSTM(nn.Module):
     """A drop-in for ``nn.RNN(nn.LSTMCell(features), ...)``: same parameters, same options, same numbers.
 
+    The parameters are under ``cell``, as `nn.RNN` has them by itself and in a parent's ``setup``. In a
+    parent's ``@nn.compact`` method Flax makes the cell a child of that parent, as ``LSTMCell_0``.
+
     Example::
 
         >>> import jax, jax.numpy as jnp
@@ -300,7 +303,9 @@ class LSTM(nn.Module):
         if self.unroll == 1:
             return IMPLEMENTATIONS[name]
         if name != "scan":
-            raise ValueError(f"unroll: got {self.unroll} with implementation {name!r}, expected 1 or 'scan'")
+            raise ValueError(
+                f"unroll: got {self.unroll} with implementation {name!r}, expected unroll=1 or implementation 'scan'"
+            )
         return partial(scan, unroll=self.unroll)
 
 

@@ -628,7 +628,7 @@ def test_every_other_name_means_itself() -> None:
         ),
         (
             {"implementation": "unrolled", "unroll": 2},
-            "unroll: got 2 with implementation 'unrolled', expected 1 or 'scan'",
+            "unroll: got 2 with implementation 'unrolled', expected unroll=1 or implementation 'scan'",
         ),
     ],
     ids=["implementation", "unroll"],

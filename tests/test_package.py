@@ -15,7 +15,14 @@ from lstm_jax.config import IMPLEMENTATIONS
 
 
 def test_public_names_are_there_and_documented() -> None:
-    assert set(lstm_jax.__all__) == {"LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "train"}
+    assert set(lstm_jax.__all__) == {
+        "LSTM",
+        "Config",
+        "LSTMClassifier",
+        "__version__",
+        "load_dataset",
+        "train",
+    }
     for name in lstm_jax.__all__:
         value = getattr(lstm_jax, name)
         assert name == "__version__" or value.__doc__
@@ -30,7 +37,9 @@ def test_names_of_implementations_agree() -> None:
 
 
 def test_every_module_with_shapes_is_checked() -> None:
-    options = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    options = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"][
+        "addopts"
+    ]
     checked = next(option for option in options if option.startswith("--jaxtyping-packages=")).split("=")[1]
     with_shapes = {
         f"lstm_jax.{path.stem}"
@@ -83,9 +92,15 @@ def test_the_wheel_brings_the_archives(tmp_path: Path, environment: dict[str, st
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(source)], check=True)
     subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, source], check=True, capture_output=True
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, source],
+        check=True,
+        capture_output=True,
     )
-    subprocess.run([*pip, "install", "--no-deps", "--target", site, *wheels.iterdir()], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", site, *wheels.iterdir()],
+        check=True,
+        capture_output=True,
+    )
     code = """
 import lstm_jax
 from lstm_jax import load_dataset
@@ -94,9 +109,12 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
 """
     home.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=home, env={**environment, "HOME": str(home), "PYTHONPATH": str(site)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=home,
+        env={**environment, "HOME": str(home), "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == f"{site / 'lstm_jax' / '__init__.py'} 55000 [5 0 4 1 9 2 1 3 1 4]"
     assert (site / "lstm_jax" / "assets" / "mnist" / "README.md").exists()

@@ -75,8 +75,12 @@ def test_the_other_commands_run(commands: list[str], project: Path, environment:
         if "path/to/archives" in command:  # of another data set, which the tests do not have
             continue
         done = subprocess.run(
-            shlex.split(command), cwd=project, env={**environment, "PATH": path}, capture_output=True, text=True, check=False
-        )  # fmt: skip
+            shlex.split(command),
+            cwd=project,
+            env={**environment, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert (project / "runs").exists() or "kill_and_resume" in commands[0] or "archives" in commands[-1]
 
@@ -96,7 +100,7 @@ def test_the_library_example_runs(
 
 
 def test_the_table_of_options_is_that_of_the_code() -> None:
-    rows = dict(re.findall(r"^\| `(--[\w-]+)` \| ([^|]*) \|", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(--[\w-]+)` \|([^|]*)\|", README, re.MULTILINE))
     assert list(rows) == [option(field.name) for field in dataclasses.fields(Config)]
     for field in dataclasses.fields(Config):
         shown, default = rows[option(field.name)].strip().strip("`"), field.default
