@@ -168,8 +168,8 @@ def train(config: Config, *, console: Console | None = None) -> TrainResult:
             return TrainResult(state.params, notes.history, summary, None, run.path)
         if notes.devices != mesh.size:
             console.message(
-                f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the same up "
-                "to float32 rounding, not bit by bit."
+                f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the "
+                "same up to float32 rounding, not bit by bit."
             )
             notes = dataclasses.replace(notes, devices=mesh.size)
         dataset = load_dataset(

@@ -304,7 +304,8 @@ class LSTM(nn.Module):
             return IMPLEMENTATIONS[name]
         if name != "scan":
             raise ValueError(
-                f"unroll: got {self.unroll} with implementation {name!r}, expected unroll=1 or implementation 'scan'"
+                f"unroll: got {self.unroll} with implementation {name!r}, "
+                "expected unroll=1 or implementation 'scan'"
             )
         return partial(scan, unroll=self.unroll)
 

@@ -23,6 +23,11 @@ from lstm_jax.lstm import LSTM
 
 Params: TypeAlias = Any  # a pytree of float32 arrays
 
+# Of the LSTM's kernels, as in the tutorial (Glorot & Bengio 2010). Flax's orthogonal recurrent kernels
+# do as well here, but the QR decomposition behind them rounds differently from one LAPACK to the next;
+# these start a run from the same bits on every machine.
+KERNEL_INIT = nn.initializers.glorot_uniform()
+
 
 class LSTMClassifier(nn.Module):
     """Names the class of a sequence from the last output of an LSTM.
@@ -102,6 +107,8 @@ class LSTMClassifier(nn.Module):
             self.hidden_size,
             implementation=self.implementation,
             forget_bias=self.forget_bias,
+            kernel_init=KERNEL_INIT,
+            recurrent_kernel_init=KERNEL_INIT,
             reverse=direction == "backward",
             dtype=self.dtype,
             name=f"lstm_{layer}_{direction}",
