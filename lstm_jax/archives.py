@@ -25,6 +25,9 @@ FILENAMES = {
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 
+# Of the files that are made from the archives; raise it when they change, so that old ones are left alone.
+VERSION = "1.0.0"
+
 
 class Archive(NamedTuple):
     """What the list of TensorFlow Datasets says about one archive."""

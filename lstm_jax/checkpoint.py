@@ -22,7 +22,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lstm_jax import runtime
-from lstm_jax.errors import CheckpointError
+from lstm_jax.errors import CheckpointError, one_line
 from lstm_jax.files import write_whole
 
 State = TypeVar("State")
@@ -105,7 +105,7 @@ class Checkpoints:
                 write_whole(path / CHECKSUMS, json.dumps(_checksums(path), indent=1))
         except (OSError, ValueError, RuntimeError) as error:  # Orbax has no one error for a failed write
             raise CheckpointError(
-                f"{self._directory}: cannot save the state of step {step} ({_first_line(error)}); earlier "
+                f"{self._directory}: cannot save the state of step {step} ({one_line(error)}); earlier "
                 "states are intact: make room or mend the folder, then give the same command again"
             ) from error
 
@@ -144,7 +144,7 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path}: its files are whole, but this version of orbax-checkpoint or lstm_jax cannot read "
-                f"it ({_first_line(error)}); use the versions it was written with"
+                f"it ({one_line(error)}); use the versions it was written with"
             ) from error
         return Restored(int(path.name), state, notes)
 
@@ -193,7 +193,7 @@ def _damage(path: Path) -> str | None:
         expected = json.loads((path / CHECKSUMS).read_text())
         found = _checksums(path)
     except (OSError, ValueError) as error:
-        return f"{_first_line(error)}"
+        return one_line(error)
     if not isinstance(expected, dict):
         return f"{CHECKSUMS} holds no list of files"
     for name in sorted({*expected, *found}):
@@ -211,9 +211,3 @@ def digest(tree: Any) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, short enough for one line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -5,6 +5,12 @@ command line prints it without a traceback; every other exception is a bug and k
 """
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line that is not too long for a message."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__
+
+
 class UserError(ValueError):
     """Base class: something the user can put right."""
 

@@ -18,8 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from lstm_jax import archives, idx
-from lstm_jax.errors import DataError
-from lstm_jax.prepared import VERSION, one_line
+from lstm_jax.errors import DataError, one_line
 
 
 class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS has no types
@@ -30,7 +29,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
       report: receives one line before each long step.
     """
 
-    VERSION = tfds.core.Version(VERSION)
+    VERSION = tfds.core.Version(archives.VERSION)
     BUILDER_CONFIGS = [  # noqa: RUF012 (the way TFDS wants it)
         tfds.core.BuilderConfig(name="mnist", description="Handwritten digits"),
         tfds.core.BuilderConfig(name="fashion_mnist", description="Pictures of clothes"),

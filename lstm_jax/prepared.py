@@ -22,11 +22,8 @@ from typing import Any
 import numpy as np
 
 from lstm_jax import archives, idx
-from lstm_jax.archives import Examples
-from lstm_jax.errors import DataError
-
-VERSION = "1.0.0"
-"""Version of the files on disk; raise it when they change, so that old ones are left alone."""
+from lstm_jax.archives import VERSION, Examples
+from lstm_jax.errors import DataError, one_line
 
 _BUILDER = "idx_images"  # the name that TFDS derives from the class IdxImages
 _DECODED = "decoded.npz"
@@ -43,12 +40,6 @@ def default_data_dir() -> Path:
 def version_dir(name: str, data_dir: Path) -> Path:
     """Returns the folder in which TFDS keeps a data set."""
     return data_dir / _BUILDER / name / VERSION
-
-
-def one_line(error: BaseException) -> str:
-    """Returns what an exception says, on one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
 
 
 def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Report) -> dict[str, Examples]:

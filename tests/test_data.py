@@ -332,7 +332,7 @@ def test_other_archives_in_the_family(small, tmp_path, capfd):
     (message,) = messages
     assert message.startswith(f"Preparing fashion_mnist (70 + 30 images) in {tmp_path}, once")
     assert capfd.readouterr() == ("", "")  # TFDS is silent
-    assert (tmp_path / "idx_images/fashion_mnist" / prepared.VERSION / "dataset_info.json").exists()
+    assert (tmp_path / "idx_images/fashion_mnist" / archives.VERSION / "dataset_info.json").exists()
     # The prepared copy comes first: the archives are no longer needed, but the folder must exist.
     (small / FILENAMES[0]).unlink()
     again = load_dataset("fashion_mnist", data_dir=tmp_path, archive_dir=small, validation_size=20)

@@ -33,6 +33,8 @@ from references import (
 
 from lstm_jax import LSTM, config, lstm
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 # `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
 # of the initial values, have it in their lists.
 each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)

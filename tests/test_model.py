@@ -15,6 +15,8 @@ from lstm_jax import LSTMClassifier, model
 from lstm_jax.config import Config
 from lstm_jax.model import ExampleDropout, build_model, logits_of
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 BATCH, ROWS, COLUMNS, HIDDEN, CLASSES = 4, 5, 3, 6, 7  # all different: no axis passes for another
 WAYS = ("forward", "backward")
 SIZES = {"hidden_size": HIDDEN, "num_classes": CLASSES}
