@@ -1,7 +1,9 @@
 """``train.py`` as a user meets it: options, mistakes, messages, exit codes."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -160,6 +162,31 @@ def test_ctrl_c_before_the_first_step_needs_no_traceback(environment: dict[str, 
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in errors + output
     assert "the same command" in (errors + output).lower()
+
+
+def test_a_progress_bar_shows_on_a_terminal(environment: dict[str, str], tmp_path: Path) -> None:
+    import pty  # there is none on Windows
+
+    args = ["--run-dir", str(tmp_path / "run"), "--hidden-size", "4", "--steps", "20"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "train.py"), *args],
+        env={**environment, "TERM": "xterm"},
+        stdout=theirs,
+        stderr=theirs,
+        stdin=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal without readers with an error
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    assert b"20/20" in shown
+    assert "━".encode() in shown
+    # The bar makes way for the epoch's line.
+    assert re.search(rb"\x1b\[2Kepoch 1/1  cost", shown)
 
 
 def test_other_folders_and_files_are_told_in_one_line(run: Run, tmp_path: Path) -> None:
