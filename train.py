@@ -5,6 +5,8 @@ import contextlib
 import sys
 
 from lstm_jax import command_line, config
+from lstm_jax.console import TerminalConsole
+from lstm_jax.signals import StopSignals
 
 PROG = "train.py"
 
@@ -22,13 +24,12 @@ def read_config(args: list[str]) -> config.Config:
 def main() -> int:
     """Train, or continue, one run."""
     settings = read_config(sys.argv[1:])
-    # Only now: importing JAX takes most of a second, and `--help` or a typing mistake need none of it.
-    from lstm_jax import loop, runtime
-    from lstm_jax.console import TerminalConsole
+    with StopSignals() as stop, contextlib.closing(TerminalConsole()) as console:
+        # Only now: importing JAX takes most of a second, and `--help` or a typing mistake need none of it.
+        from lstm_jax import loop, runtime
 
-    runtime.start(devices=settings.devices)
-    with contextlib.closing(TerminalConsole()) as console:
-        result = loop.train(settings, console=console)
+        runtime.start(devices=settings.devices)
+        result = loop.train(settings, console=console, stop=stop)
     return 0 if result.stopped_by is None else command_line.SIGNAL_EXIT_CODE + result.stopped_by
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import tyro
 
 from lstm_jax import command_line
+from lstm_jax.config import shown_option
 from lstm_jax.errors import ImageError
 
 PROG = "python -m lstm_jax"
 
-RunDir = Annotated[Path, tyro.conf.Positional]
+RunDir = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
 
 
 class Command(Protocol):
@@ -31,9 +32,9 @@ class Evaluate:
 
     run_dir: RunDir
     """Folder that train.py wrote."""
-    data_dir: Path | None = None
-    """Folder of prepared data sets (default: the one the run was trained with)."""
-    archive_dir: Path | None = None
+    data_dir: Annotated[Path | None, shown_option("DIR", "the one the run was trained with")] = None
+    """Folder of prepared data sets."""
+    archive_dir: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
 
     def run(self) -> int:
@@ -65,7 +66,7 @@ class Predict:
 
     run_dir: RunDir
     """Folder that train.py wrote."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
 
     def run(self) -> int:

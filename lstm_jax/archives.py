@@ -48,10 +48,10 @@ def expected_archives(name: str) -> dict[str, Archive]:
     """Looks up what the archives of a data set must be.
 
     Args:
-      name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
+        name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
 
     Returns:
-      One entry for each of the four file names.
+        One entry for each of the four file names.
     """
     # Imported here because it takes 0.4 s, which a start from the decoded copy does not need.
     import tensorflow_datasets as tfds
@@ -70,27 +70,27 @@ def packaged_folder(name: str) -> Path | None:
     """Finds the archives that come with this package.
 
     Args:
-      name: the data set.
+        name: the data set.
 
     Returns:
-      Their folder, or None for a data set that is not shipped.
+        Their folder, or None for a data set that is not shipped.
     """
     folder = Path(str(importlib.resources.files("lstm_jax") / "assets" / name))
     return folder if folder.is_dir() else None
 
 
 def read_splits(paths: Mapping[str, Path], expected: Mapping[str, Archive]) -> dict[str, Examples]:
-    """Checks four archives and reads them.
+    """Check four archives and reads them.
 
     Args:
-      paths: where each file name of ``FILENAMES`` is.
-      expected: what it must be.
+        paths: where each file name of ``FILENAMES`` is.
+        expected: what it must be.
 
     Returns:
-      The examples of ``train`` and ``test``.
+        The examples of ``train`` and ``test``.
 
     Raises:
-      DataError: an archive is missing, or differs in size or SHA-256, or is not an IDX file.
+        DataError: an archive is missing, or differs in size or SHA-256, or is not an IDX file.
     """
     # All four are checked before the first one is parsed; the bytes that were checked are the
     # bytes that are parsed, so nobody can exchange the file in between.
@@ -109,13 +109,15 @@ def read_splits(paths: Mapping[str, Path], expected: Mapping[str, Archive]) -> d
 
 
 def _read_checked(path: Path, archive: Archive) -> bytes:
-    """Reads a file that must have the listed size and SHA-256."""
+    """Read a file that must have the listed size and SHA-256."""
     try:
         # Before reading: a file of the wrong size may be too large for the memory.
         size = path.stat().st_size
         content = path.read_bytes() if size == archive.size else b""
     except FileNotFoundError:
-        raise DataError(f"{path}: expected an archive of {archive.size:,} bytes, found no file") from None
+        raise DataError(
+            f"{path}: expected an archive of {archive.size:,} bytes, found no file; get it from {archive.url}"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if size != archive.size:

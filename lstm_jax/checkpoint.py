@@ -8,12 +8,15 @@ state that fails is put aside, and the one before it used.
 A state is private to its run. Nothing here is pickled.
 """
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -29,8 +32,12 @@ State = TypeVar("State")
 
 # How many of the newest states are kept: one to go on from, one in case that one is damaged.
 KEPT = 2
-# In the folder of each state: file name -> SHA-256. Written last: a state without it is not complete.
+# In the folder of each state: file name -> SHA-256.
 CHECKSUMS = "sha256.json"
+# Beside these folders, from before a save until after it: the step that is being saved.
+SAVING = ".saving"
+# Beyond the arrays themselves, what one save may need on disk.
+OVERHEAD_BYTES = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +78,17 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._checkpointer is not None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self._checkpointer is None:
+            return
+        # After a failed save, closing fails the same way again: the first error is the one to show.
+        with contextlib.suppress(*(() if kind is None else (Exception,))), _quiet():
             self._checkpointer.close()
 
     @property
     def newest_step(self) -> int | None:
-        """The step of the newest complete state; None if there is none."""
-        return max(_complete(self._directory), default=None)
+        """The step of the newest saved state; None if there is none."""
+        return max(_steps(self._directory), default=None)
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
         """Write a state; when this returns it is complete on disk.
@@ -93,21 +103,34 @@ class Checkpoints:
                 saved before are intact.
         """
         try:
-            if self._checkpointer is None:
-                self._checkpointer = ocp.training.Checkpointer(
-                    self._directory,
-                    preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
-                    lightweight_initialize=True,  # do not read the states that are there
-                )
-            self._checkpointer.save(step, state, force=True, overwrite=True, custom_metadata=dict(notes))
-            if runtime.is_leader():
-                path = self._directory / str(step)
-                write_whole(path / CHECKSUMS, json.dumps(_checksums(path), indent=1))
+            with _quiet():
+                self._write(step, state, notes)
         except (OSError, ValueError, RuntimeError) as error:  # Orbax has no one error for a failed write
+            full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
             raise CheckpointError(
-                f"{self._directory}: cannot save the state of step {step} ({one_line(error)}); earlier "
-                "states are intact: make room or mend the folder, then give the same command again"
+                f"{self._directory}: cannot save the state of step {step} "
+                f"({'no space left on device' if full else one_line(error)}); what was saved before is "
+                "intact: make room or mend the folder, then give the same command again"
             ) from error
+
+    def _write(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
+        if self._checkpointer is None:
+            self._checkpointer = ocp.training.Checkpointer(
+                self._directory,
+                preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+                lightweight_initialize=True,  # do not read the states that are there
+            )
+        if runtime.is_leader():
+            # Better not begun than half done.
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
+            if shutil.disk_usage(self._directory).free < needed:
+                raise OSError(f"No space left for {needed:,} bytes")
+            write_whole(self._directory / SAVING, str(step))
+        self._checkpointer.save(step, state, force=True, overwrite=True, custom_metadata=dict(notes))
+        if runtime.is_leader():
+            path = self._directory / str(step)
+            write_whole(path / CHECKSUMS, json.dumps(_checksums(path), indent=1))
+            (self._directory / SAVING).unlink()
 
     def restore(self, like: State) -> Restored[State] | None:
         """Read the newest whole state. To be called before the first `save`.
@@ -122,7 +145,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if states were saved and none of them is whole.
         """
-        steps = sorted(_complete(self._directory), reverse=True)
+        steps = sorted(_steps(self._directory), reverse=True)
         for step in steps:
             path = self._directory / str(step)
             damage = _damage(path)
@@ -164,19 +187,38 @@ class Checkpoints:
         self._report(f"{told}; trying the one before it")
 
 
-def _complete(directory: Path) -> list[int]:
-    """The steps of the states whose save came to its end."""
-    return [
-        int(path.name) for path in directory.iterdir() if path.name.isdigit() and (path / CHECKSUMS).exists()
-    ]
+def _steps(directory: Path) -> list[int]:
+    """The steps of the states in a folder, whole or not."""
+    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
 
 
 def _clean_up(directory: Path) -> None:
-    """Remove what killed saves and killed deletions have left: all but the complete states."""
-    complete = {str(step) for step in _complete(directory)}
+    """Remove what killed saves and killed deletions have left, and nothing that was ever whole and newest."""
+    saving = directory / SAVING
+    interrupted = saving.read_text().strip() if saving.exists() else None
+    checked = [step for step in _steps(directory) if (directory / str(step) / CHECKSUMS).exists()]
     for path in directory.iterdir():
-        if path.is_dir() and path.name not in complete:
+        if not path.is_dir() or (path / CHECKSUMS).exists():
+            continue
+        temporary = not path.name.isdigit()
+        half_deleted = not temporary and int(path.name) < max(checked, default=-1)
+        if temporary or half_deleted or path.name == interrupted:
             shutil.rmtree(path)
+    saving.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs each failed write several times, from its threads; the exception says it once."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except BaseException:
+        gc.collect()  # its forgotten tasks complain when they are collected: now, not later
+        raise
+    finally:
+        logging.disable(before)
 
 
 def _checksums(path: Path) -> dict[str, str]:
@@ -192,6 +234,8 @@ def _damage(path: Path) -> str | None:
     try:
         expected = json.loads((path / CHECKSUMS).read_text())
         found = _checksums(path)
+    except FileNotFoundError:
+        return f"{CHECKSUMS} is missing"
     except (OSError, ValueError) as error:
         return one_line(error)
     if not isinstance(expected, dict):

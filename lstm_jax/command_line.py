@@ -11,11 +11,12 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from lstm_jax.errors import UserError
+from lstm_jax.errors import UserError, one_line
+from lstm_jax.signals import Interrupted
 
 T = TypeVar("T")
 
@@ -36,6 +37,9 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
     Raises:
         SystemExit: with code 0 after ``--help``, with code 2 after a mistake, told in one line.
     """
+    for word in args:
+        if word == "" or re.fullmatch("--[a-z_-]+=", word):  # an unset variable of the shell, most likely
+            fail(prog, f"{word.rstrip('=') or 'an option'}: got an empty value", code=USAGE_EXIT_CODE)
     defaults = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
@@ -43,25 +47,35 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
             return tyro.cli(kind, args=list(args), prog=prog, **defaults)
     except SystemExit as stop:
         if stop.code:
-            fail(prog, f"{one_line(complaint.getvalue())} ({prog} --help lists the options)", code=stop.code)
+            fail(
+                prog,
+                f"{box_on_one_line(complaint.getvalue())} ({prog} --help lists the options)",
+                code=stop.code,
+            )
         raise
 
 
-def one_line(box: str) -> str:
+def box_on_one_line(box: str) -> str:
     """The text of one of tyro's error boxes, without its frame, title and last advice."""
-    lines = [line.strip(" │") for line in box.splitlines()]
     sections: list[list[str]] = [[]]
-    for line in lines:
-        if re.fullmatch("[─╭╮╰╯ ]+", line):
+    for line in (line.strip(" │") for line in box.splitlines()):
+        if re.fullmatch("[─-]+", line) or line.startswith(("╭", "╰")):
             sections.append([])
-        elif line and not line.startswith(("╭", "╰")):
+        elif line:
             sections[-1].append(line)
     told = [" ".join(section) for section in sections if section]
+    if "╭" not in box:  # where the output cannot show a frame, the title is a section of its own
+        told = told[1:]
     told = [text for text in told if not text.startswith("For full helptext")]
-    return re.sub(r"^Error parsing [A-Z]\w*: ", "", "; ".join(told))
+    text = re.sub(r"^Error parsing [A-Z]\w*: ", "", "; ".join(told))
+    wrong_type = re.match(r"Error parsing (--[\w-]+): .*('.*'); Argument helptext: \S+ (INT|FLOAT)", text)
+    if wrong_type:
+        name, got, kind = wrong_type.groups()
+        text = f"{name}: got {got}, expected a {'whole number' if kind == 'INT' else 'number'}"
+    return text
 
 
-def fail(prog: str, message: str, *, code: int | str | None = 1) -> None:
+def fail(prog: str, message: str, *, code: int | str | None = 1) -> NoReturn:
     """Print one line to standard error and exit with ``code``."""
     print(f"{prog}: error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(code)
@@ -78,8 +92,10 @@ def run(command: Callable[[], int | None], *, prog: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         else:
-            fail(prog, f"{error.strerror or error}: {error.filename or 'no file named'}")
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted; the same command starts again", file=sys.stderr)
-        code = SIGNAL_EXIT_CODE + signal.SIGINT
+            fail(prog, f"{error.filename}: {one_line(error)}" if error.filename else one_line(error))
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+        told = f"stopped by {number.name}; the same command goes on from what is saved"
+        print(f"{prog}: {told}", file=sys.stderr)
+        code = SIGNAL_EXIT_CODE + number
     raise SystemExit(code or 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
-from tyro.conf import create_mutex_group
+from tyro.conf import arg, create_mutex_group
 
 from lstm_jax.errors import ConfigError
 
@@ -29,6 +29,28 @@ IMPLEMENTATIONS: tuple[str, ...] = get_args(ImplementationName)
 
 # Where things lie on this machine: the only fields that may differ when a run is continued.
 PLACES = ("data_dir", "archive_dir", "run_dir")
+
+# The step is counted in an int32.
+MOST_STEPS = 2**31 - 1
+FLOAT32_MAX = 3.4e38
+# No machine could do more; without limits, a typing mistake ends in a hang or in a crash of the compiler.
+_LARGEST: Mapping[str, int] = MappingProxyType(
+    {
+        "hidden_size": 2**16,
+        "num_layers": 2**10,
+        "batch_size": 2**24,
+        "epochs": MOST_STEPS,
+        "steps": MOST_STEPS,
+        "devices": 2**16,
+        "checkpoint_every": MOST_STEPS,
+    }
+)
+
+
+def shown_option(metavar: str, default: str) -> Any:
+    """How ``--help`` shows an option whose default, None, stands for something else."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
 
 _LENGTH = create_mutex_group(required=False, title="length of training (one of the two)")
 
@@ -46,9 +68,9 @@ class Config:
 
     dataset: DatasetName = "mnist"
     """Data set: 60,000 training and 10,000 test images of 28 x 28 pixels in 10 classes."""
-    data_dir: Path | None = None
-    """Folder of prepared data sets (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
-    archive_dir: Path | None = None
+    data_dir: Annotated[Path | None, shown_option("DIR", "$TFDS_DATA_DIR, else ~/tensorflow_datasets")] = None
+    """Folder of prepared data sets."""
+    archive_dir: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Folder with the four original .gz archives of the data set (MNIST's come with the package)."""
     input: InputName = "memory"
     """'memory' holds the images on the device, 'stream' reads batches from disk while training."""
@@ -72,18 +94,18 @@ class Config:
     """Images per training step, over all devices."""
     epochs: Annotated[int, _LENGTH] = 10
     """Passes over the training images."""
-    steps: Annotated[int | None, _LENGTH] = None
+    steps: Annotated[int | None, _LENGTH, shown_option("INT", "none")] = None
     """Training steps, instead of whole epochs."""
     learning_rate: float = 0.01
     """Step size of Adam."""
     seed: int = 0
     """Fixes initial weights, order of the images and dropout."""
 
-    run_dir: Path | None = None
-    """Folder of this run (default: a name under runs/ made from these options)."""
-    devices: int | None = None
-    """Devices to share each batch (default: all; on a CPU: one). On a CPU, N makes N CPU devices."""
-    checkpoint_every: int | None = None
+    run_dir: Annotated[Path | None, shown_option("DIR", "in runs/, named after these options")] = None
+    """Folder of this run."""
+    devices: Annotated[int | None, shown_option("INT", "all; on a CPU, 1")] = None
+    """Devices to share each batch. On a CPU, N makes N CPU devices."""
+    checkpoint_every: Annotated[int | None, shown_option("INT", "none")] = None
     """Save after every so many steps as well, not only after each epoch."""
 
     def __post_init__(self) -> None:
@@ -91,22 +113,35 @@ class Config:
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise _refusal(field, getattr(self, field), f"one of {', '.join(choices)}")
-        for field in ("hidden_size", "num_layers", "batch_size", "epochs"):
-            _check_whole(field, getattr(self, field), at_least=1)
-        for field in ("steps", "devices", "checkpoint_every"):
-            if getattr(self, field) is not None:
-                _check_whole(field, getattr(self, field), at_least=1)
+        for field in PLACES:
+            path = getattr(self, field)
+            if path is not None and not isinstance(path, str | Path):
+                raise _refusal(field, path, "a path")
+            # Frozen for everybody but its maker: `~` and strings are for users, paths for the code.
+            object.__setattr__(self, field, None if path is None else _expanded(field, Path(path)))
+        if not isinstance(self.bidirectional, bool):
+            raise _refusal("bidirectional", self.bidirectional, "True or False")
+        for field, most in _LARGEST.items():
+            if getattr(self, field) is not None or field in (
+                "hidden_size",
+                "num_layers",
+                "batch_size",
+                "epochs",
+            ):
+                _check_whole(field, getattr(self, field), at_least=1, at_most=most)
         # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
         _check_whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
-        _check_number("learning_rate", self.learning_rate, "a number above 0", lambda x: x > 0)
+        _check_number(
+            "learning_rate", self.learning_rate, "a number above 0 (and at most 3.4e38)", lambda x: x > 0
+        )
         _check_number(
             "dropout_rate", self.dropout_rate, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1
         )
-        _check_number("forget_bias", self.forget_bias, "a finite number", lambda x: True)
+        _check_number("forget_bias", self.forget_bias, "a number from -3.4e38 to 3.4e38", lambda x: True)
         if self.devices is not None and self.batch_size % self.devices:
             raise ConfigError(
-                f"--batch-size: got {self.batch_size} with --devices {self.devices}, "
-                "expected a multiple of the number of devices"
+                f"--devices: got {self.devices} with --batch-size {self.batch_size}, "
+                "expected a number that divides the batch"
             )
         if self.dropout_rate and self.num_layers == 1:
             raise ConfigError(
@@ -117,7 +152,8 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values (paths as strings)."""
         return {
-            key: str(value) if isinstance(value, Path) else value
+            # Absolute, so that the run can be read from another folder.
+            key: str(value.absolute()) if isinstance(value, Path) else value
             for key, value in dataclasses.asdict(self).items()
         }
 
@@ -133,8 +169,7 @@ class Config:
             raise ConfigError(
                 f"unknown options {', '.join(unknown)}; was this written by a newer version of lstm_jax?"
             )
-        paths = {key: Path(values[key]) for key in PLACES if values.get(key) is not None}
-        return cls(**{**values, **paths})
+        return cls(**values)
 
     def identity(self) -> dict[str, Any]:
         """The options that a run must keep from start to end: all but the places of files."""
@@ -191,6 +226,13 @@ def _refusal(field: str, value: object, accepted: str) -> ConfigError:
     return ConfigError(f"{option(field)}: got {value!r}, expected {accepted}")
 
 
+def _expanded(field: str, path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise _refusal(field, str(path), "a folder; there is no such home directory") from error
+
+
 def _check_whole(field: str, value: Any, at_least: int, at_most: int | None = None) -> None:
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
     if not fits or (at_most is not None and value > at_most):
@@ -200,5 +242,5 @@ def _check_whole(field: str, value: Any, at_least: int, at_most: int | None = No
 
 def _check_number(field: str, value: Any, accepted: str, fits: Callable[[float], bool]) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not fits(value):
+    if not is_number or not math.isfinite(value) or abs(value) > FLOAT32_MAX or not fits(value):
         raise _refusal(field, value, accepted)

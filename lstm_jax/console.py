@@ -57,14 +57,14 @@ class TerminalConsole(Console):
             self._bar.advance(self._bar.task_ids[0], steps)
 
     def epoch_finished(self, epochs: int, record: Mapping[str, Any]) -> None:
-        """Print the epoch's line."""
+        """Print the epoch's line, short enough for 80 columns."""
         self.close()
         self.message(
             f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}"
             f"  cost {record['train_loss']:.4f}"
-            f"  validation accuracy {record['validation_accuracy']:7.2%}"
-            f"  test accuracy {record['test_accuracy']:7.2%}"
-            f"  {record['train_seconds']:6.2f} s"
+            f"  validation {record['validation_accuracy']:.2%}"
+            f"  test {record['test_accuracy']:.2%}"
+            f"  {record['train_seconds']:.1f} s"
             f"  {record['examples_per_second']:,.0f} images/s"
         )
 

@@ -45,11 +45,11 @@ class Split(ABC):
 
     @abstractmethod
     def part(self, first: int, last: int) -> "Split":
-        """Returns the split of examples ``first`` to ``last - 1``."""
+        """The split of examples ``first`` to ``last - 1``."""
 
     @abstractmethod
     def _load(self, batches: list[Integer[np.ndarray, " _"]]) -> Iterator[Batch]:
-        """Yields one batch for each array of example numbers."""
+        """Yield one batch for each array of example numbers."""
 
     def batches(
         self,
@@ -60,21 +60,21 @@ class Split(ABC):
         rows: slice = slice(None),
         drop_remainder: bool = False,
     ) -> Iterator[Batch]:
-        """Yields the examples in batches.
+        """Yield the examples in batches.
 
         Args:
-          batch_size: examples in a batch; the last batch holds what is left.
-          order: which examples, in which order, see ``epoch_order``; default: all, as published.
-          start: number of the first batch to yield; those before it are not read.
-          rows: the part of each batch to load, where several processes share the work.
-          drop_remainder: leave out a last batch that is not full.
+            batch_size: examples in a batch; the last batch holds what is left.
+            order: which examples, in which order, see ``epoch_order``; default: all, as published.
+            start: number of the first batch to yield; those before it are not read.
+            rows: the part of each batch to load, where several processes share the work.
+            drop_remainder: leave out a last batch that is not full.
 
         Returns:
-          An iterator of batches: uint8 images [batch, 28, 28] and int32 labels [batch].
+            An iterator of batches: uint8 images [batch, 28, 28] and int32 labels [batch].
 
         Raises:
-          ValueError: at once, for an argument that is out of range.
-          DataError: while iterating, for damaged files.
+            ValueError: at once, for an argument that is out of range.
+            DataError: while iterating, for damaged files.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -96,8 +96,8 @@ class MemorySplit(Split):
     """Examples that are held in memory.
 
     Attributes:
-      images: uint8, read-only.
-      labels: int32, read-only.
+        images: uint8, read-only.
+        labels: int32, read-only.
     """
 
     images: UInt8[np.ndarray, "examples 28 28"]
@@ -125,9 +125,9 @@ class StreamSplit(Split):
     """Examples that stay on disk; a grain pipeline reads batches ahead in background threads.
 
     Attributes:
-      source: TFDS data source with random access.
-      numbers: the examples of the source that belong to this split.
-      folder: where the files are, for error messages.
+        source: TFDS data source with random access.
+        numbers: the examples of the source that belong to this split.
+        folder: where the files are, for error messages.
     """
 
     source: Any
@@ -162,11 +162,11 @@ class Dataset:
     """A data set in three splits.
 
     Attributes:
-      name: which one.
-      train: what the parameters are fitted to.
-      validation: what the best epoch is chosen on.
-      test: what is reported, and never used to choose.
-      num_classes: labels are 0..num_classes - 1.
+        name: which one.
+        train: what the parameters are fitted to.
+        validation: what the best epoch is chosen on.
+        test: what is reported, and never used to choose.
+        num_classes: labels are 0..num_classes - 1.
     """
 
     name: str
@@ -185,26 +185,26 @@ def load_dataset(
     validation_size: int = VALIDATION_SIZE,
     report: Callable[[str], None] = lambda message: None,
 ) -> Dataset:
-    """Opens a data set. The first time it is prepared, which takes some seconds.
+    """Open a data set. The first time it is prepared, which takes some seconds.
 
     It is looked for in this order: prepared before, in ``data_dir``; the archives in
     ``archive_dir``; the archives in this package (MNIST only); a download.
 
     Args:
-      name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
-      data_dir: folder of prepared data sets; default ``$TFDS_DATA_DIR``, else
-        ``~/tensorflow_datasets``.
-      archive_dir: folder with the four original ``.gz`` archives.
-      input: ``memory`` gives splits of type ``MemorySplit``, ``stream`` of type ``StreamSplit``.
-      validation_size: how many of the last training images are for validation.
-      report: receives one line for each thing the user should know, such as a long step.
+        name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
+        data_dir: folder of prepared data sets; default ``$TFDS_DATA_DIR``, else
+          ``~/tensorflow_datasets``.
+        archive_dir: folder with the four original ``.gz`` archives.
+        input: ``memory`` gives splits of type ``MemorySplit``, ``stream`` of type ``StreamSplit``.
+        validation_size: how many of the last training images are for validation.
+        report: receives one line for each thing the user should know, such as a long step.
 
     Returns:
-      The splits, in the order in which the images were published.
+        The splits, in the order in which the images were published.
 
     Raises:
-      ValueError: ``name``, ``input`` or ``validation_size`` is not one of those accepted.
-      DataError: a folder or file is missing, damaged or cannot be written.
+        ValueError: ``name``, ``input`` or ``validation_size`` is not one of those accepted.
+        DataError: a folder or file is missing, damaged or cannot be written.
     """
     if name not in DATASETS:
         raise ValueError(f"name: expected one of {', '.join(DATASETS)}, got {name!r}")
@@ -233,21 +233,21 @@ def load_dataset(
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> Int32[np.ndarray, " examples"]:
-    """Returns the order in which an epoch goes through the examples.
+    """The order in which an epoch goes through the examples.
 
     Computed by numpy's Philox generator, whose key is (seed, epoch): nothing random needs saving. For
     55,000 examples this takes 0.7 ms, where ``jax.random.permutation`` takes 33 ms on a CPU.
 
     Args:
-      seed: fixes the run, at least 0.
-      epoch: number of the epoch, at least 0.
-      num_examples: how many there are.
+        seed: fixes the run, at least 0.
+        epoch: number of the epoch, at least 0.
+        num_examples: how many there are.
 
     Returns:
-      A permutation of 0..num_examples - 1, int32.
+        A permutation of 0..num_examples - 1, int32.
 
     Raises:
-      ValueError: an argument is negative.
+        ValueError: an argument is negative.
     """
     for argument, value in (("seed", seed), ("epoch", epoch), ("num_examples", num_examples)):
         if value < 0:
@@ -257,7 +257,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> Int32[np.ndarray, "
 
 
 def _expanded(path: str | Path) -> Path:
-    """Replaces a leading ~ by the home directory."""
+    """Replace a leading ~ by the home directory."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # an unknown user, or a container without home directories

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from lstm_jax import runtime
 from lstm_jax.data import Split
+from lstm_jax.idx import NUM_CLASSES
 from lstm_jax.model import LSTMClassifier, Params, logits_of
 
 # Examples per call: large enough for the call itself to cost nothing, small enough for any memory.
@@ -44,23 +45,27 @@ class Evaluation:
         return np.divide(np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0)
 
 
-Score: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array]]
+Score: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array, Array]]
+
+# The label of what fills up a last batch.
+NO_EXAMPLE = -1
 
 
 def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
-    """Make the function (params, images, labels) -> (loss, predicted class) of each example.
+    """Make the function (params, images, labels) -> (loss, predicted class, label) of each example.
 
-    The examples are shared out over the devices; the number of them must be a multiple of these.
+    The examples are shared out over the devices; the number of them must be a multiple of these. Every
+    device, of every process, gets all results.
     """
 
     def score(
         params: Params, images: UInt8[Array, "batch 28 28"], labels: Int32[Array, " batch"]
-    ) -> tuple[Float32[Array, " whole"], Int32[Array, " whole"]]:
+    ) -> tuple[Float32[Array, " whole"], Int32[Array, " whole"], Int32[Array, " whole"]]:
         logits = logits_of(model, params, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        own = (losses, jnp.argmax(logits, axis=-1).astype(jnp.int32))
-        whole = jax.lax.all_gather(own, runtime.DATA_AXIS, tiled=True)
-        return whole[0], whole[1]
+        predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        whole = jax.lax.all_gather((losses, predicted, labels), runtime.DATA_AXIS, tiled=True)
+        return whole[0], whole[1], whole[2]
 
     return jax.jit(
         jax.shard_map(
@@ -73,12 +78,14 @@ def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
     )
 
 
-def evaluate(score: Score, params: Params, split: Split, *, mesh: Mesh, num_classes: int = 10) -> Evaluation:
+def evaluate(
+    score: Score, params: Params, split: Split, *, mesh: Mesh, num_classes: int = NUM_CLASSES
+) -> Evaluation:
     """Score every example of a split exactly once.
 
-    The last batch is filled up with zeros to the size of the others, so that nothing is compiled
-    twice, and what they score is cut off again. Sums are taken in float64 on the host: the result does
-    not depend on how the examples fall into batches.
+    The last batch is filled up to the size of the others, so that nothing is compiled twice, and what
+    fills it is left out of the score. Each process loads its own share. Sums are taken in float64 on
+    the host: the result does not depend on how the examples fall into batches.
 
     Args:
         score: what `compile_score` made.
@@ -89,22 +96,21 @@ def evaluate(score: Score, params: Params, split: Split, *, mesh: Mesh, num_clas
     """
     batch_size = -(-BATCH_SIZE // mesh.size) * mesh.size
     rows = runtime.own_rows(batch_size)
-    total_loss, confusion, seen = 0.0, np.zeros((num_classes, num_classes), np.int64), 0
-    for whole in split.batches(batch_size):
-        count = len(whole.label)
-        images, labels = (
-            runtime.place(mesh, _fill(array, batch_size)[rows], P(runtime.DATA_AXIS)) for array in whole
-        )
-        losses, predicted = score(params, images, labels)
-        total_loss += np.sum(np.asarray(losses)[:count], dtype=np.float64)
-        np.add.at(confusion, (whole.label, np.asarray(predicted)[:count]), 1)
-        seen += count
-    return Evaluation(float(total_loss / seen), confusion)
+    total_loss, confusion = 0.0, np.zeros((num_classes, num_classes), np.int64)
+    for own in split.batches(batch_size, rows=rows):
+        filled = (_fill(own.image, rows, 0), _fill(own.label, rows, NO_EXAMPLE))
+        image, label = (runtime.place(mesh, array, P(runtime.DATA_AXIS)) for array in filled)
+        losses, predicted, labels = (np.asarray(result) for result in score(params, image, label))
+        real = labels != NO_EXAMPLE
+        total_loss += float(np.sum(losses[real], dtype=np.float64))
+        np.add.at(confusion, (labels[real], predicted[real]), 1)
+    return Evaluation(total_loss / len(split), confusion)
 
 
-def _fill(array: np.ndarray, length: int) -> np.ndarray:
-    missing = length - len(array)
-    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+def _fill(array: np.ndarray, rows: slice, value: int) -> np.ndarray:
+    missing = rows.stop - rows.start - len(array)
+    widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
+    return np.pad(array, widths, constant_values=value) if missing else array
 
 
 def as_text(evaluation: Evaluation) -> str:

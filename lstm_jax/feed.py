@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 from jax.sharding import Mesh
@@ -42,11 +41,8 @@ class Feed(ABC):
         Each call must go on where the one before it stopped.
         """
 
-    def _order(self, epoch: int) -> Int32[np.ndarray, "steps batch"]:
-        """Which examples each step of an epoch sees; a last incomplete batch is left out."""
-        steps = len(self._split) // self._batch_size
-        order = epoch_order(self._seed, epoch, len(self._split))
-        return order[: steps * self._batch_size].reshape(steps, self._batch_size)
+    def _order(self, epoch: int) -> Int32[np.ndarray, " examples"]:
+        return epoch_order(self._seed, epoch, len(self._split))
 
 
 def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> Feed:
@@ -57,7 +53,10 @@ def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> Feed:
 
 
 class MemoryFeed(Feed):
-    """Holds the images on every device as bytes (43 MB for MNIST), and shuffles there, by index."""
+    """Holds the images on every device as bytes (43 MB for MNIST), and shuffles there, by index.
+
+    Every device has all of them, so that any example can be in any device's share of a batch.
+    """
 
     spec = RESIDENT_SPEC
 
@@ -69,7 +68,9 @@ class MemoryFeed(Feed):
 
     def begin(self, epoch: int, done: int) -> None:
         """Put the epoch's order on the devices."""
-        own = np.ascontiguousarray(self._order(epoch)[:, runtime.own_rows(self._batch_size)])
+        steps = len(self._split) // self._batch_size  # a last incomplete batch is left out
+        order = self._order(epoch)[: steps * self._batch_size].reshape(steps, self._batch_size)
+        own = np.ascontiguousarray(order[:, runtime.own_rows(self._batch_size)])
         self._chosen = runtime.place(self._mesh, own, self.spec.order)
 
     def take(self, start: int, stop: int) -> tuple[Resident, np.int32, np.int32]:
@@ -95,16 +96,17 @@ class StreamFeed(Feed):
         """Start reading ahead."""
         self._batches: Iterator[Batch] = self._split.batches(
             self._batch_size,
-            order=self._order(epoch).ravel(),
+            order=self._order(epoch),
             start=done,
+            drop_remainder=True,
             rows=runtime.own_rows(self._batch_size),
         )
 
     def take(self, start: int, stop: int) -> tuple[Block, np.int32, np.int32]:
         """Collect so many batches and put them on the devices."""
         count = stop - start
-        for i, batch in enumerate(islice(self._batches, count)):
-            self._image[i], self._label[i] = batch
+        for i in range(count):
+            self._image[i], self._label[i] = next(self._batches)
         # Copies: the arrays on a CPU device may share memory with what they were made from.
         block = Block(
             runtime.place(self._mesh, self._image.copy(), self.spec.image),

@@ -23,16 +23,16 @@ _MAGIC = b"\x00\x00\x08"  # two zeros, then the type: 08 is unsigned byte
 
 
 def parse_idx(data: bytes) -> UInt8[np.ndarray, "..."]:
-    """Reads the content of one (unpacked) IDX file.
+    """Read the content of one (unpacked) IDX file.
 
     Args:
-      data: the whole file.
+        data: the whole file.
 
     Returns:
-      uint8 array of rank 1 or 3, read-only because it shares the memory of ``data``.
+        uint8 array of rank 1 or 3, read-only because it shares the memory of ``data``.
 
     Raises:
-      DataError: the magic number, the rank, a dimension or the length is not what IDX prescribes.
+        DataError: the magic number, the rank, a dimension or the length is not what IDX prescribes.
     """
     if data[:3] != _MAGIC:
         raise DataError(f"expected an IDX file (starting 00 00 08), got {data[:3].hex(' ') or 'nothing'}")
@@ -51,16 +51,16 @@ def parse_idx(data: bytes) -> UInt8[np.ndarray, "..."]:
 
 
 def parse_images(data: bytes) -> UInt8[np.ndarray, "examples 28 28"]:
-    """Reads an IDX file of images.
+    """Read an IDX file of images.
 
     Args:
-      data: the whole file.
+        data: the whole file.
 
     Returns:
-      uint8 images, 0 is background.
+        uint8 images, 0 is background.
 
     Raises:
-      DataError: not an IDX file, or not images of 28 x 28 pixels.
+        DataError: not an IDX file, or not images of 28 x 28 pixels.
     """
     images = parse_idx(data)
     if images.shape[1:] != IMAGE_SHAPE:
@@ -69,16 +69,16 @@ def parse_images(data: bytes) -> UInt8[np.ndarray, "examples 28 28"]:
 
 
 def parse_labels(data: bytes) -> UInt8[np.ndarray, " examples"]:
-    """Reads an IDX file of labels.
+    """Read an IDX file of labels.
 
     Args:
-      data: the whole file.
+        data: the whole file.
 
     Returns:
-      uint8 labels in 0..9.
+        uint8 labels in 0..9.
 
     Raises:
-      DataError: not an IDX file, or not labels, or a label above 9.
+        DataError: not an IDX file, or not labels, or a label above 9.
     """
     labels = parse_idx(data)
     if labels.ndim != 1:

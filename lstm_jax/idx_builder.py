@@ -25,8 +25,8 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
     """28 x 28 grey images in 10 classes: MNIST and the data sets made to replace it.
 
     Attributes:
-      archive_dir: folder of the four archives, None to download them.
-      report: receives one line before each long step.
+        archive_dir: folder of the four archives, None to download them.
+        report: receives one line before each long step.
     """
 
     VERSION = tfds.core.Version(archives.VERSION)

@@ -42,7 +42,7 @@ STRAY_INK = 0.002
 
 
 def read_digit(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "28 28"]:
-    """Reads a PNG or JPEG file, of any size and colours, as an MNIST image: white ink on black."""
+    """Read a PNG or JPEG file, of any size and colours, as an MNIST image: white ink on black."""
     try:
         return normalise_digit(ink_of(read_colours(path)))
     except ImageError as error:
@@ -50,7 +50,7 @@ def read_digit(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "28 28"]:
 
 
 def read_colours(path: str | os.PathLike[str]) -> Float[np.ndarray, "height width 3"]:
-    """Decodes a file into red, green and blue from 0 to 1, upright, at most `LARGEST_SIDE` high and wide."""
+    """Decode a file into red, green and blue from 0 to 1, upright, at most `LARGEST_SIDE` high and wide."""
     try:
         # Pillow only warns of a picture of 90 to 180 million pixels; its other warnings are about metadata.
         with warnings.catch_warnings():

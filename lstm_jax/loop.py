@@ -9,12 +9,10 @@ images and all random keys follow from the seed, the epoch and the step.
 import dataclasses
 import platform
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax
 import jax
@@ -27,15 +25,17 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import runtime
 from lstm_jax.checkpoint import Checkpoints, digest
-from lstm_jax.config import Config
+from lstm_jax.config import MOST_STEPS, Config
 from lstm_jax.console import Console
 from lstm_jax.data import Dataset, load_dataset
-from lstm_jax.errors import ConfigError, NonFiniteLossError
+from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.feed import Feed, make_feed
 from lstm_jax.lstm import choose_implementation
 from lstm_jax.model import Params, build_model
-from lstm_jax.run_directory import RunDirectory
+from lstm_jax.run_directory import Record, RunDirectory
+from lstm_jax.signals import StopSignals
+from lstm_jax.trained import load_state
 from lstm_jax.training import (
     NEVER,
     TrainEpoch,
@@ -49,22 +49,20 @@ from lstm_jax.version import __version__
 # Seconds between two looks at signals and the progress bar: one program runs that long.
 DISPATCH_SECONDS = 0.25
 
-Record: TypeAlias = dict[str, Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
     """What `train` returns.
 
     Attributes:
-        params: the model's parameters.
-        history: one record per epoch, as in ``metrics.jsonl``.
+        params: the model's parameters; None if the run was finished before and they are lost.
+        history: one record per epoch, as in ``metrics.jsonl``; empty if they are lost.
         summary: the contents of ``summary.json``; None if the run was stopped before its end.
         stopped_by: the signal that stopped the run; None if it came to its end.
         run_dir: the run directory.
     """
 
-    params: Params
+    params: Params | None
     history: tuple[Record, ...]
     summary: Record | None
     stopped_by: signal.Signals | None
@@ -120,7 +118,12 @@ class Plan:
                 f"--batch-size: got {config.batch_size}, expected at most {num_examples}, "
                 "the number of training images"
             )
-        return cls(steps_per_epoch, config.steps or config.epochs * steps_per_epoch)
+        plan = cls(steps_per_epoch, config.steps or config.epochs * steps_per_epoch)
+        if plan.total_steps > MOST_STEPS:  # the step is counted in an int32
+            raise ConfigError(
+                f"--epochs: got {config.epochs}, expected at most {MOST_STEPS // steps_per_epoch}"
+            )
+        return plan
 
     @property
     def epochs(self) -> int:
@@ -133,7 +136,7 @@ class Plan:
         return epoch, done, min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
 
 
-def train(config: Config, *, console: Console | None = None) -> TrainResult:
+def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
     """Train the model that a configuration describes, or go on with it, in its run directory.
 
     Returns when the run has come to its end, or has been told to stop: SIGINT (Ctrl-C) and SIGTERM,
@@ -142,47 +145,48 @@ def train(config: Config, *, console: Console | None = None) -> TrainResult:
     Args:
         config: the options.
         console: hears about the progress; by default nobody does.
+        stop: hears signals; by default from here on.
 
     Raises:
         UserError: an option that cannot be, data that is missing or damaged, a run directory that
             cannot be written or belongs to another configuration, a loss that is not finite.
+        Interrupted: a signal before training began; there is nothing to save.
     """
     started = time.perf_counter()
+    if stop is None:
+        with StopSignals() as stop:
+            return train(config, console=console, stop=stop)
     if console is None or not runtime.is_leader():
         console = Console()
     mesh = runtime.make_mesh(devices=config.devices, batch_size=config.batch_size)
-    model, optimizer = build_model(config), build_optimizer(config)
-    with (
-        RunDirectory(config, leader=runtime.is_leader()) as run,
-        Checkpoints(run.checkpoints, report=console.message) as checkpoints,
-    ):
-        state = init_state_on(mesh, model, optimizer, seed=config.seed)
-        notes = Notes(devices=mesh.size)
-        if (restored := checkpoints.restore(state)) is not None:
-            state, notes = restored.state, Notes.from_json(restored.notes)
+    with runtime.leader_first(lambda: RunDirectory(config, leader=runtime.is_leader())) as run:
         if (summary := run.read_summary()) is not None:
-            tell_end(console, summary, run.path)
-            console.message(
-                "This run is finished. To train again, remove its folder or name another --run-dir."
-            )
-            return TrainResult(state.params, notes.history, summary, None, run.path)
-        if notes.devices != mesh.size:
-            console.message(
-                f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the "
-                "same up to float32 rounding, not bit by bit."
-            )
-            notes = dataclasses.replace(notes, devices=mesh.size)
-        dataset = load_dataset(
-            config.dataset,
-            data_dir=config.data_dir,
-            archive_dir=config.archive_dir,
-            input=config.input,
-            report=console.message,
-        )
-        plan = Plan.of(config, num_examples=len(dataset.train))
-        tell_start(console, config, dataset, state, mesh)
-        feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=config.seed)
-        with StopSignals() as stop:
+            return finished(run, summary, console)
+        with runtime.leader_first(
+            lambda: Checkpoints(run.checkpoints, report=console.message)
+        ) as checkpoints:
+            model, optimizer = build_model(config), build_optimizer(config)
+            state = init_state_on(mesh, model, optimizer, seed=config.seed)
+            notes = Notes(devices=mesh.size)
+            if (restored := checkpoints.restore(state)) is not None:
+                state, notes = restored.state, Notes.from_json(restored.notes)
+            if notes.devices != mesh.size:
+                console.message(
+                    f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the "
+                    "same up to float32 rounding, not bit by bit."
+                )
+                notes = dataclasses.replace(notes, devices=mesh.size)
+            with stop.at_once():
+                dataset = load_dataset(
+                    config.dataset,
+                    data_dir=config.data_dir,
+                    archive_dir=config.archive_dir,
+                    input=config.input,
+                    report=console.message,
+                )
+            plan = Plan.of(config, num_examples=len(dataset.train))
+            tell_start(console, config, dataset, state, mesh)
+            feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=config.seed)
             loop = Loop(
                 config=config,
                 plan=plan,
@@ -200,6 +204,23 @@ def train(config: Config, *, console: Console | None = None) -> TrainResult:
                 started=started - notes.wall_seconds,
             )
             return loop.run_to_end(state, notes)
+
+
+def finished(run: RunDirectory, summary: Record, console: Console) -> TrainResult:
+    """The result of a run that came to its end before."""
+    tell_end(console, summary, run.path)
+    console.message("This run is finished. To train again, remove its folder or name another --run-dir.")
+    params: Params | None = None
+    history: tuple[Record, ...] = ()
+    try:
+        restored = load_state(run.path, report=console.message)
+        if digest(restored.state.params) == summary["parameters_sha256"]:
+            params, history = restored.state.params, Notes.from_json(restored.notes).history
+    except CheckpointError as error:
+        console.message(str(error))
+    if params is None:
+        console.message("Its final parameters are not in its checkpoints any more.")
+    return TrainResult(params, history, summary, None, run.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,7 +252,7 @@ class Loop:
     run: RunDirectory
     checkpoints: Checkpoints
     console: Console
-    stop: "StopSignals"
+    stop: StopSignals
     started: float
 
     def run_to_end(self, state: TrainState, notes: Notes) -> TrainResult:
@@ -347,36 +368,6 @@ class Loop:
         return time.perf_counter() - self.started
 
 
-class StopSignals:
-    """Remembers SIGINT and SIGTERM for the loop to look at. A context manager.
-
-    A second SIGINT interrupts at once. Outside the main thread, where Python allows no handlers, the
-    signals keep the meaning they have.
-
-    Attributes:
-        received: the first signal that came, or None.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number)
-
-
 def summarise(state: TrainState, notes: Notes, mesh: Mesh) -> Record:
     """What ``summary.json`` says of a run that has come to its end."""
     last = notes.history[-1]
@@ -424,6 +415,7 @@ def tell_start(console: Console, config: Config, dataset: Dataset, state: TrainS
     )
     if int(state.step):
         console.message(f"Continuing after step {int(state.step)}")
+    console.message("Each epoch: cost (mean training loss), accuracy on validation and test images, speed")
 
 
 def tell_end(console: Console, summary: Record, path: Path) -> None:

@@ -19,6 +19,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 
 from lstm_jax.config import Config
+from lstm_jax.idx import NUM_CLASSES
 from lstm_jax.lstm import LSTM
 
 Params: TypeAlias = Any  # a pytree of float32 arrays
@@ -176,7 +177,7 @@ def logits_of(
     return logits
 
 
-def build_model(config: Config, num_classes: int = 10) -> LSTMClassifier:
+def build_model(config: Config, num_classes: int = NUM_CLASSES) -> LSTMClassifier:
     """The classifier that a configuration describes."""
     return LSTMClassifier(
         hidden_size=config.hidden_size,

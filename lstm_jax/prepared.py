@@ -33,29 +33,29 @@ Report = Callable[[str], None]
 
 
 def default_data_dir() -> Path:
-    """Returns the default data directory of TFDS, without importing TFDS."""
+    """The default data directory of TFDS, without importing TFDS."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def version_dir(name: str, data_dir: Path) -> Path:
-    """Returns the folder in which TFDS keeps a data set."""
+    """The folder in which TFDS keeps a data set."""
     return data_dir / _BUILDER / name / VERSION
 
 
 def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Report) -> dict[str, Examples]:
-    """Returns all examples of a data set, and prepares it first where that is still to be done.
+    """All examples of a data set, and prepares it first where that is still to be done.
 
     Args:
-      name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
-      data_dir: the data directory.
-      archive_dir: folder of the four archives, or None for those in the package or a download.
-      report: receives one line for each thing the user should know.
+        name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
+        data_dir: the data directory.
+        archive_dir: folder of the four archives, or None for those in the package or a download.
+        report: receives one line for each thing the user should know.
 
     Returns:
-      The examples of ``train`` and ``test``.
+        The examples of ``train`` and ``test``.
 
     Raises:
-      DataError: the data set cannot be prepared or is damaged.
+        DataError: the data set cannot be prepared or is damaged.
     """
     folder = version_dir(name, data_dir)
     if (decoded := _read_decoded(folder, report)) is not None:
@@ -80,19 +80,19 @@ def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Re
 
 
 def open_sources(name: str, data_dir: Path, archive_dir: Path | None, report: Report) -> dict[str, Any]:
-    """Opens a data set for reading single examples, and prepares it first where necessary.
+    """Open a data set for reading single examples, and prepares it first where necessary.
 
     Args:
-      name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
-      data_dir: the data directory.
-      archive_dir: folder of the four archives, or None for those in the package or a download.
-      report: receives one line for each thing the user should know.
+        name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
+        data_dir: the data directory.
+        archive_dir: folder of the four archives, or None for those in the package or a download.
+        report: receives one line for each thing the user should know.
 
     Returns:
-      The TFDS data sources of ``train`` and ``test``, see ``read_examples``.
+        The TFDS data sources of ``train`` and ``test``, see ``read_examples``.
 
     Raises:
-      DataError: the data set cannot be prepared or is damaged.
+        DataError: the data set cannot be prepared or is damaged.
     """
     folder = version_dir(name, data_dir)
     if folder.is_dir():
@@ -108,14 +108,14 @@ def open_sources(name: str, data_dir: Path, archive_dir: Path | None, report: Re
 
 
 def read_examples(source: Any, indices: list[int]) -> Examples:
-    """Reads and decodes examples of a TFDS data source.
+    """Read and decodes examples of a TFDS data source.
 
     Args:
-      source: one of the data sources of ``open_sources``.
-      indices: which examples, in which order; may be empty.
+        source: one of the data sources of ``open_sources``.
+        indices: which examples, in which order; may be empty.
 
     Returns:
-      uint8 images [len(indices), 28, 28] and int32 labels [len(indices)].
+        uint8 images [len(indices), 28, 28] and int32 labels [len(indices)].
     """
     images = np.empty((len(indices), *idx.IMAGE_SHAPE), np.uint8)
     labels = np.empty(len(indices), np.int32)
@@ -128,7 +128,7 @@ def read_examples(source: Any, indices: list[int]) -> Examples:
 
 @contextlib.contextmanager
 def damage_reported(folder: Path) -> Iterator[None]:
-    """Turns every exception from inside into a DataError that names the folder and the remedy."""
+    """Turn every exception from inside into a DataError that names the folder and the remedy."""
     try:
         yield
     except Exception as error:
@@ -141,7 +141,7 @@ def damage_reported(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exclusive(data_dir: Path, report: Report) -> Iterator[None]:
-    """Holds the lock of the data directory and removes what killed processes left behind."""
+    """Hold the lock of the data directory and removes what killed processes left behind."""
     import filelock
 
     root = data_dir / _BUILDER
@@ -162,7 +162,7 @@ def _exclusive(data_dir: Path, report: Report) -> Iterator[None]:
 
 
 def _remove_leftovers(data_dir: Path) -> None:
-    """Removes unfinished folders, files and downloads; nobody is at work on them under the lock."""
+    """Remove unfinished folders, files and downloads; nobody is at work on them under the lock."""
     leftovers = [
         *(data_dir / _BUILDER).glob("*/incomplete.*"),
         *(data_dir / _BUILDER).glob("*/*/incomplete.*"),
@@ -176,7 +176,7 @@ def _remove_leftovers(data_dir: Path) -> None:
 
 
 def _open(name: str, data_dir: Path) -> Any:
-    """Returns the builder of a data set that is prepared."""
+    """The builder of a data set that is prepared."""
     folder = version_dir(name, data_dir)
     with damage_reported(folder):
         from lstm_jax.idx_builder import IdxImages
@@ -188,7 +188,7 @@ def _open(name: str, data_dir: Path) -> Any:
 
 
 def _prepare(name: str, data_dir: Path, archive_dir: Path | None, report: Report) -> Any:
-    """Returns the builder of a data set after preparing it, unless that is done. Needs the lock."""
+    """The builder of a data set after preparing it, unless that is done. Needs the lock."""
     if version_dir(name, data_dir).is_dir():
         return _open(name, data_dir)
 
@@ -221,7 +221,7 @@ def _cannot_write(name: str, data_dir: Path, error: Exception) -> DataError:
 
 
 def _decode(builder: Any, folder: Path) -> dict[str, Examples]:
-    """Reads all examples from the ArrayRecord files."""
+    """Read all examples from the ArrayRecord files."""
     splits = {}
     with damage_reported(folder):
         for split in archives.FILENAMES:
@@ -235,7 +235,7 @@ def _decode(builder: Any, folder: Path) -> dict[str, Examples]:
 
 
 def _write_decoded(folder: Path, splits: dict[str, Examples]) -> None:
-    """Writes the decoded copy; it appears under its name only when it is complete."""
+    """Write the decoded copy; it appears under its name only when it is complete."""
     arrays = {
         f"{split}_{field}": array
         for split, examples in splits.items()
@@ -255,7 +255,7 @@ def _write_decoded(folder: Path, splits: dict[str, Examples]) -> None:
 
 
 def _read_decoded(folder: Path, report: Report) -> dict[str, Examples] | None:
-    """Reads the decoded copy, or returns None where there is none that is intact.
+    """Read the decoded copy, or returns None where there is none that is intact.
 
     The file is a zip archive, so every array comes with a CRC-32 that is checked while reading.
     """
@@ -272,7 +272,7 @@ def _read_decoded(folder: Path, report: Report) -> dict[str, Examples] | None:
                 raise ValueError(f"expected uint8 images 28 x 28, got {images.dtype} {images.shape}")
             if labels.dtype != np.int32 or labels.shape != (len(images),):
                 raise ValueError(f"expected int32 labels, got {labels.dtype} {labels.shape}")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:
         # A wrong byte can make zipfile, numpy and struct raise almost anything. This is only a copy

@@ -15,18 +15,29 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lstm_jax.config import Config, option
-from lstm_jax.errors import ConfigError, RunDirectoryError
+from lstm_jax.errors import ConfigError, RunDirectoryError, one_line
 from lstm_jax.files import write_whole
 
 Record = Mapping[str, Any]
 
+# What the end of a run is told from.
+SUMMARY_KEYS = {
+    "test_accuracy",
+    "best_validation_test_accuracy",
+    "best_validation_epoch",
+    "parameters_sha256",
+    "wall_seconds",
+    "train_seconds",
+    "epochs",
+}
 # TensorBoard's name for each figure of an epoch's record.
 _SCALARS = {
     "train_loss": "loss/train",
@@ -87,14 +98,16 @@ class RunDirectory:
                 f"{self.path}: holds a run without its config.json; put that back, or name another --run-dir"
             )
         else:
-            write_whole(self.path / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+            with self._writing():
+                write_whole(self.path / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
 
     def __enter__(self) -> "RunDirectory":
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):  # every event was flushed when it was written
+                self._events.close()
         self._lock.release()
 
     @property
@@ -105,13 +118,22 @@ class RunDirectory:
     def read_summary(self) -> dict[str, Any] | None:
         """The summary of a finished run; None if the run is not finished."""
         path = self.path / "summary.json"
-        return _read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        summary = _read_json(path)
+        missing = sorted(SUMMARY_KEYS - set(summary))
+        if missing:
+            raise RunDirectoryError(
+                f"{path}: lacks {', '.join(missing)}; remove this file, and the same command writes it again"
+            )
+        return summary
 
     def write_summary(self, summary: Record) -> None:
         """Mark the run as finished."""
         if not self._leader:
             return
-        write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        with self._writing():
+            write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def begin(self, history: Sequence[Record]) -> None:
         """Bring the metrics into line with the saved state, and open TensorBoard's event file.
@@ -123,18 +145,31 @@ class RunDirectory:
             return
         path = self.path / "metrics.jsonl"
         lines = "".join(_json_line(record) for record in history)
-        if not path.exists() or path.read_text() != lines:
-            write_whole(path, lines)
         last_step = history[-1]["step"] if history else 0
-        self._events = _EventFile(self.path / "tensorboard", first_step=last_step + 1)
+        with self._writing():
+            if not path.exists() or path.read_bytes() != lines.encode():
+                write_whole(path, lines)
+            self._events = _EventFile(self.path / "tensorboard", first_step=last_step + 1)
 
     def add(self, record: Record) -> None:
         """Append one epoch's figures to the metrics and the events."""
         if not self._leader:
             return
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(_json_line(record))
-        self._events.write(record["step"], {tag: record[key] for key, tag in _SCALARS.items()})
+        with self._writing():
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(_json_line(record))
+            self._events.write(record["step"], {tag: record[key] for key, tag in _SCALARS.items()})
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says which folder could not be written, and that nothing is lost."""
+        try:
+            yield
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path}: cannot be written ({one_line(error)}); what is saved is intact: make room, "
+                "then give the same command again"
+            ) from error
 
 
 class _EventFile:

@@ -8,6 +8,7 @@ called beforehand) alike.
 import hashlib
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,11 +18,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax.errors import ConfigError
+from lstm_jax.errors import ConfigError, UserError, one_line
 
 DATA_AXIS = "data"
 
 Tree = TypeVar("Tree")
+T = TypeVar("T")
 
 
 def start(*, devices: int | None) -> None:
@@ -35,16 +37,23 @@ def start(*, devices: int | None) -> None:
     """
     if devices is not None:
         jax.config.update("jax_num_cpu_devices", devices)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else the user has a place for it
-        jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
+    # A user who sets JAX_COMPILATION_CACHE_DIR has another place for it.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := compilation_cache_dir()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         # Without these two JAX keeps only what took over a second to compile, which is nothing of ours.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def compilation_cache_dir() -> Path:
-    """The folder of compiled programs: one per kind of processor, since they hold machine code."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def compilation_cache_dir() -> Path | None:
+    """The folder of compiled programs: one per kind of processor, since they hold machine code.
+
+    None if the user has no home directory.
+    """
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
     try:
         processor = next(
             line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
@@ -65,7 +74,13 @@ def make_mesh(*, devices: int | None, batch_size: int) -> Mesh:
     Raises:
         ConfigError: if there are fewer devices, or the batch cannot be shared evenly.
     """
-    local, processes = jax.local_devices(), jax.process_count()
+    try:
+        local, processes = jax.local_devices(), jax.process_count()
+    except (RuntimeError, AssertionError) as error:  # as JAX says that there is no such device
+        platforms = os.environ.get("JAX_PLATFORMS", "unset")
+        raise ConfigError(
+            f"JAX finds no device to run on (JAX_PLATFORMS is {platforms}): {one_line(error)}"
+        ) from error
     if devices is None:
         fitting = (n for n in range(len(local), 0, -1) if batch_size % (n * processes) == 0)
         devices = next(fitting, 1)
@@ -108,6 +123,26 @@ def own_rows(batch_size: int) -> slice:
 def is_leader() -> bool:
     """Whether this process is the one that writes files and talks to the user."""
     return jax.process_index() == 0
+
+
+def leader_first(action: Callable[[], T]) -> T:
+    """Do something in the leader, then in the other processes, which find what the leader has made.
+
+    Raises:
+        UserError: in every process, if the leader failed: nobody waits for a process that is gone.
+    """
+    if jax.process_count() == 1:
+        return action()
+    failure: Exception | None = None
+    result: T | None = None
+    if is_leader():
+        try:
+            result = action()
+        except Exception as error:
+            failure = error
+    if from_leader(int(failure is not None)):
+        raise failure or UserError("process 0 could not begin; its message says why")
+    return result if is_leader() and result is not None else action()
 
 
 def from_leader(value: int) -> int:

@@ -45,7 +45,7 @@ class TrainState(NamedTuple):
 
 
 # Images of grey levels 0 to 255, and their classes.
-Batch: TypeAlias = tuple[UInt8[Array, "batch 28 28"], Int32[Array, " batch"]]
+DeviceBatch: TypeAlias = tuple[UInt8[Array, "batch 28 28"], Int32[Array, " batch"]]
 
 
 class Resident(NamedTuple):
@@ -55,7 +55,7 @@ class Resident(NamedTuple):
     label: Int32[Array, " examples"]
     order: Int32[Array, "steps batch"]
 
-    def batch(self, index: Int32[Array, ""]) -> Batch:
+    def batch(self, index: Int32[Array, ""]) -> DeviceBatch:
         """The batch of step ``index``."""
         chosen = self.order[index]
         return self.image[chosen], self.label[chosen]
@@ -67,7 +67,7 @@ class Block(NamedTuple):
     image: UInt8[Array, "steps batch 28 28"]
     label: Int32[Array, "steps batch"]
 
-    def batch(self, index: Int32[Array, ""]) -> Batch:
+    def batch(self, index: Int32[Array, ""]) -> DeviceBatch:
         """The batch of step ``index``."""
         return self.image[index], self.label[index]
 
@@ -77,7 +77,7 @@ DataSpec: TypeAlias = Any
 RESIDENT_SPEC: DataSpec = Resident._make([P(), P(), P(None, DATA_AXIS)])
 BLOCK_SPEC: DataSpec = Block._make([P(None, DATA_AXIS), P(None, DATA_AXIS)])
 
-TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Array]]
+TrainStep: TypeAlias = Callable[[TrainState, DeviceBatch], tuple[TrainState, Array]]
 TrainEpoch: TypeAlias = Callable[[TrainState, Any, Any, Any], TrainState]
 
 
@@ -113,7 +113,7 @@ def init_state_on(
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batch: DeviceBatch,
     *,
     model: LSTMClassifier,
     optimizer: optax.GradientTransformation,

@@ -8,6 +8,7 @@ last saved states (parameters, optimizer, everything) and all figures of all epo
 """
 
 import argparse
+import itertools
 import json
 import random
 import signal
@@ -31,30 +32,52 @@ def train_command(run_dir: Path, options: Sequence[str]) -> list[str]:
     return [sys.executable, str(PROJECT / "train.py"), "--run-dir", str(run_dir), *options]
 
 
+def newest_step(run_dir: Path) -> int:
+    saved = run_dir.glob("checkpoints/[0-9]*")
+    return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+
+
 def kill_at_random_moments(
-    run_dir: Path, options: Sequence[str], *, kills: int, longest: float, rng: random.Random
-) -> int:
-    """Start the run and kill it, so many times; returns how many kills met a living process."""
-    command, landed = train_command(run_dir, options), 0
+    run_dir: Path,
+    options: Sequence[str],
+    *,
+    kills: int,
+    longest: float,
+    rng: random.Random,
+    after_progress: bool = False,
+) -> list[int]:
+    """Start the run and kill it, so many times.
+
+    Args:
+        run_dir: the run directory.
+        options: of ``train.py``.
+        kills: how many times.
+        longest: seconds before a kill, at most.
+        rng: draws the moments.
+        after_progress: count these seconds from the first new checkpoint, not from the start.
+
+    Returns:
+        The newest saved step after each kill that met a living process.
+    """
+    saved = []
     for i in range(kills):
-        delay = rng.uniform(0, longest)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        before, delay = newest_step(run_dir), rng.uniform(0, longest)
+        process = subprocess.Popen(
+            train_command(run_dir, options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        while after_progress and newest_step(run_dir) == before and process.poll() is None:
+            time.sleep(0.01)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         output, _ = process.communicate()
-        alive = process.returncode == -signal.SIGKILL
-        landed += alive
-        if not alive and process.returncode != 0:
-            raise RuntimeError(f"the run failed by itself with exit code {process.returncode}:\n{output}")
-        saved = max(
-            (int(path.name) for path in run_dir.glob("checkpoints/[0-9]*") if path.name.isdigit()), default=0
-        )
-        print(
-            f"{'kill' if alive else 'finished before kill'} {i + 1:2d} after {delay:5.2f} s,"
-            f" step {saved} is saved",
-            flush=True,
-        )
-    return landed
+        if process.returncode == -signal.SIGKILL:
+            saved.append(newest_step(run_dir))
+            print(f"kill {i + 1:2d} after {delay:4.2f} s, step {saved[-1]} is saved", flush=True)
+        elif process.returncode == 0:
+            print(f"finished before kill {i + 1}", flush=True)
+        else:
+            raise RuntimeError(f"the run failed by itself with code {process.returncode}:\n{output}")
+    return saved
 
 
 def figures_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -81,18 +104,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         calm, disturbed = Path(folder) / "calm", Path(folder) / "disturbed"
         subprocess.run(train_command(calm, options), check=True)
-        landed = kill_at_random_moments(
+        saved = kill_at_random_moments(
             disturbed, options, kills=arguments.kills, longest=arguments.longest, rng=random.Random(seed)
         )
         subprocess.run(train_command(disturbed, options), check=True)
         leftovers = [path.name for path in (disturbed / "checkpoints").iterdir() if not path.name.isdigit()]
         checks = {
-            f"all {arguments.kills} kills met a running process": landed == arguments.kills,
+            f"all {arguments.kills} kills met a running process": len(saved) == arguments.kills,
             "the saved states are bit-identical": state_digest(calm) == state_digest(disturbed),
             "the figures of all epochs are identical": figures_of(calm) == figures_of(disturbed),
             "no temporary folder is left": not leftovers,
             "no checkpoint was damaged": not (disturbed / "damaged").exists(),
         }
+    steps = [0, *saved]
+    fruitful = sum(later > earlier for earlier, later in itertools.pairwise(steps))
+    print(f"{fruitful} of the kills came after a new state was saved, the others while starting")
     for what, holds in checks.items():
         print(f"{'yes' if holds else 'NO '}  {what}")
     return 0 if all(checks.values()) else 1

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from orbax.checkpoint import v1 as ocp
+from conftest import Run
 
-from lstm_jax.checkpoint import CHECKSUMS, KEPT, Checkpoints, digest
+from lstm_jax.checkpoint import CHECKSUMS, KEPT, SAVING, Checkpoints, digest
 from lstm_jax.errors import CheckpointError
 
 NOTES = {"history": [{"epoch": 1, "train_loss": 0.1 + 0.2}], "devices": 1}
@@ -68,7 +68,7 @@ def files_of(step: Path) -> list[Path]:
     return sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size)
 
 
-def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_bit_in_any_file_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # Orbax by itself loads flipped bits of the array payload without a word.
     with saved(tmp_path / "whole", 2):
         pass
@@ -172,6 +172,7 @@ def test_what_killed_saves_and_deletions_leave_is_cleaned_up(tmp_path: Path) -> 
     for name in ("3.orbax-checkpoint-tmp", "3"):  # killed while Orbax wrote, and before the checksums
         shutil.copytree(tmp_path / "c" / "2", tmp_path / "c" / name)
         (tmp_path / "c" / name / CHECKSUMS).unlink()
+    (tmp_path / "c" / SAVING).write_text("3")
     (tmp_path / "c" / "1" / CHECKSUMS).unlink()  # an old state, half deleted
     told: list[str] = []
     with Checkpoints(tmp_path / "c", report=told.append) as checkpoints:
@@ -182,28 +183,77 @@ def test_what_killed_saves_and_deletions_leave_is_cleaned_up(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
 
 
+def test_the_very_first_save_may_be_killed(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 1):
+        pass
+    (tmp_path / "c" / "1" / CHECKSUMS).unlink()
+    (tmp_path / "c" / SAVING).write_text("1")
+    with Checkpoints(tmp_path / "c", report=print) as checkpoints:
+        assert checkpoints.restore(state_of(0)) is None
+
+
+def test_lost_checksums_are_damage_and_not_thrown_away(tmp_path: Path) -> None:
+    with saved(tmp_path / "c", 2):
+        pass
+    (tmp_path / "c" / "2" / CHECKSUMS).unlink()
+    told: list[str] = []
+    with Checkpoints(tmp_path / "c", report=told.append) as checkpoints:
+        restored = checkpoints.restore(state_of(0))
+    assert restored is not None
+    assert restored.step == 1
+    assert f"{CHECKSUMS} is missing" in told[0]
+    assert (tmp_path / "damaged" / "2").is_dir()
+
+
 def test_a_state_of_another_shape_is_refused_in_words(tmp_path: Path) -> None:
     with saved(tmp_path / "c", 1) as checkpoints, pytest.raises(CheckpointError, match="cannot read it"):
         checkpoints.restore({"something": jnp.zeros(3)})
 
 
-def test_a_save_that_fails_is_told_and_leaves_the_states_before(
+def test_a_full_disk_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with saved(tmp_path / "c", 1) as checkpoints:
-
-        def full(*args: Any, **kwargs: Any) -> None:
-            raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nlong explanation")
-
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         with monkeypatch.context() as patched:
-            patched.setattr(ocp.training.Checkpointer, "save", full)
+            patched.setattr(shutil, "disk_usage", lambda path: usage)
             with pytest.raises(CheckpointError, match="cannot save the state of step 2") as refusal:
                 checkpoints.save(2, state_of(2), NOTES)
-        assert "No space left on device" in str(refusal.value)
+        assert "no space left on device" in str(refusal.value)
         assert "\n" not in str(refusal.value)
-        restored = checkpoints.restore(state_of(0))
+        assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
+        checkpoints.save(2, state_of(2), NOTES)  # after making room
+        assert checkpoints.newest_step == 2
+
+
+SAVE_INTO_A_LIMIT = """
+import resource, signal, sys
+from pathlib import Path
+import jax.numpy as jnp
+from lstm_jax import command_line
+from lstm_jax.checkpoint import Checkpoints
+def main():
+    with Checkpoints(Path(sys.argv[1]), report=print) as checkpoints:
+        checkpoints.save(1, {"a": jnp.zeros(10)}, {})
+        # As a quota or a disk that fills up meanwhile: a file may have so many bytes and no more.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        checkpoints.save(2, {"a": jnp.arange(100_000.0) ** 0.5}, {})
+command_line.run(main, prog="save")
+"""
+
+
+def test_a_save_that_fails_half_way_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    # Orbax writes from several threads and logs the tracebacks of all of them.
+    done = run("-c", SAVE_INTO_A_LIMIT, tmp_path / "c")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "cannot save the state of step 2" in done.stderr
+    with Checkpoints(tmp_path / "c", report=print) as checkpoints:
+        restored = checkpoints.restore({"a": jnp.ones(10)})
     assert restored is not None
     assert restored.step == 1
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
 
 
 def test_the_digest_sees_names_dtypes_shapes_and_values() -> None:

@@ -97,7 +97,7 @@ def test_an_unreadable_image_does_not_stop_the_others(run: Run, run_dir: Path, t
         (["evaluate", "nowhere"], 1, ["nowhere", "not a run directory", "no such folder"]),
         (["predict", "tests", "x.png"], 1, ["tests", "not a run directory", "no config.json"]),
         (["predict", "nowhere"], 1, ["no image given"]),
-        (["evaluate"], 2, ["PATH"]),
+        (["evaluate"], 2, ["RUN_DIR"]),
         (["evaluate", "nowhere", "--split"], 2, ["--split"]),
         (["explain"], 2, ["unknown command 'explain'", "evaluate, predict"]),
     ],

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from conftest import PROJECT, Run
 from kill_and_resume import figures_of, kill_at_random_moments, state_digest, train_command
 
-from lstm_jax import loop, train
+from lstm_jax import loop, runtime, train
 from lstm_jax.checkpoint import digest
 from lstm_jax.config import Config
 from lstm_jax.console import Console
@@ -182,6 +183,36 @@ def test_one_and_two_devices_agree_and_a_run_may_change_between(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one.params, two.params)
 
 
+def test_a_run_may_go_on_with_another_number_of_devices(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**small, "devices": None}  # all there are; the tests show two
+    whole = train(Config(**{**options, "run_dir": tmp_path / "whole"}))
+    assert train(Config(**options), console=Listener(signal_after=2)).stopped_by is not None
+    real = runtime.make_mesh
+    monkeypatch.setattr(runtime, "make_mesh", lambda **kwargs: real(**{**kwargs, "devices": 1}))
+    listener = Listener()
+    changed = train(Config(**options), console=listener)
+    assert any("had 2 devices so far and now has 1" in message for message in listener.messages)
+    for a, b in zip(whole.history, changed.history, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+
+
+def test_a_finished_run_returns_its_own_parameters_or_none(small: dict[str, Any]) -> None:
+    first = train(Config(**{**small, "epochs": 2}))
+    assert digest(train(Config(**{**small, "epochs": 2})).params) == digest(first.params)
+    newest = small["run_dir"] / "checkpoints" / "10"
+    shutil.rmtree(newest / "state")
+    listener = Listener()
+    again = train(Config(**{**small, "epochs": 2}), console=listener)
+    assert again.summary == first.summary
+    assert again.params is None  # not those of epoch 1
+    assert again.history == ()
+    assert "not in its checkpoints" in listener.messages[-1]
+    shutil.rmtree(small["run_dir"] / "checkpoints")
+    assert train(Config(**{**small, "epochs": 2})).summary == first.summary
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,9 +281,13 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
 ) -> None:
     # The long version, with 20 kills: python -m tests.kill_and_resume
     monkeypatch.setattr(os, "environ", environment)
-    options = ["--hidden-size", "8", "--steps", "500", "--checkpoint-every", "7", "--input", kind]
+    options = ["--hidden-size", "8", "--steps", "500", "--checkpoint-every", "5", "--input", kind]
     subprocess.run(train_command(tmp_path / "calm", options), check=True, capture_output=True)
-    kill_at_random_moments(tmp_path / "killed", options, kills=3, longest=7.0, rng=random.Random(kind))
+    saved = kill_at_random_moments(
+        tmp_path / "killed", options, kills=3, longest=0.4, rng=random.Random(kind), after_progress=True
+    )
+    assert len(saved) == 3
+    assert 0 < saved[0] < saved[1] < saved[2] < 500
     subprocess.run(train_command(tmp_path / "killed", options), check=True, capture_output=True)
     assert state_digest(tmp_path / "killed") == state_digest(tmp_path / "calm")
     assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "calm")

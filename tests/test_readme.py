@@ -110,6 +110,10 @@ def test_the_table_of_options_is_that_of_the_code() -> None:
             assert shown == str(default)
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"^[A-Z]+$", README, re.MULTILINE)
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (PROJECT / target).exists(), target

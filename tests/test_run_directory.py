@@ -133,6 +133,35 @@ def test_a_damaged_config_is_named(tmp_path: Path, name: str, content: str, word
     assert "\n" not in str(refusal.value)
 
 
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    with RunDirectory(Config(run_dir=tmp_path)) as run:
+        (tmp_path / "summary.json").write_text('{"test_accuracy": 0.5}')
+        with pytest.raises(RunDirectoryError, match=r"lacks best_validation_epoch, .*remove this file"):
+            run.read_summary()
+
+
+def test_metrics_that_are_not_even_text_are_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
+    with RunDirectory(Config(run_dir=tmp_path)) as run:
+        run.begin([record(1)])
+    assert lines(tmp_path) == [record(1)]
+
+
+def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunDirectory(Config(run_dir=tmp_path)) as run:
+        run.begin([])
+
+        def full(*args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
+        with pytest.raises(RunDirectoryError) as told:
+            run.add(record(1))
+    assert str(told.value).startswith(
+        f"{tmp_path}: cannot be written (No space left on device); what is saved"
+    )
+
+
 def test_a_run_without_its_config_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(RunDirectoryError, match=r"without its config\.json"):

@@ -52,6 +52,32 @@ def test_the_cache_of_programs_is_in_the_users_cache_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert runtime.compilation_cache_dir().parent == tmp_path / ".cache" / "lstm_jax" / "xla"
 
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert runtime.compilation_cache_dir() is None
+
+
+def test_what_one_process_does_first_the_others_find() -> None:
+    assert runtime.leader_first(lambda: 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        runtime.leader_first(lambda: 1 / 0)
+
+
+def test_no_device_is_told_in_one_line(run: Run) -> None:
+    code = """
+import os
+os.environ["JAX_PLATFORMS"] = "cuda"
+from lstm_jax import command_line, runtime
+command_line.run(lambda: runtime.make_mesh(devices=None, batch_size=1), prog="test")
+"""
+    done = run("-c", code)
+    assert done.returncode == 1
+    assert (
+        "test: error: JAX finds no device to run on (JAX_PLATFORMS is cuda)" in done.stderr.splitlines()[-1]
+    )
+
 
 def test_a_second_start_compiles_nothing(run: Run, tmp_path: Path) -> None:
     code = """

@@ -38,7 +38,7 @@ def initial(mesh: Mesh, model: LSTMClassifier = MODEL, seed: int = 0) -> trainin
     return training.init_state_on(mesh, model, OPTIMIZER, seed=seed)
 
 
-def on_devices(mesh: Mesh, image: np.ndarray, label: np.ndarray) -> training.Batch:
+def on_devices(mesh: Mesh, image: np.ndarray, label: np.ndarray) -> training.DeviceBatch:
     place = partial(runtime.place, mesh, spec=P(runtime.DATA_AXIS))
     return place(image), place(label)
 
