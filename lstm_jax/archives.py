@@ -111,23 +111,22 @@ def read_splits(paths: Mapping[str, Path], expected: Mapping[str, Archive]) -> d
 def _read_checked(path: Path, archive: Archive) -> bytes:
     """Read a file that must have the listed size and SHA-256."""
     try:
-        # Before reading: a file of the wrong size may be too large for the memory.
-        size = path.stat().st_size
-        content = path.read_bytes() if size == archive.size else b""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+            file.seek(0)
+            # A file of the wrong size may be too large for the memory.
+            content = file.read() if size == archive.size else b""
     except FileNotFoundError:
         raise DataError(
             f"{path}: expected an archive of {archive.size:,} bytes, found no file; get it from {archive.url}"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if size != archive.size:
+    if (size, sha256) != (archive.size, archive.sha256):
         raise DataError(
-            f"{path}: expected {archive.size:,} bytes, found {size:,}; get it again from {archive.url}"
-        )
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != archive.sha256:
-        raise DataError(
-            f"{path}: expected SHA-256 {archive.sha256}, found {sha256}; get it again from {archive.url}"
+            f"{path}: expected {archive.size:,} bytes with SHA-256 {archive.sha256}, "
+            f"found {size:,} bytes with SHA-256 {sha256}; get it again from {archive.url}"
         )
     return content
 

@@ -139,8 +139,8 @@ class Plan:
 def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
     """Train the model that a configuration describes, or go on with it, in its run directory.
 
-    Returns when the run has come to its end, or has been told to stop: SIGINT (Ctrl-C) and SIGTERM,
-    when this is called in the main thread, save the state first. A finished run is not repeated.
+    Returns when the run has come to its end, or has been told to stop: SIGINT (Ctrl-C), SIGTERM
+    and SIGHUP, when this is called in the main thread, save the state first. A finished run is not repeated.
 
     Args:
         config: the options.
@@ -279,10 +279,10 @@ class Loop:
         epoch, done, end = self.plan.epoch_of(int(state.step))
         self.feed.begin(epoch, done)
         self.console.epoch_started(epoch + 1, self.plan.epochs, done, end)
-        every = self.config.checkpoint_every or end
+        every = self.config.checkpoint_every
         pace = 1  # steps in one program
         while done < end:
-            until_save = every - int(state.step) % every
+            until_save = every - int(state.step) % every if every else end - done
             count = runtime.from_leader(min(pace, until_save, end - done, self.feed.limit))
             clock = time.perf_counter()
             state = jax.block_until_ready(self.train_epoch(state, *self.feed.take(done, done + count)))

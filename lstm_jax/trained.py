@@ -77,7 +77,7 @@ def load_state(
     """
     run_dir = Path(run_dir)
     config = read_config(run_dir)
-    on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=1))
+    on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=jax.process_count()))
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
         jax.eval_shape(partial(init_state, build_model(config), build_optimizer(config), seed=config.seed)),

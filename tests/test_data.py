@@ -362,24 +362,18 @@ def test_every_wrong_archive_is_named(small, tmp_path, filename, damage):
     if damage == "missing":
         path.unlink()
         message = f"{path}: expected an archive of {len(content):,} bytes, found no file"
-    elif damage == "truncated":
-        path.write_bytes(content[:-1])
-        message = (
-            f"{path}: expected {len(content):,} bytes, found {len(content) - 1:,}; get it again from http"
-        )
     elif damage == "folder":
         path.unlink()
         path.mkdir()
         message = f"{path}: "
     else:
-        wrong = (
-            bytes(len(content))
-            if damage == "exchanged"
-            else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-        )
+        flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+        wrong = {"truncated": content[:-1], "flipped": flipped, "exchanged": bytes(len(content))}[damage]
         path.write_bytes(wrong)
-        sha256 = [hashlib.sha256(c).hexdigest() for c in (content, wrong)]
-        message = f"{path}: expected SHA-256 {sha256[0]}, found {sha256[1]}; get it again from http"
+        expected, found = (
+            f"{len(c):,} bytes with SHA-256 {hashlib.sha256(c).hexdigest()}" for c in (content, wrong)
+        )
+        message = f"{path}: expected {expected}, found {found}; get it again from http"
     with pytest.raises(DataError) as caught:
         load_dataset("kmnist", data_dir=tmp_path / "data", archive_dir=small)
     assert str(caught.value).startswith(message)

@@ -198,6 +198,17 @@ def test_a_run_may_go_on_with_another_number_of_devices(
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
 
 
+def test_killed_before_its_summary_a_run_only_writes_that(small: dict[str, Any]) -> None:
+    first = train(Config(**{**small, "epochs": 1}))
+    (small["run_dir"] / "summary.json").unlink()
+    listener = Listener()
+    again = train(Config(**{**small, "epochs": 1}), console=listener)
+    assert listener.steps == 0
+    assert first.summary is not None
+    assert again.summary is not None
+    assert {**again.summary, "wall_seconds": 0} == {**first.summary, "wall_seconds": 0}
+
+
 def test_a_finished_run_returns_its_own_parameters_or_none(small: dict[str, Any]) -> None:
     first = train(Config(**{**small, "epochs": 2}))
     assert digest(train(Config(**{**small, "epochs": 2})).params) == digest(first.params)
