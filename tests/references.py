@@ -1,11 +1,15 @@
 """What the LSTM is compared with: its equations in float64 NumPy, and Flax's own ``nn.RNN``."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+from lstm_jax import config, lstm
 
 Tree = Any  # nested dicts and tuples of arrays
 
@@ -105,3 +109,38 @@ def assert_equal(actual: Tree, expected: Tree, *, rtol: float = 0.0, atol: float
         assert one.dtype == other.dtype, name
         one, other = (np.asarray(array, np.float64) for array in (one, other))
         np.testing.assert_allclose(one, other, rtol=rtol, atol=atol, err_msg=name)
+
+
+# `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
+# of the initial values, have it in their lists.
+each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)
+each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
+
+TIME, BATCH, INPUTS, HIDDEN = 5, 3, 2, 4  # all different, so that no two axes can be taken for each other
+LENGTHS = (2, 5, 1)  # padding in one, none in another, and all but one step in the last
+
+
+def a_case(**options: Any) -> Case:
+    return random_case(TIME, (BATCH,), INPUTS, HIDDEN, time_major=bool(options.get("time_major")))
+
+
+def as_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for a call: those in a parameter list cannot hold arrays, they hold tuples."""
+    lengths = options.get("seq_lengths")
+    return options if lengths is None else {**options, "seq_lengths": jnp.asarray(lengths, jnp.int32)}
+
+
+@functools.cache
+def _flax_answer(items: tuple[tuple[str, Any], ...]) -> tuple[Tree, Tree]:
+    options = as_arguments(dict(items))
+    return results_and_gradients(flax_rnn(HIDDEN), a_case(**options), **options)
+
+
+def flax_answer(options: dict[str, Any]) -> tuple[Tree, Tree]:
+    """Results and gradients of ``nn.RNN``, computed once for all implementations."""
+    return _flax_answer(tuple(options.items()))
+
+
+def compiled(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tree]:
+    """`results_and_gradients` as one program: quicker than step by step for sizes seen only once."""
+    return jax.jit(functools.partial(results_and_gradients, layer, **options))(case)

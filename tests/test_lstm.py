@@ -5,10 +5,8 @@ order in time, and a state of zero cannot show where it is used. `test_the_case_
 checks that the usual mistakes are far outside of the tolerance.
 """
 
-import doctest
 import functools
 import itertools
-import re
 from typing import Any
 
 import flax.linen as nn
@@ -19,11 +17,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from references import (
-    BFLOAT16,
     FLOAT32,
+    HIDDEN,
+    INPUTS,
+    LENGTHS,
+    TIME,
     Case,
     Tree,
+    a_case,
+    as_arguments,
     assert_equal,
+    compiled,
+    each_implementation,
+    each_name,
+    flax_answer,
     flax_rnn,
     numpy_lstm,
     random_case,
@@ -31,44 +38,9 @@ from references import (
     results_and_gradients,
 )
 
-from lstm_jax import LSTM, config, lstm
+from lstm_jax import LSTM, config
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
-
-# `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
-# of the initial values, have it in their lists.
-each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)
-each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
-
-TIME, BATCH, INPUTS, HIDDEN = 5, 3, 2, 4  # all different, so that no two axes can be taken for each other
-LENGTHS = (2, 5, 1)  # padding in one, none in another, and all but one step in the last
-
-
-def a_case(**options: Any) -> Case:
-    return random_case(TIME, (BATCH,), INPUTS, HIDDEN, time_major=bool(options.get("time_major")))
-
-
-def as_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The options for a call: those in a parameter list cannot hold arrays, they hold tuples."""
-    lengths = options.get("seq_lengths")
-    return options if lengths is None else {**options, "seq_lengths": jnp.asarray(lengths, jnp.int32)}
-
-
-@functools.cache
-def _flax_answer(items: tuple[tuple[str, Any], ...]) -> tuple[Tree, Tree]:
-    options = as_arguments(dict(items))
-    return results_and_gradients(flax_rnn(HIDDEN), a_case(**options), **options)
-
-
-def flax_answer(options: dict[str, Any]) -> tuple[Tree, Tree]:
-    """Results and gradients of ``nn.RNN``, computed once for all implementations."""
-    return _flax_answer(tuple(options.items()))
-
-
-def compiled(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tree]:
-    """`results_and_gradients` as one program: quicker than step by step for sizes seen only once."""
-    return jax.jit(functools.partial(results_and_gradients, layer, **options))(case)
-
 
 # --------------------------------------------------------------------------------------------------
 # The cases can fail
@@ -452,195 +424,3 @@ def test_any_sizes_and_options(data: st.DataObject) -> None:
     expected = compiled(flax_rnn(hidden), case, **options)
     actual = compiled(LSTM(hidden, implementation), case, **options)
     assert_equal(actual, expected, **FLOAT32)
-
-
-# --------------------------------------------------------------------------------------------------
-# bfloat16
-# --------------------------------------------------------------------------------------------------
-
-
-def _in_bfloat16(param_dtype: Any) -> tuple[Case, dict[str, Any]]:
-    case = jax.tree.map(lambda leaf: leaf.astype(param_dtype), a_case())
-    return case, {"dtype": jnp.bfloat16, "param_dtype": param_dtype}
-
-
-@functools.cache
-def _flax_answer_in_bfloat16(param_dtype: Any) -> tuple[Tree, Tree]:
-    case, attributes = _in_bfloat16(param_dtype)
-    options = as_arguments({"seq_lengths": LENGTHS, "return_carry": True})
-    # The cell of Flax multiplies gates in bfloat16 with a state in float32.
-    with jax.numpy_dtype_promotion("standard"):
-        return results_and_gradients(flax_rnn(HIDDEN, **attributes), case, **options)
-
-
-@each_implementation
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16], ids=jnp.dtype)
-def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
-    """Results and gradients have the dtypes of nn.RNN's, and the results are near those of float32."""
-    options = {"seq_lengths": LENGTHS, "return_carry": True}
-    case, attributes = _in_bfloat16(param_dtype)
-    expected = _flax_answer_in_bfloat16(param_dtype)
-    with jax.numpy_dtype_promotion("standard"):
-        layer = LSTM(HIDDEN, implementation, **attributes)
-        actual = results_and_gradients(layer, case, **as_arguments(options))
-    assert_equal(actual, expected, **BFLOAT16)
-
-    results = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), actual[0])
-    exact, _ = flax_answer(options)
-    assert_equal(results, exact, **BFLOAT16)
-    # ... near, and not equal: the computation is indeed in bfloat16.
-    assert np.abs(results[1] - exact[1]).max() > 100 * FLOAT32["atol"]
-
-
-# --------------------------------------------------------------------------------------------------
-# Inside of other things
-# --------------------------------------------------------------------------------------------------
-
-
-@each_implementation
-def test_jit_with_lengths_as_an_argument(implementation: str) -> None:
-    """One program serves all lengths: they are known when it runs, not when it is compiled."""
-    case = a_case()
-    layer = LSTM(HIDDEN, implementation, return_carry=True, reverse=True)
-    compilations = 0
-
-    @jax.jit
-    def run(case: Case, lengths: jax.Array) -> tuple[Tree, Tree]:
-        nonlocal compilations
-        compilations += 1
-        return results_and_gradients(layer, case, seq_lengths=lengths)
-
-    for lengths in (LENGTHS, (0, 5, 1)):
-        options = {"seq_lengths": lengths, "reverse": True, "return_carry": True}
-        assert_equal(run(case, jnp.array(lengths, jnp.int32)), flax_answer(options), **FLOAT32)
-    assert compilations == 1
-
-
-@each_implementation
-def test_vmap_over_sequences_and_over_parameters(implementation: str) -> None:
-    case = a_case()
-    layer = LSTM(HIDDEN, implementation)
-    variables = {"params": case.params}
-    one_by_one = jax.vmap(lambda x: layer.apply(variables, x))(case.inputs)
-    assert_equal(one_by_one, layer.apply(variables, case.inputs), **FLOAT32)
-
-    ensemble = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2]), variables)
-    both = jax.vmap(layer.apply, in_axes=(0, None))(ensemble, case.inputs)
-    for member in range(2):
-        alone = layer.apply(jax.tree.map(lambda leaf, member=member: leaf[member], ensemble), case.inputs)
-        assert_equal(both[member], alone, **FLOAT32)
-
-
-class Compact(nn.Module):
-    make: Any
-
-    @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        return self.make(HIDDEN, name="layer")(inputs)
-
-
-class Setup(nn.Module):
-    make: Any
-
-    def setup(self) -> None:
-        self.layer = self.make(HIDDEN)
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        return self.layer(inputs)
-
-
-@each_implementation
-@pytest.mark.parametrize("outer", [Compact, Setup])
-def test_inside_of_another_module(implementation: str, outer: Any) -> None:
-    """The initial values depend on the path of names too, so these must be the same."""
-    inputs = a_case().inputs
-    expected = outer(flax_rnn).init_with_output(jax.random.key(1), inputs)
-    make = functools.partial(LSTM, implementation=implementation)
-    actual = outer(make).init_with_output(jax.random.key(1), inputs)
-    assert set(actual[1]["params"]) == {"layer"}
-    assert_equal(actual, expected, **FLOAT32)
-
-
-@each_implementation
-def test_remat(implementation: str) -> None:
-    """Computing the steps again for the gradient changes neither results nor gradients."""
-    layer = nn.remat(LSTM)(HIDDEN, implementation, return_carry=True)
-    actual = results_and_gradients(layer, a_case())
-    assert_equal(actual, flax_answer({"return_carry": True}), **FLOAT32)
-
-
-@each_implementation
-def test_export(implementation: str) -> None:
-    """One program for CPU, GPU and TPU: nothing in the layer is tied to this machine."""
-    case = a_case()
-    layer = LSTM(HIDDEN, implementation, return_carry=True)
-    run = jax.jit(functools.partial(results_and_gradients, layer))
-    exported = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(case)
-    assert exported.platforms == ("cpu", "cuda", "tpu")
-    assert_equal(exported.call(case), flax_answer({"return_carry": True}), **FLOAT32)
-
-
-# --------------------------------------------------------------------------------------------------
-# Names, errors, examples
-# --------------------------------------------------------------------------------------------------
-
-
-def test_the_configuration_names_every_implementation() -> None:
-    """The command line reads its choices from `config`, which must not import JAX to find them."""
-    assert ("auto", *lstm.IMPLEMENTATIONS) == config.IMPLEMENTATIONS
-
-
-def test_auto_is_one_of_the_others() -> None:
-    chosen = lstm.choose_implementation("auto")
-    assert chosen in lstm.IMPLEMENTATIONS
-    options = {"seq_lengths": LENGTHS, "return_carry": True, "reverse": True}
-    auto, other = (
-        compiled(LSTM(HIDDEN, name), a_case(), **as_arguments(options)) for name in ("auto", chosen)
-    )
-    assert_equal(auto, other)  # the same program, so the same bits
-
-
-@pytest.mark.parametrize(
-    ("layer", "loops"),
-    [
-        (LSTM(HIDDEN, "unrolled"), []),
-        (LSTM(HIDDEN, "scan"), [(TIME, 1)]),
-        (LSTM(HIDDEN, "scan", unroll=2), [(TIME, 2)]),
-    ],
-    ids=["unrolled", "scan", "scan, unroll=2"],
-)
-def test_the_name_decides_on_the_loop(layer: LSTM, loops: list[tuple[int, int]]) -> None:
-    """The numbers are the same for all, so that only the program can tell which one was run."""
-    case = a_case()
-    program = jax.make_jaxpr(layer.apply)({"params": case.params}, case.inputs)
-    found = [step.params for step in program.eqns if step.primitive.name == "scan"]
-    assert [(loop["length"], loop["unroll"]) for loop in found] == loops
-
-
-def test_every_other_name_means_itself() -> None:
-    assert [lstm.choose_implementation(name) for name in lstm.IMPLEMENTATIONS] == list(lstm.IMPLEMENTATIONS)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "message"),
-    [
-        (
-            {"implementation": "cudnn"},
-            "implementation: got 'cudnn', expected auto, scan, unrolled",
-        ),
-        (
-            {"implementation": "unrolled", "unroll": 2},
-            "unroll: got 2 with implementation 'unrolled', expected unroll=1 or implementation 'scan'",
-        ),
-    ],
-    ids=["implementation", "unroll"],
-)
-def test_errors_say_what_was_given_and_what_is_expected(attributes: dict[str, Any], message: str) -> None:
-    case = a_case()
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as raised:
-        LSTM(HIDDEN, **attributes).apply({"params": case.params}, case.inputs)
-    assert str(raised.value) == message
-
-
-def test_the_examples_in_the_documentation() -> None:
-    assert doctest.testmod(lstm) == doctest.TestResults(failed=0, attempted=6)
