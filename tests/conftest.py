@@ -1,6 +1,7 @@
 """What all tests share: strict JAX, two CPU devices, MNIST prepared once, a home of their own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,11 @@ PROJECT = Path(__file__).parents[1]
 # Two devices in this process, so that sharing a batch is tested wherever the tests run.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
+# A shell starts its background jobs with SIGINT ignored, and all that they start inherits it: without
+# this, the tests that send SIGINT to a program would fail there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Arrays of different rank that are silently broadcast are a mistake in our code; JAX lets it pass.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
