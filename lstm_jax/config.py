@@ -122,12 +122,8 @@ class Config:
         if not isinstance(self.bidirectional, bool):
             raise _refusal("bidirectional", self.bidirectional, "True or False")
         for field, most in _LARGEST.items():
-            if getattr(self, field) is not None or field in (
-                "hidden_size",
-                "num_layers",
-                "batch_size",
-                "epochs",
-            ):
+            # None is a value only where it is the default.
+            if getattr(self, field) is not None or getattr(Config, field) is not None:
                 _check_whole(field, getattr(self, field), at_least=1, at_most=most)
         # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
         _check_whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
@@ -233,11 +229,10 @@ def _expanded(field: str, path: Path) -> Path:
         raise _refusal(field, str(path), "a folder; there is no such home directory") from error
 
 
-def _check_whole(field: str, value: Any, at_least: int, at_most: int | None = None) -> None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
-    if not fits or (at_most is not None and value > at_most):
-        span = f"from {at_least} to {at_most}" if at_most is not None else f"of at least {at_least}"
-        raise _refusal(field, value, f"a whole number {span}")
+def _check_whole(field: str, value: Any, at_least: int, at_most: int) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not at_least <= value <= at_most:
+        raise _refusal(field, value, f"a whole number from {at_least} to {at_most}")
 
 
 def _check_number(field: str, value: Any, accepted: str, fits: Callable[[float], bool]) -> None:

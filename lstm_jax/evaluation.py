@@ -67,15 +67,8 @@ def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
         whole = jax.lax.all_gather((losses, predicted, labels), runtime.DATA_AXIS, tiled=True)
         return whole[0], whole[1], whole[2]
 
-    return jax.jit(
-        jax.shard_map(
-            score,
-            mesh=mesh,
-            in_specs=(P(), P(runtime.DATA_AXIS), P(runtime.DATA_AXIS)),
-            out_specs=P(),
-            check_vma=False,  # see training.over_devices
-        )
-    )
+    shared = P(runtime.DATA_AXIS)
+    return runtime.over_devices(score, mesh, in_specs=(P(), shared, shared))
 
 
 def evaluate(

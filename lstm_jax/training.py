@@ -3,8 +3,8 @@
     train_step(state, batch) -> (state, loss)
     train_epoch(state, data, start, stop) -> state       the same step, in a compiled loop
 
-Both are written for one device's share of the batch; `over_devices` runs them on all devices of the
-mesh. The loop over epochs, with its files and messages, is in `loop.py`.
+Both are written for one device's share of the batch; `runtime.over_devices` runs them on all devices
+of the mesh. The loop over epochs, with its files and messages, is in `loop.py`.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float32, Int32, UInt8
 
 from lstm_jax.config import Config
 from lstm_jax.model import LSTMClassifier, Params, logits_of
-from lstm_jax.runtime import DATA_AXIS, Tree, replicated
+from lstm_jax.runtime import DATA_AXIS, Tree, over_devices, replicated
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1
@@ -185,27 +185,12 @@ def train_epoch(
     return jax.lax.fori_loop(start, stop, lambda i, state: step(state, data.batch(i))[0], state)
 
 
-def over_devices(function: Callable[..., Any], mesh: Mesh, in_specs: Any) -> Callable[..., Any]:
-    """Compile a function of each device's share of the data, with results that are the same on all.
-
-    `shard_map` and not `jit` of a sharded batch: on CPU the latter leaves an all-reduce inside the
-    backward loop of the LSTM, one per time step, and is ten times slower.
-
-    The check of varying axes is off because it would do the same: the gradient of replicated
-    parameters by sharded data then gets its sum where the parameters are used, within the loop.
-    """
-    return jax.jit(
-        jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=False),
-        donate_argnums=0,
-    )
-
-
 def compile_train_step(
     model: LSTMClassifier, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh
 ) -> TrainStep:
     """The jitted `train_step`; it consumes the state it is given."""
     step = partial(train_step, model=model, optimizer=optimizer, seed=seed)
-    return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS))))
+    return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS))), donate=0)
 
 
 def compile_train_epoch(
@@ -226,4 +211,5 @@ def compile_train_epoch(
         data_spec: `RESIDENT_SPEC` or `BLOCK_SPEC`.
     """
     step = partial(train_step, model=model, optimizer=optimizer, seed=seed)
-    return over_devices(partial(train_epoch, step=step), mesh, in_specs=(P(), data_spec, P(), P()))
+    epoch = partial(train_epoch, step=step)
+    return over_devices(epoch, mesh, in_specs=(P(), data_spec, P(), P()), donate=0)
