@@ -19,7 +19,7 @@ from lstm_jax.errors import ConfigError
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
 InputName = Literal["memory", "stream"]
-ImplementationName = Literal["auto", "scan", "unrolled"]
+ImplementationName = Literal["auto", "scan", "unrolled", "fused", "native"]
 DtypeName = Literal["float32", "bfloat16"]
 RecipeName = Literal["tutorial"]
 
@@ -27,8 +27,10 @@ DATASETS: tuple[str, ...] = get_args(DatasetName)
 INPUTS: tuple[str, ...] = get_args(InputName)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(ImplementationName)
 
-# Where things lie on this machine: the only fields that may differ when a run is continued.
+# Where things lie on this machine.
 PLACES = ("data_dir", "archive_dir", "run_dir")
+# The only fields that may differ when a run is continued: places, and how the same numbers are computed.
+CHANGEABLE = (*PLACES, "implementation")
 
 # The step is counted in an int32.
 MOST_STEPS = 2**31 - 1
@@ -168,16 +170,18 @@ class Config:
         return cls(**values)
 
     def identity(self) -> dict[str, Any]:
-        """The options that a run must keep from start to end: all but the places of files."""
-        return {key: value for key, value in self.to_dict().items() if key not in PLACES}
+        """The options that a run must keep from start to end."""
+        return {key: value for key, value in self.to_dict().items() if key not in CHANGEABLE}
 
     def run_directory(self) -> Path:
         """``run_dir``, or a name made from the options: the same options find the same run again."""
         if self.run_dir is not None:
             return self.run_dir
         # Only what differs from the defaults, so that a new option does not change the names of old runs.
-        usual = Config().identity()
-        unusual = {key: value for key, value in self.identity().items() if value != usual[key]}
+        usual = Config().to_dict()
+        unusual = {
+            key: value for key, value in self.to_dict().items() if key not in PLACES and value != usual[key]
+        }
         digest = hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()
         return Path("runs") / f"{self.dataset}-{self.recipe}-seed{self.seed}-{digest[:8]}"
 

@@ -37,3 +37,7 @@ class CheckpointError(UserError):
 
 class NonFiniteLossError(UserError):
     """A training loss that became infinite or NaN."""
+
+
+class ImplementationError(UserError):
+    """An implementation of the LSTM that cannot do what it was asked for, or not on this machine."""

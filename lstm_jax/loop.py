@@ -31,7 +31,7 @@ from lstm_jax.data import Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.feed import Feed, make_feed
-from lstm_jax.lstm import choose_implementation
+from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params, build_model
 from lstm_jax.run_directory import Record, RunDirectory
 from lstm_jax.signals import StopSignals
@@ -79,6 +79,7 @@ class Notes:
         train_seconds: time spent in training steps since the start of the run.
         wall_seconds: time spent in `train` since the start of the run.
         devices: number of devices.
+        implementation: the one that computes the LSTM.
     """
 
     history: tuple[Record, ...] = ()
@@ -86,6 +87,7 @@ class Notes:
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     devices: int = 1
+    implementation: str = "scan"  # of runs that do not say: there was no other default
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Notes":
@@ -159,6 +161,8 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
     if console is None or not runtime.is_leader():
         console = Console()
     mesh = runtime.make_mesh(devices=config.devices, batch_size=config.batch_size)
+    with stop.at_once():
+        implementation = prepare_implementation(config, mesh, console)
     with runtime.leader_first(lambda: RunDirectory(config, leader=runtime.is_leader())) as run:
         if (summary := run.read_summary()) is not None:
             return finished(run, summary, console)
@@ -167,7 +171,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
         ) as checkpoints:
             model, optimizer = build_model(config), build_optimizer(config)
             state = init_state_on(mesh, model, optimizer, seed=config.seed)
-            notes = Notes(devices=mesh.size)
+            notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
             if notes.devices != mesh.size:
@@ -176,6 +180,12 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                     "same up to float32 rounding, not bit by bit."
                 )
                 notes = dataclasses.replace(notes, devices=mesh.size)
+            if notes.implementation != implementation:
+                console.message(
+                    f"This run was computed by {notes.implementation} so far and now is by {implementation}: it "
+                    "goes on the same up to float32 rounding, not bit by bit."
+                )
+                notes = dataclasses.replace(notes, implementation=implementation)
             with stop.at_once():
                 dataset = load_dataset(
                     config.dataset,
@@ -185,7 +195,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                     report=console.message,
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
-            tell_start(console, config, dataset, state, mesh)
+            tell_start(console, config, dataset, state, mesh, implementation)
             feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=config.seed)
             loop = Loop(
                 config=config,
@@ -385,6 +395,7 @@ def summarise(state: TrainState, notes: Notes, mesh: Mesh) -> Record:
         "epochs": last["epoch"],
         "steps": int(state.step),
         "device": describe_devices(mesh),
+        "implementation": notes.implementation,
         "versions": {
             "lstm_jax": __version__,
             "python": platform.python_version(),
@@ -403,15 +414,35 @@ def describe_devices(mesh: Mesh) -> str:
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
-def tell_start(console: Console, config: Config, dataset: Dataset, state: TrainState, mesh: Mesh) -> None:
+def prepare_implementation(config: Config, mesh: Mesh, console: Console) -> str:
+    """The name of the implementation that computes the LSTM, ready to be used.
+
+    Raises:
+        ImplementationError: if it cannot be used here.
+    """
+    task = Task(
+        hidden=config.hidden_size,
+        inputs=28,
+        batch=config.batch_size // mesh.size,
+        time=28,
+        dtypes=frozenset({config.dtype, "float32"}),
+    )
+    if will_build(config.implementation, task):
+        console.message("Building the native kernel, once; this takes some seconds")
+    return choose(config.implementation, task)
+
+
+def tell_start(
+    console: Console, config: Config, dataset: Dataset, state: TrainState, mesh: Mesh, implementation: str
+) -> None:
     """Say what is going to be trained on what."""
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     console.message(
         f"{dataset.name}: {sizes[0]:,} training, {sizes[1]:,} validation, {sizes[2]:,} test images"
     )
     console.message(
-        f"LSTM: {count_parameters(state.params):,} parameters, implementation "
-        f"{choose_implementation(config.implementation)}, {config.dtype}, on {describe_devices(mesh)}"
+        f"LSTM: {count_parameters(state.params):,} parameters, implementation {implementation}, "
+        f"{config.dtype}, on {describe_devices(mesh)}"
     )
     if int(state.step):
         console.message(f"Continuing after step {int(state.step)}")

@@ -24,7 +24,7 @@ steps, B the sequences, D the inputs and H the hidden units.
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,23 +34,16 @@ from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Key
 
-GATES = "ifgo"
-
-Carry: TypeAlias = tuple[Float[Array, "*batch hidden"], Float[Array, "*batch hidden"]]
-CellParameters: TypeAlias = Mapping[str, Mapping[str, Array]]
+from lstm_jax.kernels.choice import Task, choose
+from lstm_jax.kernels.fused import fused
+from lstm_jax.kernels.interface import GATES, Carry, CellParameters, Implementation, last_step
+from lstm_jax.kernels.native import native
 
 # --------------------------------------------------------------------------------------------------
-# Implementations: (cell, params, inputs, carry, lengths) -> (carry, outputs)
-#
-# `cell` holds the hyperparameters and no weights. The returned carry is the one after the last step or,
-# given `lengths`, after that many steps of each sequence; the outputs are those of all steps, the
-# padding included. To add an implementation, write such a function, name it in IMPLEMENTATIONS below
-# and in `lstm_jax.config.ImplementationName`, and say in `choose_implementation` when it is the best.
+# The reference implementations. To add one, write a function as `Implementation` has it, name it in
+# IMPLEMENTATIONS below and in `lstm_jax.config.ImplementationName`, and say in `kernels/choice.py` where
+# it is the fastest.
 # --------------------------------------------------------------------------------------------------
-
-Implementation: TypeAlias = Callable[
-    [nn.LSTMCell, CellParameters, Array, Carry, Array | None], tuple[Carry, Array]
-]
 
 
 def scan(
@@ -60,8 +53,9 @@ def scan(
     carry: Carry,
     lengths: Int[Array, "*batch"] | None,
     *,
+    keep_outputs: bool,
     unroll: int = 1,
-) -> tuple[Carry, Float[Array, "time *batch hidden"]]:
+) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """The reference: `nn.scan` over `nn.LSTMCell`, one step after the other in a compiled loop.
 
     It stays for ever as the oracle that the fast implementations are tested against, and is
@@ -73,25 +67,31 @@ def scan(
         inputs: the sequences, time first.
         carry: the state (c, h) before the first step.
         lengths: the number of steps after which to take the carry; None means all.
+        keep_outputs: whether the outputs are wanted.
         unroll: how many steps to write out in one turn of the loop.
 
     Returns:
-        The carry, and the outputs of all steps.
+        The carry, and the outputs of all steps or None.
     """
 
-    def step(cell: nn.LSTMCell, carry: Carry, x: Array) -> tuple[Carry, tuple[Array | None, Array]]:
+    def step(cell: nn.LSTMCell, carry: Carry, x: Array) -> tuple[Carry, tuple[Array | None, Array | None]]:
         (c, h), output = cell(carry, x)
-        # The history of c is kept only if it is needed: it is as large as the outputs.
-        return (c, h), (None if lengths is None else c, output)
+        # Histories are kept only if they are needed: they are large.
+        return (c, h), (
+            None if lengths is None else c,
+            output if keep_outputs or lengths is not None else None,
+        )
 
-    def loop(cell: nn.LSTMCell, carry: Carry, inputs: Array) -> tuple[Carry, tuple[Array | None, Array]]:
+    def loop(
+        cell: nn.LSTMCell, carry: Carry, inputs: Array
+    ) -> tuple[Carry, tuple[Array | None, Array | None]]:
         scanned = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, unroll=unroll)
         return scanned(cell, carry, inputs)
 
     carry, (cells, outputs) = nn.apply(loop, cell)({"params": params}, carry, inputs)
-    if cells is not None and lengths is not None:
+    if lengths is not None and cells is not None and outputs is not None:
         carry = _carry_after(lengths, cells, outputs)
-    return carry, outputs
+    return carry, outputs if keep_outputs else None
 
 
 def unrolled(
@@ -100,7 +100,9 @@ def unrolled(
     inputs: Float[Array, "time *batch inputs"],
     carry: Carry,
     lengths: Int[Array, "*batch"] | None,
-) -> tuple[Carry, Float[Array, "time *batch hidden"]]:
+    *,
+    keep_outputs: bool,
+) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """The static RNN: the loop runs while tracing, so that every step stands in the program by itself.
 
     TensorFlow's ``unstack`` and ``static_rnn``. The compiler sees all steps at once, and takes time in
@@ -112,12 +114,13 @@ def unrolled(
         inputs: the sequences, time first.
         carry: the state (c, h) before the first step.
         lengths: the number of steps after which to take the carry; None means all.
+        keep_outputs: whether the outputs are wanted.
 
     Returns:
-        The carry, and the outputs of all steps.
+        The carry, and the outputs of all steps or None.
     """
     if not len(inputs):  # no step to learn the dtype of the outputs from
-        return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype)
+        return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype) if keep_outputs else None
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
     for x in inputs:
@@ -126,7 +129,7 @@ def unrolled(
         outputs.append(output)
     if lengths is not None:
         carry = _carry_after(lengths, jnp.stack(cells), jnp.stack(outputs))
-    return carry, jnp.stack(outputs)
+    return carry, jnp.stack(outputs) if keep_outputs else None
 
 
 def _carry_after(
@@ -134,26 +137,15 @@ def _carry_after(
     cells: Float[Array, "time *batch hidden"],
     outputs: Float[Array, "time *batch hidden"],
 ) -> Carry:
-    """The state after ``lengths`` steps. As in `nn.RNN`, a length of 0 takes the last step of all."""
-    last = ((lengths - 1) % len(cells))[None, ..., None]
+    """The state after ``lengths`` steps."""
+    last = last_step(lengths, len(cells), lengths.shape)[None, ..., None]
     c, h = (jnp.take_along_axis(history, last, axis=0)[0] for history in (cells, outputs))
     return c, h
 
 
-IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType({"scan": scan, "unrolled": unrolled})
-
-
-def choose_implementation(name: str) -> str:
-    """The implementation that ``name`` stands for; ``auto`` is the fastest that works here.
-
-    Raises:
-        ValueError: if there is no implementation of that name.
-    """
-    if name == "auto":
-        return "scan"
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation: got {name!r}, expected auto, {', '.join(IMPLEMENTATIONS)}")
-    return name
+IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
+    {"scan": scan, "unrolled": unrolled, "fused": fused, "native": native}
+)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -179,11 +171,14 @@ class LSTM(nn.Module):
 
     Attributes:
         features: number of hidden units H.
-        implementation: ``auto``, ``scan`` or ``unrolled``; the numbers are the same.
+        implementation: how to compute it: ``auto`` (the fastest that works here), ``scan``,
+            ``unrolled``, ``fused`` or ``native``; the numbers are the same.
         forget_bias: initial value of the forget gate's bias, added to ``bias_init`` there. The default
             is Flax's 0; 1 is what Gers et al. (2000) and Jozefowicz et al. (2015) advise.
         time_major: whether inputs and outputs are (time, *batch, features), not (*batch, time, features).
         return_carry: whether to return ``(carry, outputs)``, not only the outputs.
+        return_outputs: False returns the carry alone, and the outputs of the steps before the last are
+            not stored. `nn.RNN` has no such option.
         reverse: whether to process the sequence from its end.
         keep_order: whether the outputs of a reversed sequence are put back in the order of the inputs.
         unroll: how many steps `scan` writes out in one turn of its loop.
@@ -202,6 +197,7 @@ class LSTM(nn.Module):
     forget_bias: float = 0.0
     time_major: bool = False
     return_carry: bool = False
+    return_outputs: bool = True
     reverse: bool = False
     keep_order: bool = False
     unroll: int = 1
@@ -226,7 +222,9 @@ class LSTM(nn.Module):
         time_major: bool | None = None,
         reverse: bool | None = None,
         keep_order: bool | None = None,
-    ) -> Float[Array, "*batch_and_time hidden"] | tuple[Carry, Float[Array, "*batch_and_time hidden"]]:
+    ) -> (
+        Float[Array, "*batch_and_time hidden"] | tuple[Carry, Float[Array, "*batch_and_time hidden"]] | Carry
+    ):
         """Apply the LSTM to sequences.
 
         Args:
@@ -244,10 +242,11 @@ class LSTM(nn.Module):
 
         Returns:
             The outputs h_t of all steps, in the layout of ``inputs``; with ``return_carry`` the pair of
-            the final state (c, h) and these outputs.
+            the final state (c, h) and these outputs; with ``return_outputs=False`` the final state.
 
         Raises:
-            ValueError: for an unknown implementation, or ``unroll`` with one that has no loop.
+            ValueError: for an unknown implementation, one that cannot compute this or not on this
+                machine, and ``unroll`` with one that has no loop.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
@@ -267,9 +266,15 @@ class LSTM(nn.Module):
             init_key = jax.random.key(0) if init_key is None else init_key
             initial_carry = cell.initialize_carry(init_key, inputs.shape[1:])
         params = self._parameters(num_inputs=inputs.shape[-1])
-        lengths = seq_lengths if return_carry else None
-        carry, outputs = self._implementation()(cell, params, inputs, initial_carry, lengths)
-
+        lengths = seq_lengths if return_carry or not self.return_outputs else None
+        implementation = self._implementation(
+            Task.of(cell, params, inputs, initial_carry, unroll=self.unroll)
+        )
+        carry, outputs = implementation(
+            cell, params, inputs, initial_carry, lengths, keep_outputs=self.return_outputs
+        )
+        if outputs is None:
+            return carry
         if reverse and keep_order:
             outputs = flip(outputs)
         outputs = jnp.moveaxis(outputs, 0, time_axis)
@@ -298,16 +303,9 @@ class LSTM(nn.Module):
         )
         return declare(num_inputs)
 
-    def _implementation(self) -> Implementation:
-        name = choose_implementation(self.implementation)
-        if self.unroll == 1:
-            return IMPLEMENTATIONS[name]
-        if name != "scan":
-            raise ValueError(
-                f"unroll: got {self.unroll} with implementation {name!r}, "
-                "expected unroll=1 or implementation 'scan'"
-            )
-        return partial(scan, unroll=self.unroll)
+    def _implementation(self, task: Task) -> Implementation:
+        name = choose(self.implementation, task)
+        return partial(scan, unroll=self.unroll) if self.unroll != 1 else IMPLEMENTATIONS[name]
 
 
 class _CellParameters(nn.Module):

@@ -94,8 +94,8 @@ class LSTMClassifier(nn.Module):
             )
         last = []
         for direction in self._directions():
-            # The last output is the h of the final carry; asking for that one spares storing all the others.
-            (_, h), _ = self._lstm(self.num_layers - 1, direction, return_carry=True)(inputs)
+            # The last output is the h of the final carry.
+            _, h = self._lstm(self.num_layers - 1, direction, return_outputs=False)(inputs)
             last.append(h)
         features = jnp.concatenate(last, axis=-1).astype(jnp.float32)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(features)

@@ -7,7 +7,6 @@ called beforehand) alike.
 
 import hashlib
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lstm_jax.caches import cache_dir, processor
 from lstm_jax.errors import ConfigError, UserError, one_line
 
 DATA_AXIS = "data"
@@ -50,18 +50,8 @@ def compilation_cache_dir() -> Path | None:
 
     None if the user has no home directory.
     """
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    try:
-        processor = next(
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
-        )
-    except (OSError, StopIteration):  # not Linux, or a processor that does not list its features so
-        processor = platform.processor()
-    key = hashlib.sha256(f"{platform.machine()} {processor}".encode()).hexdigest()[:12]
-    return base / "lstm_jax" / "xla" / key
+    base = cache_dir()
+    return base and base / "xla" / hashlib.sha256(processor().encode()).hexdigest()[:12]
 
 
 def make_mesh(*, devices: int | None, batch_size: int) -> Mesh:

@@ -59,7 +59,9 @@ def load_trained(run_dir: str | Path, *, report: Callable[[str], None] = lambda 
     """
     config = read_config(Path(run_dir))
     restored = load_state(run_dir, report=report)
-    return Trained(config, build_model(config), restored.state.params, restored.step)
+    # Wherever it was trained: what computes it here is for this machine to say.
+    model = build_model(dataclasses.replace(config, implementation="auto"))
+    return Trained(config, model, restored.state.params, restored.step)
 
 
 def load_state(
@@ -76,7 +78,8 @@ def load_state(
         CheckpointError: if no state has been saved, or none is whole.
     """
     run_dir = Path(run_dir)
-    config = read_config(run_dir)
+    # Only names and shapes are read off the model; for them nothing need be built.
+    config = dataclasses.replace(read_config(run_dir), implementation="scan")
     on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=jax.process_count()))
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),

@@ -35,7 +35,8 @@ def strict_dtypes() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compile each program once, not once per test."""
+    """Compile each program, and the native kernel, once, not once per test."""
+    os.environ["LSTM_JAX_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -53,7 +54,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dict[str, str]:
+def environment(
+    tmp_path_factory: pytest.TempPathFactory, data_dir: Path, compilation_cache: None
+) -> dict[str, str]:
     """The environment of commands: an empty home, the prepared data, one cache of compiled programs."""
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XLA", "XDG", "TFDS"))

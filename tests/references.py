@@ -114,6 +114,9 @@ def assert_equal(actual: Tree, expected: Tree, *, rtol: float = 0.0, atol: float
 # `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
 # of the initial values, have it in their lists.
 each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)
+# Of what the kernels do not do, they say so; see test_kernels.py.
+each_general_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "auto"])
+each_portable_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "fused"])
 each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
 
 TIME, BATCH, INPUTS, HIDDEN = 5, 3, 2, 4  # all different, so that no two axes can be taken for each other

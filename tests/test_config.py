@@ -30,7 +30,10 @@ def test_every_recipe_is_a_possible_configuration() -> None:
     ("options", "message"),
     [
         ({"dataset": "cifar"}, "--dataset: got 'cifar', expected one of mnist, fashion_mnist, kmnist"),
-        ({"implementation": "cudnn"}, "--implementation: got 'cudnn', expected one of auto, scan, unrolled"),
+        (
+            {"implementation": "cudnn"},
+            "--implementation: got 'cudnn', expected one of auto, scan, unrolled, fused, native",
+        ),
         ({"dtype": "float16"}, "--dtype: got 'float16', expected one of float32, bfloat16"),
         ({"hidden_size": 0}, "--hidden-size: got 0, expected a whole number from 1 to 65536"),
         ({"batch_size": 1.5}, "--batch-size: got 1.5, expected a whole number from 1"),

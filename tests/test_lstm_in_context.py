@@ -23,6 +23,7 @@ from references import (
     assert_equal,
     compiled,
     each_implementation,
+    each_portable_implementation,
     flax_answer,
     flax_rnn,
     results_and_gradients,
@@ -52,7 +53,7 @@ def _flax_answer_in_bfloat16(param_dtype: Any) -> tuple[Tree, Tree]:
         return results_and_gradients(flax_rnn(HIDDEN, **attributes), case, **options)
 
 
-@each_implementation
+@each_portable_implementation
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16], ids=jnp.dtype)
 def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
     """Results and gradients have the dtypes of nn.RNN's, and the results are near those of float32."""
@@ -148,7 +149,7 @@ def test_remat(implementation: str) -> None:
     assert_equal(actual, flax_answer({"return_carry": True}), **FLOAT32)
 
 
-@each_implementation
+@each_portable_implementation
 def test_export(implementation: str) -> None:
     """One program for CPU, GPU and TPU: nothing in the layer is tied to this machine."""
     case = a_case()
@@ -169,16 +170,6 @@ def test_the_configuration_names_every_implementation() -> None:
     assert ("auto", *lstm.IMPLEMENTATIONS) == config.IMPLEMENTATIONS
 
 
-def test_auto_is_one_of_the_others() -> None:
-    chosen = lstm.choose_implementation("auto")
-    assert chosen in lstm.IMPLEMENTATIONS
-    options = {"seq_lengths": LENGTHS, "return_carry": True, "reverse": True}
-    auto, other = (
-        compiled(LSTM(HIDDEN, name), a_case(), **as_arguments(options)) for name in ("auto", chosen)
-    )
-    assert_equal(auto, other)  # the same program, so the same bits
-
-
 @pytest.mark.parametrize(
     ("layer", "loops"),
     [
@@ -196,16 +187,12 @@ def test_the_name_decides_on_the_loop(layer: LSTM, loops: list[tuple[int, int]])
     assert [(loop["length"], loop["unroll"]) for loop in found] == loops
 
 
-def test_every_other_name_means_itself() -> None:
-    assert [lstm.choose_implementation(name) for name in lstm.IMPLEMENTATIONS] == list(lstm.IMPLEMENTATIONS)
-
-
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
         (
             {"implementation": "cudnn"},
-            "implementation: got 'cudnn', expected auto, scan, unrolled",
+            "implementation: got 'cudnn', expected auto, scan, unrolled, fused, native",
         ),
         (
             {"implementation": "unrolled", "unroll": 2},

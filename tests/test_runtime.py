@@ -1,5 +1,6 @@
 """Devices, their mesh, and the cache of compiled programs."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def test_one_process_agrees_with_itself() -> None:
 def test_the_cache_of_programs_is_in_the_users_cache_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    assert runtime.compilation_cache_dir().parent == Path(os.environ["LSTM_JAX_CACHE_DIR"]) / "xla"
+    monkeypatch.delenv("LSTM_JAX_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert runtime.compilation_cache_dir().parent == tmp_path / "lstm_jax" / "xla"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -83,6 +86,7 @@ def test_a_second_start_compiles_nothing(run: Run, tmp_path: Path) -> None:
     code = """
 import sys
 import jax
+import os
 from pathlib import Path
 from lstm_jax import Config, runtime, train
 runtime.start(devices=None)
@@ -101,6 +105,7 @@ def test_an_unwritable_cache_does_not_stop_a_run(run: Run, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     code = """
 import os, sys
+import os
 from pathlib import Path
 os.environ["XDG_CACHE_HOME"] = sys.argv[1]
 from lstm_jax import Config, runtime, train

@@ -200,7 +200,7 @@ def test_one_all_reduce_per_step() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("implementation", ["scan", "unrolled"])
+@pytest.mark.parametrize("implementation", ["scan", "unrolled", "fused"])
 def test_the_train_step_lowers_for_cpu_gpu_and_tpu(implementation: str, dtype: str) -> None:
     mesh = mesh_of(1)
     model = LSTMClassifier(hidden_size=8, implementation=implementation, dtype=jnp.dtype(dtype))

@@ -1,0 +1,12 @@
+"""The fast implementations behind `lstm_jax.LSTM`.
+
+    interface.py        what an implementation is: what it gets and what it gives back
+    fused.py            pure JAX, any device
+    native.py           the JAX side of the C++ kernel for CPUs: calls, gradients, vmap
+    build.py            compiling and loading that kernel
+    cpp/                its source
+    differentiation.py  errors for derivatives that a kernel cannot give
+    choice.py           which of them `auto` takes, by measurement
+
+The reference that they are tested against is in `lstm_jax/lstm.py`.
+"""

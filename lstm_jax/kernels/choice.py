@@ -1,0 +1,125 @@
+"""Which implementation computes what: `auto`, by measurement, and what each can do."""
+
+import functools
+import logging
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from lstm_jax.errors import ImplementationError
+from lstm_jax.kernels.build import is_built, why_not_available
+from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
+
+
+class Task(NamedTuple):
+    """What an implementation is to be chosen for.
+
+    Attributes:
+        hidden: hidden units H.
+        inputs: inputs D of each step.
+        batch: sequences B, over all batch dimensions.
+        time: time steps T.
+        dtypes: names of the dtypes of computation, parameters and state.
+        usual_activations: whether the gates are sigmoids and the other activation is tanh.
+        unroll: steps to write out in one turn of the loop.
+    """
+
+    hidden: int
+    inputs: int
+    batch: int
+    time: int
+    dtypes: frozenset[str]
+    usual_activations: bool = True
+    unroll: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        cell: nn.LSTMCell,
+        params: CellParameters,
+        inputs: Float[Array, "time *batch inputs"],
+        carry: Carry,
+        *,
+        unroll: int = 1,
+    ) -> "Task":
+        """The task that a layer has."""
+        leaves = jax.tree.leaves((params, carry))
+        computed = computed_dtype(cell, params, inputs, carry)
+        return cls(
+            hidden=cell.features,
+            inputs=inputs.shape[-1],
+            batch=math.prod(inputs.shape[1:-1]),
+            time=inputs.shape[0],
+            dtypes=frozenset(dtype.name for dtype in (computed, *(leaf.dtype for leaf in leaves))),
+            usual_activations=has_usual_activations(cell),
+            unroll=unroll,
+        )
+
+
+def choose(name: str, task: Task) -> str:
+    """The implementation that ``name`` stands for; ``auto`` is the fastest that works here.
+
+    Raises:
+        ImplementationError: if there is no implementation of that name, or it cannot do the task here.
+    """
+    if name == "auto":
+        return fastest(task)
+    if name not in _NAMES:
+        raise ImplementationError(f"implementation: got {name!r}, expected auto, {', '.join(_NAMES)}")
+    if task.unroll != 1 and name != "scan":
+        raise ImplementationError(
+            f"unroll: got {task.unroll} with implementation {name!r}, "
+            "expected unroll=1 or implementation 'scan'"
+        )
+    reason = why_not(name, task) or (why_not_available() if name == "native" else None)
+    if reason is not None:
+        raise ImplementationError(f"implementation {name!r} cannot be used: {reason}")
+    return name
+
+
+def will_build(name: str, task: Task) -> bool:
+    """Whether `choose` will take some seconds, because the native kernel is not built yet."""
+    return name in ("auto", "native") and why_not("native", task) is None and not is_built()
+
+
+_NAMES = ("scan", "unrolled", "fused", "native")
+
+
+def why_not(name: str, task: Task) -> str | None:
+    """Why an implementation cannot do a task, the kernel's availability aside; None if it can."""
+    if name in ("fused", "native") and not task.usual_activations:
+        return "it computes sigmoid gates and tanh; use 'scan' for another gate_fn or activation_fn"
+    if name == "native":
+        if platform() != "cpu":
+            return f"it runs on a CPU, and JAX computes on {platform()}; use 'fused' or 'auto'"
+        if others := task.dtypes - {"float32"}:
+            return f"it computes in float32, not {', '.join(sorted(others))}; use 'fused' or 'auto'"
+    return None
+
+
+def platform() -> str:
+    """The platform that JAX computes on unless an array says otherwise: cpu, gpu or tpu."""
+    device = jax.config.jax_default_device
+    return str(getattr(device, "platform", device) or jax.default_backend())
+
+
+# By measurement, see README.md.
+def fastest(task: Task) -> str:
+    """What `auto` stands for."""
+    if task.unroll != 1 or not task.usual_activations:
+        return "scan"
+    if why_not("native", task) is None:
+        if (reason := why_not_available()) is None:
+            return "native"
+        _tell_once(reason)
+    return "fused"
+
+
+@functools.cache
+def _tell_once(reason: str) -> None:
+    logging.getLogger("lstm_jax").warning(
+        "lstm_jax: the native kernel cannot be used: %s; 'fused' is used instead", reason
+    )

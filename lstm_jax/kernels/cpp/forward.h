@@ -1,0 +1,143 @@
+// The forward pass.
+
+#ifndef LSTM_JAX_FORWARD_H_
+#define LSTM_JAX_FORWARD_H_
+
+#include "lstm.h"
+#include "phases.h"
+
+namespace lstm_jax {
+
+struct ForwardArgs {
+  const float* x;
+  const float *c0, *h0;      // (members, B, H)
+  const std::int32_t* last;  // (members, B): the step, from 0, after which a sequence's final state is taken
+  Weights<const float> weights;
+};
+
+struct ForwardResults {
+  float *c_last, *h_last;                    // (members, B, H)
+  float* outputs = nullptr;                  // h of all steps, or nullptr if nobody wants them
+  float *cells = nullptr, *gates = nullptr;  // for the backward pass, with `outputs`; or both nullptr
+};
+
+namespace internal {
+
+// One block of the weights: a row of kBlock for each input, then for each unit of h, then the biases.
+inline void PackBlock(const Sizes& s, const Weights<const float>& weights, Index member, Index block,
+                      float* to) {
+  const Index unit = block * kLanes, lanes = s.hidden - unit;
+  const auto pack = [&](const std::array<const float*, kGates>& gates, Index rows) {
+    for (Index k = 0; k < rows; ++k) {
+      for (const float* gate : gates) {
+        Store(to, LoadLanes(gate + (member * rows + k) * s.hidden + unit, lanes));
+        to += kLanes;
+      }
+    }
+  };
+  pack(weights.x, s.inputs);
+  pack(weights.h, s.hidden);
+  pack(weights.bias, 1);
+}
+
+// One step of some rows: pointers to the first of them.
+struct Step {
+  const float *x, *h, *c;  // x_t, h_{t-1}, c_{t-1}; c has padded rows
+  float *h_next, *c_next, *gates;
+};
+
+template <int R>
+inline void ForwardTile(const Sizes& s, const float* packed, Index block, const Step& step, Index row) {
+  const Index unit = block * kLanes, lanes = s.hidden - unit;
+  const float* bias = packed + s.depth() * kBlock;
+  Vec z[R][kGates];
+  LSTM_JAX_UNROLL
+  for (int r = 0; r < R; ++r) {
+    LSTM_JAX_UNROLL
+    for (int g = 0; g < kGates; ++g) z[r][g] = Load(bias + g * kLanes);
+  }
+  Multiply(z, s.inputs, step.x + row * s.inputs, s.inputs, 1, packed, kBlock);
+  Multiply(z, s.hidden, step.h + row * s.hidden, s.hidden, 1, packed + s.inputs * kBlock, kBlock);
+  LSTM_JAX_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const Index state = (row + r) * s.padded() + unit;
+    const Vec i = Sigmoid(z[r][0]), f = Sigmoid(z[r][1]), g = Tanh(z[r][2]), o = Sigmoid(z[r][3]);
+    const Vec c = f * Load(step.c + state) + i * g;
+    Store(step.c_next + state, c);
+    StoreLanes(step.h_next + (row + r) * s.hidden + unit, o * Tanh(c), lanes);
+    if (step.gates != nullptr) {
+      float* gates = step.gates + (row + r) * kGates * s.padded() + block * kBlock;
+      Store(gates, i);
+      Store(gates + kLanes, f);
+      Store(gates + 2 * kLanes, g);
+      Store(gates + 3 * kLanes, o);
+    }
+  }
+}
+
+// Floats of scratch memory for `rows` rows: c, and h before and after a step.
+inline Index ForwardScratch(const Sizes& s, Index rows) { return Aligned(rows * (s.padded() + 2 * s.hidden)); }
+
+inline void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults& results,
+                         const float* packed, Index member, Range rows, float* scratch) {
+  const Index padded = s.padded(), first = member * s.batch + rows.begin;
+  float* const c_here = scratch;
+  float* const h_here = c_here + rows.size() * padded;
+  for (Index r = 0; r < rows.size(); ++r) {
+    for (Index unit = 0; unit < padded; unit += kLanes) {
+      Store(c_here + r * padded + unit, LoadLanes(args.c0 + (first + r) * s.hidden + unit, s.hidden - unit));
+    }
+  }
+  const float *h = args.h0 + first * s.hidden, *c = c_here;
+  for (Index t = 0; t < s.time; ++t) {
+    const Index now = (member * s.time + t) * s.batch + rows.begin;
+    Step step{args.x + now * s.inputs, h, c, h_here + t % 2 * rows.size() * s.hidden, c_here, nullptr};
+    if (results.outputs != nullptr) step.h_next = results.outputs + now * s.hidden;
+    if (results.gates != nullptr) {
+      step.c_next = results.cells + now * padded;
+      step.gates = results.gates + now * kGates * padded;
+    }
+    for (Index block = 0; block < s.blocks(); ++block) {
+      ForTiles(rows.size(), [&](auto R, Index row) {
+        ForwardTile<R>(s, packed + block * s.packed(), block, step, row);
+      });
+    }
+    h = step.h_next;
+    c = step.c_next;
+    for (Index r = 0; r < rows.size(); ++r) {
+      if (args.last[first + r] != t) continue;
+      std::copy_n(h + r * s.hidden, s.hidden, results.h_last + (first + r) * s.hidden);
+      std::copy_n(c + r * padded, s.hidden, results.c_last + (first + r) * s.hidden);
+    }
+  }
+}
+
+}  // namespace internal
+
+// Run the LSTM on up to `threads` threads of `pool`. All sizes must be at least 1, and `last` within the
+// time steps. Throws std::bad_alloc.
+template <class Pool>
+void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
+             const ForwardResults& results) {
+  const Index slices = NumSlices(s, threads);
+  const Index packed = s.blocks() * s.packed();
+  const Index each = internal::ForwardScratch(s, CeilDiv(s.batch, slices));
+  const Scratch scratch(s.members * (packed + slices * each));
+  float* const own = scratch.get() + s.members * packed;
+  RunPhases(
+      pool, threads,
+      {{s.members * s.blocks(),
+        [&](Index i) {
+          const Index member = i / s.blocks(), block = i % s.blocks();
+          internal::PackBlock(s, args.weights, member, block, scratch.get() + i * s.packed());
+        }},
+       {s.members * slices, [&](Index i) {
+          const Index member = i / slices;
+          internal::ForwardSlice(s, args, results, scratch.get() + member * packed, member,
+                                 SliceRows(s, i % slices, slices), own + i * each);
+        }}});
+}
+
+}  // namespace lstm_jax
+
+#endif  // LSTM_JAX_FORWARD_H_

@@ -1,0 +1,184 @@
+// The handlers that XLA calls: they check what they get, and run the kernel on XLA's own threads.
+
+#include <cstdint>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "backward.h"
+#include "forward.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace lstm_jax {
+namespace {
+
+using Shape = std::vector<Index>;
+
+std::string AsText(const Shape& shape) {
+  std::string text;
+  for (const Index size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "(" + text + ")";
+}
+
+// The buffers of a call, by place; `error` is what was wrong with the first that was not as it should be.
+class Call {
+ public:
+  Call(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets) : args_(args), rets_(rets) {}
+
+  std::size_t num_args() const { return args_.size(); }
+  std::size_t num_rets() const { return rets_.size(); }
+
+  Shape ShapeOf(std::size_t arg) {
+    const auto buffer = args_.get<ffi::AnyBuffer>(arg);
+    return buffer.has_value() ? Shape(buffer->dimensions().begin(), buffer->dimensions().end()) : Shape();
+  }
+
+  template <class T = float>
+  const T* Arg(std::size_t place, const char* name, const Shape& shape) {
+    const auto buffer = args_.get<ffi::AnyBuffer>(place);
+    return buffer.has_value() ? Data<T>(*buffer, name, shape) : Missing<T>(name);
+  }
+
+  float* Ret(std::size_t place, const char* name, const Shape& shape) {
+    auto buffer = rets_.get<ffi::AnyBuffer>(place);
+    return buffer.has_value() ? Data<float>(**buffer, name, shape) : Missing<float>(name);
+  }
+
+  void Refuse(const std::string& why) {
+    if (error.empty()) error = why;
+  }
+
+  std::string error;
+
+ private:
+  template <class T>
+  T* Data(const ffi::AnyBuffer& buffer, const char* name, const Shape& shape) {
+    constexpr ffi::DataType dtype = std::is_same_v<T, float> ? ffi::F32 : ffi::S32;
+    const Shape got(buffer.dimensions().begin(), buffer.dimensions().end());
+    if (buffer.element_type() != dtype) {
+      Refuse(std::string(name) + ": expected " + (dtype == ffi::F32 ? "float32" : "int32"));
+    } else if (got != shape) {
+      Refuse(std::string(name) + ": got shape " + AsText(got) + ", expected " + AsText(shape));
+    }
+    return static_cast<T*>(buffer.untyped_data());
+  }
+
+  template <class T>
+  T* Missing(const char* name) {
+    Refuse(std::string(name) + " is missing");
+    return nullptr;
+  }
+
+  const ffi::RemainingArgs& args_;
+  const ffi::RemainingRets& rets_;
+};
+
+// Sizes from x (members, T, B, D) and h0 (members, B, H).
+Sizes ReadSizes(Call& call, Index groups) {
+  const Shape x = call.ShapeOf(0), h = call.ShapeOf(2);
+  if (x.size() != 4 || h.size() != 3) {
+    call.Refuse("got x " + AsText(x) + " and h0 " + AsText(h) + ", expected (members, T, B, D) and (members, B, H)");
+    return {1, 1, 1, 1, 1};
+  }
+  const Sizes s{x[0], x[1], x[2], x[3], h[2], groups};
+  if (std::min({s.members, s.time, s.batch, s.inputs, s.hidden, groups}) < 1) {
+    call.Refuse("got x " + AsText(x) + " and h0 " + AsText(h) + ", expected sizes of at least 1");
+    return {1, 1, 1, 1, 1};
+  }
+  if (s.batch % groups != 0) {
+    call.Refuse("got " + std::to_string(groups) + " groups, expected a divisor of B = " + std::to_string(s.batch));
+  }
+  return s;
+}
+
+const std::int32_t* ReadLast(Call& call, const Sizes& s) {
+  const auto* last = call.Arg<std::int32_t>(3, "last", {s.members, s.batch});
+  for (Index i = 0; call.error.empty() && i < s.members * s.batch; ++i) {
+    if (last[i] < 0 || last[i] >= s.time) {
+      call.Refuse("last: got " + std::to_string(last[i]) + ", expected a step from 0 to " + std::to_string(s.time - 1));
+    }
+  }
+  return last;
+}
+
+// Kernels of x, kernels of h and, if there are any, biases, of the gates i, f, g, o, from `place` on.
+Weights<const float> ReadWeights(Call& call, const Sizes& s, std::size_t place, bool biases) {
+  Weights<const float> weights{};
+  for (int g = 0; g < kGates; ++g) {
+    weights.x[g] = call.Arg(place + g, "kernel of x", {s.members, s.inputs, s.hidden});
+    weights.h[g] = call.Arg(place + kGates + g, "kernel of h", {s.members, s.hidden, s.hidden});
+    if (biases) weights.bias[g] = call.Arg(place + 2 * kGates + g, "bias", {s.members, s.hidden});
+  }
+  return weights;
+}
+
+template <class Run>
+ffi::Error Finish(const char* name, const Call& call, const Run& run) {
+  if (!call.error.empty()) {
+    return ffi::Error::InvalidArgument(std::string("lstm_jax ") + name + ": " + call.error);
+  }
+  try {
+    run();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("lstm_jax ") + name + ": out of memory");
+  }
+  return ffi::Error::Success();
+}
+
+// (x, c0, h0, last, 12 weights) -> (c_last, h_last [, outputs [, cells, gates]])
+ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  Call call(args, rets);
+  const Sizes s = ReadSizes(call, 1);
+  const Shape state{s.members, s.batch, s.hidden};
+  ForwardArgs in{call.Arg(0, "x", {s.members, s.time, s.batch, s.inputs}), call.Arg(1, "c0", state),
+                 call.Arg(2, "h0", state), ReadLast(call, s), ReadWeights(call, s, 4, true)};
+  ForwardResults out{call.Ret(0, "c_last", state), call.Ret(1, "h_last", state)};
+  if (call.num_rets() > 2) out.outputs = call.Ret(2, "outputs", {s.members, s.time, s.batch, s.hidden});
+  if (call.num_rets() > 3) {
+    out.cells = call.Ret(3, "cells", {s.members, s.time, s.batch, s.padded()});
+    out.gates = call.Ret(4, "gates", {s.members, s.time, s.batch, kGates * s.padded()});
+  }
+  return Finish("forward", call, [&] { Forward(pool, pool.num_threads(), s, in, out); });
+}
+
+// (x, c0, h0, last, outputs, cells, gates, dc_last, dh_last, 8 kernels [, d_outputs])
+// -> (dc0, dh0, 12 gradients of weights [, dx])
+ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups) {
+  Call call(args, rets);
+  const Sizes s = ReadSizes(call, groups);
+  const Shape state{s.members, s.batch, s.hidden};
+  const Shape x{s.members, s.time, s.batch, s.inputs}, h{s.members, s.time, s.batch, s.hidden};
+  BackwardArgs in{};
+  in.x = call.Arg(0, "x", x);
+  in.c0 = call.Arg(1, "c0", state);
+  in.h0 = call.Arg(2, "h0", state);
+  in.last = ReadLast(call, s);
+  in.outputs = call.Arg(4, "outputs", h);
+  in.cells = call.Arg(5, "cells", {s.members, s.time, s.batch, s.padded()});
+  in.gates = call.Arg(6, "gates", {s.members, s.time, s.batch, kGates * s.padded()});
+  in.dc_last = call.Arg(7, "dc_last", state);
+  in.dh_last = call.Arg(8, "dh_last", state);
+  in.weights = ReadWeights(call, s, 9, false);
+  if (call.num_args() > 17) in.d_outputs = call.Arg(17, "d_outputs", h);
+  BackwardResults out{};
+  out.dc0 = call.Ret(0, "dc0", state);
+  out.dh0 = call.Ret(1, "dh0", state);
+  for (int g = 0; g < kGates; ++g) {
+    out.weights.x[g] = call.Ret(2 + g, "gradient of a kernel of x", {s.members, groups, s.inputs, s.hidden});
+    out.weights.h[g] = call.Ret(6 + g, "gradient of a kernel of h", {s.members, groups, s.hidden, s.hidden});
+    out.weights.bias[g] = call.Ret(10 + g, "gradient of a bias", {s.members, groups, s.hidden});
+  }
+  if (call.num_rets() > 14) out.dx = call.Ret(14, "dx", x);
+  return Finish("backward", call, [&] { Backward(pool, pool.num_threads(), s, in, out); });
+}
+
+}  // namespace
+}  // namespace lstm_jax
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, lstm_jax::RunForward,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    lstm_jax_backward, lstm_jax::RunBackward,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<std::int64_t>("groups"));

@@ -1,0 +1,149 @@
+// What the forward and the backward pass have in common: sizes, arrays, shares of the work, products.
+// Notation and equations are those of lstm_jax/lstm.py.
+//
+// How the kernel gets close to what the machine can do:
+//
+// - A thread owns a slice of the batch and runs all time steps on it: no meeting point in the sequence.
+// - All products of matrices are sums in a register tile of kRows x 4 vectors. Forward, the 4 vectors are
+//   the four gates of kLanes hidden units ("a block"), so that the activations are applied while z_t is
+//   still in registers. Weights are packed once per call into the order in which the tile reads them.
+// - The gradients of the weights are summed up per slice, some steps at a time, while dz_t is in cache.
+//
+// A call works on `members` LSTMs of equal sizes, with weights of their own. Arrays are row-major, time
+// first: x (members, T, B, D), h (members, T, B, H). Saved for the backward pass and private to it are
+// c (members, T, B, padded H) and the gates (members, T, B, 4 * padded H), where a row holds, block after
+// block, the lanes of i, f, g and o.
+
+#ifndef LSTM_JAX_LSTM_H_
+#define LSTM_JAX_LSTM_H_
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+#include "vector.h"
+
+namespace lstm_jax {
+
+using Index = std::int64_t;
+
+constexpr int kGates = 4;                // i, f, g, o
+constexpr int kBlock = kGates * kLanes;  // floats in one row of one block
+constexpr Index kPadding = 16;           // so the saved arrays have the same shapes on every machine
+static_assert(kPadding % kLanes == 0);
+
+inline Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
+
+struct Sizes {
+  Index members, time, batch, inputs, hidden;
+  // The rows of a batch come in this many groups of equal size, with weight gradients of their own.
+  Index groups = 1;
+
+  Index blocks() const { return CeilDiv(hidden, kLanes); }
+  Index padded() const { return CeilDiv(hidden, kPadding) * kPadding; }
+  Index depth() const { return inputs + hidden; }  // rows of the stacked kernels (W_x; W_h)
+  Index packed() const { return (depth() + 1) * kBlock; }  // floats of a packed block, with its bias
+};
+
+// Of each gate: the kernels of x (members, D, H), of h (members, H, H), the bias (members, H). Of their
+// gradients: (members, groups, ...).
+template <class T>
+struct Weights {
+  std::array<T*, kGates> x, h, bias;
+};
+
+// --------------------------------------------------------------------------------------------------------
+// Memory, and shares of the work
+// --------------------------------------------------------------------------------------------------------
+
+// Floats that are not initialized, aligned to cache lines. Throws std::bad_alloc.
+class Scratch {
+ public:
+  explicit Scratch(Index floats)
+      : data_(static_cast<float*>(::operator new(floats * sizeof(float), std::align_val_t{64}))) {}
+
+  float* get() const { return data_.get(); }
+
+ private:
+  struct Delete {
+    void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  std::unique_ptr<float, Delete> data_;
+};
+
+// Rounded up to whole cache lines, so that two threads never write to the same one.
+inline Index Aligned(Index floats) { return CeilDiv(floats, 16) * 16; }
+
+struct Range {
+  Index begin, end;
+  Index size() const { return end - begin; }
+};
+
+inline Range Share(Index whole, Index part, Index parts) {
+  return {whole * part / parts, whole * (part + 1) / parts};
+}
+
+// How many slices each member's batch is cut into. This depends on sizes and number of threads alone, so
+// that a call adds up its sums in the same order, and gives the same bits, every time.
+inline Index NumSlices(const Sizes& s, Index threads) {
+  // For less than this, waking a thread takes longer than the work.
+  constexpr double kLeastOperations = 1e6;
+  constexpr Index kLeastRows = 4;
+  const double operations = 8.0 * s.members * s.time * s.batch * s.depth() * s.hidden;
+  if (operations < kLeastOperations) return 1;
+  const Index most = s.groups > 1 ? s.groups : CeilDiv(s.batch, kLeastRows);
+  return std::clamp<Index>(CeilDiv(threads, s.members), 1, most);
+}
+
+// The rows of a slice: whole groups, if there are several.
+inline Range SliceRows(const Sizes& s, Index slice, Index slices) {
+  if (s.groups == 1) return Share(s.batch, slice, slices);
+  const Range groups = Share(s.groups, slice, slices);
+  const Index rows = s.batch / s.groups;
+  return {groups.begin * rows, groups.end * rows};
+}
+
+// --------------------------------------------------------------------------------------------------------
+// Products
+// --------------------------------------------------------------------------------------------------------
+
+template <int N>
+using Constant = std::integral_constant<int, N>;
+
+// Call body(Constant<R>, row) for tiles of kRows rows, and once for the rest.
+template <class Body>
+inline void ForTiles(Index rows, const Body& body) {
+  Index row = 0;
+  for (; row + kRows <= rows; row += kRows) body(Constant<kRows>{}, row);
+  switch (rows - row) {
+    case 1: body(Constant<1>{}, row); break;
+    case 2: body(Constant<2>{}, row); break;
+    case 3: body(Constant<3>{}, row); break;
+    case 4: body(Constant<4>{}, row); break;
+    case 5: body(Constant<5>{}, row); break;
+  }
+}
+
+// sums[r][v] += sum over k < depth of a[r * a_row + k * a_column] * b[k * b_row], where v counts vectors.
+template <int R, int V>
+inline void Multiply(Vec (&sums)[R][V], Index depth, const float* a, Index a_row, Index a_column,
+                     const float* b, Index b_row) {
+  for (Index k = 0; k < depth; ++k, a += a_column, b += b_row) {
+    Vec right[V];
+    LSTM_JAX_UNROLL
+    for (int v = 0; v < V; ++v) right[v] = Load(b + v * kLanes);
+    LSTM_JAX_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const float left = a[r * a_row];
+      LSTM_JAX_UNROLL
+      for (int v = 0; v < V; ++v) sums[r][v] += left * right[v];
+    }
+  }
+}
+
+}  // namespace lstm_jax
+
+#endif  // LSTM_JAX_LSTM_H_

@@ -1,0 +1,134 @@
+// Vectors of floats, and the activations of an LSTM on them.
+//
+// The vector extensions of GCC and Clang: one source for AVX-512, AVX2, SSE and NEON. A `Vec` is an
+// ordinary value with + - * /; the compiler picks the instructions.
+
+#ifndef LSTM_JAX_VECTOR_H_
+#define LSTM_JAX_VECTOR_H_
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+// Loops over a number of registers: written out, or the registers would be memory.
+#if defined(__clang__)
+#define LSTM_JAX_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define LSTM_JAX_UNROLL _Pragma("GCC unroll 8")
+#endif
+
+namespace lstm_jax {
+
+// kLanes: floats in a register. kRows: rows of a register tile that is 4 vectors wide. Its 4 * kRows sums,
+// the 4 vectors of weights and one input have to fit: 6 where there are 32 registers, 3 where there are 16.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kRows = 6;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+constexpr int kRows = 3;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4;
+constexpr int kRows = 6;
+#else
+constexpr int kLanes = 4;
+constexpr int kRows = 3;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef std::uint32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
+
+inline Vec Load(const float* from) {  // needs no alignment
+  Vec v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline void Store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
+
+// At the end of a row: no more than `count` lanes; the others are loaded as zero.
+inline Vec LoadLanes(const float* from, std::int64_t count) {
+  if (count >= kLanes) return Load(from);
+  Vec v = {};
+  if (count > 0) std::memcpy(&v, from, count * sizeof(float));
+  return v;
+}
+
+inline void StoreLanes(float* to, Vec v, std::int64_t count) {
+  if (count >= kLanes) return Store(to, v);
+  if (count > 0) std::memcpy(to, &v, count * sizeof(float));
+}
+
+#if defined(__AVX512F__)
+// All lanes: GCC 12 warns of an undefined value in the functions that take no mask (its bug 105593).
+constexpr __mmask16 kAll = 0xffff;
+#endif
+
+inline Vec Broadcast(float x) { return x - Vec{}; }
+
+// 1 / x. AVX-512 divides slowly: an estimate of 14 bits and one step of Newton's method are 4 times as fast.
+inline Vec Reciprocal(Vec x) {
+#if defined(__AVX512F__)
+  const Vec y = (Vec)_mm512_maskz_rcp14_ps(kAll, (__m512)x);
+  return y + y * (1.0f - x * y);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// x within [low, high]; a NaN stays one (of two operands, a NaN among them, x86 takes the second).
+inline Vec Clamp(Vec x, float low, float high) {
+  const Vec lowest = Broadcast(low), highest = Broadcast(high);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_min_ps(kAll, (__m512)highest, _mm512_maskz_max_ps(kAll, (__m512)lowest, (__m512)x));
+#elif defined(__AVX__)
+  return (Vec)_mm256_min_ps((__m256)highest, _mm256_max_ps((__m256)lowest, (__m256)x));
+#else
+  x = x < lowest ? lowest : x;
+  return x > highest ? highest : x;
+#endif
+}
+
+// e^x = scale + scale * remainder, where scale = 2^n and remainder = e^(x - n ln 2) - 1, for x from -87 to
+// 88, where scale is a normal number. Kept apart, the two give e^x - 1 without cancellation.
+struct Exponential {
+  Vec scale, remainder;
+};
+
+inline Exponential Exp(Vec x) {
+  constexpr float kLog2E = 1.44269504f;
+  // ln 2 in two parts: the first has trailing zeros, so that n times it is exact.
+  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
+  constexpr float kRound = 12582912.0f;
+  const Vec shifted = x * kLog2E + kRound;
+  const Vec n = shifted - kRound;
+  const Vec r = (x - n * kLn2High) - n * kLn2Low;  // |r| <= ln(2) / 2
+  // e^r - 1 = r + r^2 q(r); q is fitted for the least relative error, 1.3e-8 (Lawson's algorithm).
+  Vec q = r * 1.3882521307095885e-3f + 8.366520516574383e-3f;
+  q = q * r + 4.166720062494278e-2f;
+  q = q * r + 1.666654348373413e-1f;
+  q = q * r + 4.999999701976776e-1f;
+  const Vec scale = (Vec)(((Bits)shifted << 23) + 0x3f800000u);
+  return {scale, r * r * q + r};
+}
+
+inline Vec Sigmoid(Vec x) {
+  const Exponential e = Exp(Clamp(-x, -87.0f, 88.0f));
+  return Reciprocal(1.0f + (e.scale * e.remainder + e.scale));
+}
+
+// tanh(x) = (e^2x - 1) / (e^2x - 1 + 2), exact to a few units in the last place for small x too. Beyond 10
+// it is 1 in float32.
+inline Vec Tanh(Vec x) {
+  const Exponential e = Exp(Clamp(x + x, -20.0f, 20.0f));
+  const Vec t = e.scale * e.remainder + (e.scale - 1.0f);
+  return t * Reciprocal(t + 2.0f);
+}
+
+}  // namespace lstm_jax
+
+#endif  // LSTM_JAX_VECTOR_H_

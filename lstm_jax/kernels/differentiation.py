@@ -1,0 +1,71 @@
+"""Errors in words for the derivatives that a kernel with a gradient of its own cannot give.
+
+`jax.custom_vjp` has reverse mode only. In forward mode JAX says so, but not what to use instead, and
+inside of `jit` nobody stands by who could add it. So the arguments of a kernel pass through an identity,
+`reverse_mode_only`, whose tangent has a transpose (reverse mode goes through) but no value.
+"""
+
+from typing import Any, NoReturn, TypeVar
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from lstm_jax.errors import ImplementationError
+
+Tree = TypeVar("Tree")
+
+_identity_p = Primitive("lstm_jax_reverse_mode_only")
+_tangent_p = Primitive("lstm_jax_reverse_mode_tangent")
+
+
+def reverse_mode_only(tree: Tree, *, implementation: str) -> Tree:
+    """The tree as it is; forward-mode differentiation of it is refused.
+
+    Args:
+        tree: arrays.
+        implementation: the name of the kernel, for the message.
+    """
+    return jax.tree.map(lambda leaf: _identity_p.bind(leaf, implementation=implementation), tree)
+
+
+def _refuse_forward_mode(*_: Any, implementation: str, **__: Any) -> NoReturn:
+    raise ImplementationError(
+        f"implementation {implementation!r} has no forward-mode derivative (jvp, jacfwd, linearize), "
+        "only reverse mode (grad, vjp, jacrev); use implementation 'scan' for it"
+    )
+
+
+def _jvp(primals: Any, tangents: Any, *, implementation: str) -> Any:
+    # The value does not pass through the identity again: a derivative of the gradient may be taken.
+    (value,), (tangent,) = primals, tangents
+    if type(tangent) is ad.Zero:
+        return value, tangent
+    return value, _tangent_p.bind(tangent, implementation=implementation)
+
+
+_identity_p.def_impl(lambda x, *, implementation: x)
+_identity_p.def_abstract_eval(lambda x, *, implementation: x)
+mlir.register_lowering(_identity_p, lambda context, x, *, implementation: [x])
+batching.defvectorized(_identity_p)
+ad.primitive_jvps[_identity_p] = _jvp
+
+_tangent_p.def_impl(_refuse_forward_mode)
+_tangent_p.def_abstract_eval(lambda x, *, implementation: x)
+mlir.register_lowering(_tangent_p, _refuse_forward_mode)
+batching.defvectorized(_tangent_p)
+ad.deflinear2(_tangent_p, lambda cotangent, x, *, implementation: [cotangent])
+
+
+@jax.custom_jvp
+def first_order_only(x: Any) -> Any:
+    """The array as it is; differentiating it is refused. For what enters a kernel's own gradient."""
+    return x
+
+
+@first_order_only.defjvp
+def _refuse_second_order(primals: Any, tangents: Any) -> NoReturn:
+    raise ImplementationError(
+        "implementation 'native' has first derivatives only; use implementation 'fused' or 'scan' for "
+        "derivatives of gradients"
+    )

@@ -1,0 +1,246 @@
+"""The LSTM in pure JAX with a gradient of its own: any device, any size, any dtype.
+
+What makes it faster than a loop over cells that JAX differentiates:
+
+- The inputs of all steps are projected by one product before the loop, which keeps only h_{t-1} W_h.
+- The loop of the backward pass computes only dz_t, dh_{t-1} and dc_{t-1}. The gradients of the weights are
+  one product over all rows of all steps after it; JAX alone would add one up in every step.
+- Saved are the gates and the state before each step, each once, in buffers that the loops write into:
+  what `lax.scan` collects, XLA on a CPU first sets to zero, once for each of its outputs.
+
+The gradients are those written out in `cpp/backward.h`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float, Int, Int32
+
+from lstm_jax.kernels.differentiation import reverse_mode_only
+from lstm_jax.kernels.interface import (
+    Carry,
+    CellParameters,
+    computed_dtype,
+    last_step,
+    promoted,
+    stacked,
+)
+
+Gates: TypeAlias = tuple[Array, Array, Array, Array]
+
+
+class Weights(NamedTuple):
+    """The weights of all gates side by side, in the order i, f, g, o."""
+
+    x: Float[Array, "inputs gates"]
+    h: Float[Array, "hidden gates"]
+    bias: Float[Array, " gates"]
+
+
+class Saved(NamedTuple):
+    """What the forward pass leaves for the backward pass.
+
+    Attributes:
+        before: the gates i, f, g, o of each step, and c before it.
+        h_before: h before each step.
+        scratch: an array of the size of all dz that is not needed any more.
+    """
+
+    before: Float[Array, "time 5 batch hidden"]
+    h_before: Float[Array, "time batch hidden"]
+    scratch: Float[Array, "time batch gates"]
+
+
+def fused(
+    cell: nn.LSTMCell,
+    params: CellParameters,
+    inputs: Float[Array, "time *batch inputs"],
+    carry: Carry,
+    lengths: Int[Array, "*batch"] | None,
+    *,
+    keep_outputs: bool,
+) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
+    """Run the LSTM; see `interface.Implementation`.
+
+    Products are computed in the dtype that `nn.LSTMCell` computes in; sums, the state and the gradients
+    in at least float32.
+
+    Raises:
+        ImplementationError: in forward-mode differentiation.
+    """
+    time, *batch = inputs.shape[:-1]
+    dtype = computed_dtype(cell, params, inputs, carry)
+    c_dtype = promoted(dtype, carry[0])
+    h_dtype = promoted(dtype, c_dtype)
+    if not time:
+        return carry, jnp.zeros((0, *carry[1].shape), h_dtype) if keep_outputs else None
+
+    weights = Weights(*(jnp.concatenate(leaves, axis=-1) for leaves in stacked(params)))
+    size = math.prod(batch)
+    flat_carry = jax.tree.map(lambda state: state.reshape(size, cell.features), carry)
+    arguments = (weights, inputs.reshape(time, size, inputs.shape[-1]), flat_carry)
+    last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
+    (c, h), outputs = _run(dtype, keep_outputs, *reverse_mode_only(arguments, implementation="fused"), last)
+    shape = (*batch, cell.features)
+    return (
+        (c.reshape(shape).astype(c_dtype), h.reshape(shape).astype(h_dtype)),
+        None if outputs is None else outputs.reshape(time, *shape).astype(h_dtype),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _run(
+    dtype: Any,
+    keep_outputs: bool,
+    weights: Weights,
+    inputs: Float[Array, "time batch inputs"],
+    carry: Carry,
+    last: Int32[Array, " batch"] | None,
+) -> tuple[Carry, Array | None]:
+    """All steps, multiplied in ``dtype``; the results are in the dtype of the sums."""
+    step = _step(dtype, weights)
+    keep_all = keep_outputs or last is not None
+
+    def body(carry: Carry, projected: Array) -> tuple[Carry, tuple[Array | None, Array | None]]:
+        _, (c, h) = step(carry, projected)
+        return (c, h), (c if last is not None else None, h if keep_all else None)
+
+    end, (c, h) = lax.scan(body, _start(dtype, carry), _projected(dtype, weights, inputs))
+    if last is not None:
+        end = (_at(last, c), _at(last, h))
+    return end, h if keep_outputs else None
+
+
+def _sum_dtype(dtype: Any) -> Any:
+    return promoted(dtype, jnp.float32)
+
+
+def _start(dtype: Any, carry: Carry) -> Carry:
+    c, h = (state.astype(_sum_dtype(dtype)) for state in carry)
+    return c, h
+
+
+def _product(left: Array, right: Array, dtype: Any, axes: tuple[int, int] = (1, 0)) -> Array:
+    """The product of matrices in ``dtype``, summed up in at least float32, over one axis of each."""
+    contracted = (((axes[0],), (axes[1],)), ((), ()))
+    return lax.dot_general(
+        left.astype(dtype), right.astype(dtype), contracted, preferred_element_type=_sum_dtype(dtype)
+    )
+
+
+def _projected(
+    dtype: Any, weights: Weights, inputs: Float[Array, "time batch inputs"]
+) -> Float[Array, "time batch gates"]:
+    """x_t W_x of all steps."""
+    time, batch, num_inputs = inputs.shape
+    projected = _product(inputs.reshape(time * batch, num_inputs), weights.x, dtype)
+    return projected.reshape(time, batch, weights.x.shape[1])
+
+
+def _step(dtype: Any, weights: Weights) -> Callable[[Carry, Array], tuple[Gates, Carry]]:
+    """The function of one step: (state before, x_t W_x) -> (gates, state after)."""
+    recurrent, bias = weights.h.astype(dtype), weights.bias.astype(_sum_dtype(dtype))[None]
+
+    def step(carry: Carry, projected: Float[Array, "batch gates"]) -> tuple[Gates, Carry]:
+        c, h = carry
+        z = projected + _product(h, recurrent, dtype) + bias
+        z_i, z_f, z_g, z_o = jnp.split(z, 4, axis=-1)
+        i, f, g, o = _sigmoid(z_i), _sigmoid(z_f), jnp.tanh(z_g), _sigmoid(z_o)
+        c = f * c + i * g
+        return (i, f, g, o), (c, o * jnp.tanh(c))
+
+    return step
+
+
+def _sigmoid(x: Array) -> Array:
+    """The same function as `jax.nn.sigmoid`; XLA computes this form faster on a CPU."""
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+def _at(last: Int32[Array, " batch"], history: Float[Array, "time batch hidden"]) -> Array:
+    return jnp.take_along_axis(history, last[None, :, None], axis=0)[0]
+
+
+def _forward_rule(dtype: Any, keep_outputs: bool, weights: Any, inputs: Any, carry: Any, last: Any) -> Any:
+    wants_dx = inputs.perturbed
+    weights, inputs, carry, last = jax.tree.map(
+        lambda argument: argument.value,
+        (weights, inputs, carry, last),
+        is_leaf=lambda argument: hasattr(argument, "perturbed"),
+    )
+    step, start, projected = _step(dtype, weights), _start(dtype, carry), _projected(dtype, weights, inputs)
+
+    def body(t: Array, state: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
+        (c, h), before, h_before = state
+        gates, after = step((c, h), projected[t])
+        for place, value in enumerate((*gates, c)):
+            before = lax.dynamic_update_slice(before, value[None, None], (t, place, 0, 0))
+        return after, before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)
+
+    shape = (len(inputs), *start[0].shape)
+    before = jnp.zeros((shape[0], 5, *shape[1:]), projected.dtype)
+    end, before, h_before = lax.fori_loop(
+        0, len(inputs), body, (start, before, jnp.zeros(shape, projected.dtype))
+    )
+    outputs = jnp.concatenate([h_before[1:], end[1][None]])
+    if last is not None:
+        end = (_at(last, jnp.concatenate([before[1:, 4], end[0][None]])), _at(last, outputs))
+    # Residuals may hold arrays only: the flag is in their structure.
+    residuals = (Saved(before, h_before, projected), weights, inputs, carry, last, () if wants_dx else None)
+    return (end, outputs if keep_outputs else None), residuals
+
+
+def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
+    saved, weights, inputs, carry, last, wants_dx = residuals
+    (dc_last, dh_last), d_outputs = gradients
+    time, batch, num_inputs = inputs.shape
+    zeros = jnp.zeros_like(saved.h_before[0])
+    dc_last, dh_last = (zeros if isinstance(d, SymbolicZero) else d for d in (dc_last, dh_last))
+    transposed = weights.h.T.astype(dtype)
+
+    def body(steps_after: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        dc, dh, all_dz = state
+        t = time - 1 - steps_after
+        i, f, g, o, c_before = (saved.before[t, place] for place in range(5))
+        if d_outputs is not None and not isinstance(d_outputs, SymbolicZero):
+            dh = dh + d_outputs[t]
+        if last is not None:
+            is_last = (last == t)[:, None]
+            dc, dh = dc + jnp.where(is_last, dc_last, zeros), dh + jnp.where(is_last, dh_last, zeros)
+        tanh_c = jnp.tanh(f * c_before + i * g)
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        dz = jnp.concatenate(
+            [
+                dc * g * (i * (1 - i)),
+                dc * c_before * (f * (1 - f)),
+                dc * i * (1 - g * g),
+                dh * tanh_c * (o * (1 - o)),
+            ],
+            axis=-1,
+        )
+        return dc * f, _product(dz, transposed, dtype), lax.dynamic_update_index_in_dim(all_dz, dz, t, 0)
+
+    end = (zeros, zeros) if last is not None else (dc_last, dh_last)
+    dc0, dh0, dz = lax.fori_loop(0, time, body, (*end, saved.scratch))  # every step of it is overwritten
+
+    dz = dz.reshape(time * batch, dz.shape[-1])
+    # Two-dimensional operands: of a product over two axes, XLA on a CPU makes transposed copies.
+    both = jnp.concatenate([inputs.astype(dz.dtype), saved.h_before], axis=-1)
+    d_kernels = _product(both.reshape(time * batch, both.shape[-1]), dz, dtype, axes=(0, 0))
+    d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], dz.sum(0))
+    dx = None
+    if wants_dx is not None:
+        dx = _product(dz, weights.x, dtype, axes=(1, 1)).reshape(inputs.shape).astype(inputs.dtype)
+    d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
+    d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)
+    return d_weights, dx, d_carry, None
+
+
+_run.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)

@@ -1,0 +1,84 @@
+"""What an implementation of the LSTM is: what it gets and what it gives back.
+
+Sequences have time first: (T, *B, D) in, (T, *B, H) out, where T counts the time steps, B the
+sequences, D the inputs and H the hidden units.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Int32
+
+GATES = "ifgo"
+
+Carry: TypeAlias = tuple[Float[Array, "*batch hidden"], Float[Array, "*batch hidden"]]
+CellParameters: TypeAlias = Mapping[str, Mapping[str, Array]]
+
+
+@runtime_checkable  # so that type checkers at run time accept it as a hint
+class Implementation(Protocol):
+    """A function that runs an LSTM over sequences."""
+
+    def __call__(
+        self,
+        cell: nn.LSTMCell,
+        params: CellParameters,
+        inputs: Float[Array, "time *batch inputs"],
+        carry: Carry,
+        lengths: Int[Array, "*batch"] | None,
+        *,
+        keep_outputs: bool,
+    ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
+        """Run the LSTM.
+
+        Args:
+            cell: the hyperparameters; it holds no weights.
+            params: the weights, as `nn.LSTMCell` names them.
+            inputs: the sequences, time first.
+            carry: the state (c, h) before the first step.
+            lengths: the number of steps after which to take the carry; None means all. As in `nn.RNN`, a
+                length of 0 takes the last step of all.
+            keep_outputs: whether the outputs are wanted.
+
+        Returns:
+            The carry, and the outputs of all steps, the padding included; None if they are not wanted.
+        """
+
+
+def stacked(params: CellParameters) -> tuple[list[Array], list[Array], list[Array]]:
+    """The kernels of x, the kernels of h and the biases, each in the order of the gates."""
+    return (
+        [params[f"i{gate}"]["kernel"] for gate in GATES],
+        [params[f"h{gate}"]["kernel"] for gate in GATES],
+        [params[f"h{gate}"]["bias"] for gate in GATES],
+    )
+
+
+def last_step(
+    lengths: Int[Array, "*batch"] | None, time: int, batch: tuple[int, ...]
+) -> Int32[Array, "*batch"]:
+    """The index of the step after which each sequence's final carry is taken."""
+    if lengths is None:
+        return jnp.full(batch, time - 1, jnp.int32)
+    return (lengths.astype(jnp.int32) - 1) % time
+
+
+def has_usual_activations(cell: nn.LSTMCell) -> bool:
+    """Whether the gates are sigmoids and the other activation is tanh: what the kernels have built in."""
+    return cell.gate_fn in (nn.sigmoid, jax.nn.sigmoid) and cell.activation_fn in (nn.tanh, jnp.tanh)
+
+
+def computed_dtype(
+    cell: nn.LSTMCell, params: CellParameters, inputs: Float[Array, "time *batch inputs"], carry: Carry
+) -> jnp.dtype:
+    """The dtype in which `nn.LSTMCell` multiplies."""
+    return jnp.dtype(cell.dtype) if cell.dtype else promoted(inputs, carry[1], *jax.tree.leaves(params))
+
+
+def promoted(*arrays_or_dtypes: Any) -> jnp.dtype:
+    """The dtype that arithmetic with these gives in Flax, whose cells mix a state and gates of two dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.dtype(jnp.result_type(*arrays_or_dtypes))

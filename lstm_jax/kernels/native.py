@@ -1,0 +1,227 @@
+"""The LSTM as a C++ kernel for CPUs, called through XLA's foreign function interface.
+
+`build.py` compiles and loads it, `cpp/` holds it. Here are its calls, their gradient and their `vmap` rules.
+
+A call works on one or more LSTMs of equal sizes ("members") at once, and the rows of a batch may come in
+groups with weight gradients of their own. `vmap` needs no loop then: over sequences that share their
+weights it makes one larger batch, over weights it makes members.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float, Float32, Int, Int32
+
+from lstm_jax.errors import ImplementationError
+from lstm_jax.kernels.build import why_not_available
+from lstm_jax.kernels.differentiation import first_order_only, reverse_mode_only
+from lstm_jax.kernels.fused import fused
+from lstm_jax.kernels.interface import Carry, CellParameters, last_step, stacked
+
+PADDING = 16  # kPadding in cpp/lstm.h
+
+
+class Weights(NamedTuple):
+    """Of each gate i, f, g, o: the kernel of x, the kernel of h, the bias."""
+
+    x: list[Float32[Array, "members inputs hidden"]]
+    h: list[Float32[Array, "members hidden hidden"]]
+    bias: list[Float32[Array, "members hidden"]]
+
+
+def native(
+    cell: nn.LSTMCell,
+    params: CellParameters,
+    inputs: Float[Array, "time *batch inputs"],
+    carry: Carry,
+    lengths: Int[Array, "*batch"] | None,
+    *,
+    keep_outputs: bool,
+) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
+    """Run the LSTM; see `interface.Implementation`.
+
+    Raises:
+        ImplementationError: if the kernel cannot be built here, or in forward-mode differentiation.
+    """
+    if (reason := why_not_available()) is not None:
+        raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
+    time, *batch = inputs.shape[:-1]
+    if not math.prod(inputs.shape) * cell.features:
+        # The kernel wants at least one of everything.
+        return fused(cell, params, inputs, carry, lengths, keep_outputs=keep_outputs)
+    weights = Weights(*([leaf[None] for leaf in leaves] for leaves in stacked(params)))
+    x = inputs.astype(jnp.float32).reshape(1, time, -1, inputs.shape[-1])
+    c0, h0 = (state.reshape(1, -1, cell.features) for state in carry)
+    last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
+    arguments = reverse_mode_only((weights, x, c0, h0), implementation="native")
+    c, h, *outputs = _run(keep_outputs, *arguments, last)
+    shape = (*batch, cell.features)
+    return (c.reshape(shape), h.reshape(shape)), outputs[0].reshape(time, *shape) if keep_outputs else None
+
+
+# --------------------------------------------------------------------------------------------------
+# The gradient
+# --------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(
+    keep_outputs: bool,
+    weights: Weights,
+    x: Float32[Array, "members time batch inputs"],
+    c0: Float32[Array, "members batch hidden"],
+    h0: Float32[Array, "members batch hidden"],
+    last: Int32[Array, "members batch"],
+) -> list[Array]:
+    """The final c and h, and with ``keep_outputs`` all outputs."""
+    return _call_forward(3 if keep_outputs else 2)(x, c0, h0, last, *jax.tree.leaves(weights))
+
+
+def _forward_rule(keep_outputs: bool, weights: Any, x: Any, c0: Any, h0: Any, last: Any) -> Any:
+    wants_dx = x.perturbed
+    weights, x, c0, h0, last = jax.tree.map(
+        lambda argument: argument.value, (weights, x, c0, h0, last), is_leaf=lambda a: hasattr(a, "perturbed")
+    )
+    weights, x, c0, h0 = jax.tree.map(first_order_only, (weights, x, c0, h0))
+    c, h, outputs, *saved = _call_forward(5)(x, c0, h0, last, *jax.tree.leaves(weights))
+    # A flag in the structure of the residuals: they may hold arrays only.
+    residuals = (weights, (x, c0, h0, last, outputs, *saved), () if wants_dx else None)
+    return [c, h, outputs][: 3 if keep_outputs else 2], residuals
+
+
+def _backward_rule(keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
+    weights, rows, wants_dx = residuals
+    state = rows[1]
+    dc, dh = (jnp.zeros_like(state) if isinstance(d, SymbolicZero) else d for d in gradients[:2])
+    rows = (*rows, dc, dh)
+    if keep_outputs and not isinstance(gradients[2], SymbolicZero):
+        rows = (*rows, gradients[2])
+    rows, kernels = jax.tree.map(first_order_only, (rows[:3] + rows[4:], (*weights.x, *weights.h)))
+    rows = (*rows[:3], residuals[1][3], *rows[3:])
+    dc0, dh0, *rest = _call_backward(wants_dx is not None, 1, len(rows))(*rows, *kernels)
+    by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
+    d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
+    return d_weights, rest[12] if wants_dx is not None else None, dc0, dh0, None
+
+
+_run.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
+
+# --------------------------------------------------------------------------------------------------
+# The calls, and their rules for vmap
+# --------------------------------------------------------------------------------------------------
+
+
+def _float32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+@functools.cache
+def _call_forward(num_results: int) -> Callable[..., list[Array]]:
+    """The forward pass, with 2 results (c, h), 3 (and outputs) or 5 (and what the backward pass needs).
+
+    Arguments: x, c0, h0, last, and the 12 weights.
+    """
+
+    @custom_vmap
+    def call(*arguments: Array) -> list[Array]:
+        members, time, batch, _ = arguments[0].shape
+        hidden = arguments[2].shape[-1]
+        padded = -(-hidden // PADDING) * PADDING
+        state, row = _float32(members, batch, hidden), (members, time, batch)
+        results = [state, state, _float32(*row, hidden), _float32(*row, padded), _float32(*row, 4 * padded)]
+        return jax.ffi.ffi_call("lstm_jax_forward", results[:num_results])(*arguments)
+
+    @call.def_vmap
+    def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
+        rows, weights = arguments[:4], arguments[4:]
+        if any(batched[4:]):
+            merged = [
+                _into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)
+            ]
+            results = [_out_of_members(result, size) for result in call(*merged)]
+        else:
+            rows = tuple(_into_batch(a, b, size) for a, b in zip(rows, batched[:4], strict=True))
+            results = [_out_of_batch(result, size) for result in call(*rows, *weights)]
+        return results, [True] * len(results)
+
+    return call
+
+
+@functools.cache
+def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., list[Array]]:
+    """The backward pass; its results are dc0, dh0, 12 gradients (members, groups, ...), and dx if wanted.
+
+    Arguments: x, c0, h0, last, outputs, cells, gates, dc, dh (with ``num_rows`` = 10, d_outputs), and 8 kernels.
+    """
+
+    @custom_vmap
+    def call(*arguments: Array) -> list[Array]:
+        rows, kernels = arguments[:num_rows], arguments[num_rows:]
+        x, _, h0, *_ = rows
+        members, _, _, num_inputs = x.shape
+        hidden = h0.shape[-1]
+        shapes = [(num_inputs, hidden)] * 4 + [(hidden, hidden)] * 4 + [(hidden,)] * 4
+        results = [_float32(*h0.shape)] * 2 + [_float32(members, groups, *shape) for shape in shapes]
+        if wants_dx:
+            results.append(_float32(*x.shape))
+        ordered = (*rows[:9], *kernels, *rows[9:])
+        return jax.ffi.ffi_call("lstm_jax_backward", results)(*ordered, groups=groups)
+
+    @call.def_vmap
+    def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
+        if any(batched[num_rows:]):
+            merged = [
+                _into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)
+            ]
+            results = [_out_of_members(result, size) for result in call(*merged)]
+            return results, [True] * len(results)
+        rows = [_into_batch(a, b, size) for a, b in zip(arguments[:num_rows], batched, strict=False)]
+        grouped = _call_backward(wants_dx, size * groups, num_rows)
+        dc0, dh0, *rest = grouped(*rows, *arguments[num_rows:])
+        by_group = [
+            jnp.moveaxis(leaf.reshape(leaf.shape[0], size, groups, *leaf.shape[2:]), 1, 0)
+            for leaf in rest[:12]
+        ]
+        results = [_out_of_batch(state, size) for state in (dc0, dh0)]
+        results += [*by_group, *(_out_of_batch(dx, size) for dx in rest[12:])]
+        return results, [True] * len(results)
+
+    return call
+
+
+def _into_members(array: Array, is_batched: bool, size: int) -> Array:
+    """(size, members, ...) -> (size * members, ...); what is not batched is repeated."""
+    if not is_batched:
+        array = jnp.broadcast_to(array, (size, *array.shape))
+    return array.reshape(-1, *array.shape[2:])
+
+
+def _out_of_members(array: Array, size: int) -> Array:
+    return array.reshape(size, -1, *array.shape[1:])
+
+
+def _into_batch(array: Array, is_batched: bool, size: int) -> Array:
+    """(size, members, [time,] batch, ...) -> (members, [time,] size * batch, ...)."""
+    if not is_batched:
+        array = jnp.broadcast_to(array, (size, *array.shape))
+    axis = _batch_axis(array.ndim - 1)
+    array = jnp.moveaxis(array, 0, axis)
+    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+
+
+def _out_of_batch(array: Array, size: int) -> Array:
+    axis = _batch_axis(array.ndim)
+    array = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
+    return jnp.moveaxis(array, axis, 0)
+
+
+def _batch_axis(ndim: int) -> int:
+    """Sequences are (members, time, batch, features), states (members, batch, hidden), last (members, batch)."""
+    return 2 if ndim == 4 else 1

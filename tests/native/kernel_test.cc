@@ -1,0 +1,221 @@
+// The kernel against its equations written plainly in double, without Python and XLA, so that it can be
+// built with sanitizers: all arrays are heap blocks of exactly their size.
+//
+// Prints what it compared and exits with 0, or says what was wrong and exits with 1.
+
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "backward.h"
+#include "forward.h"
+
+using namespace lstm_jax;
+
+namespace {
+
+// Runs every task on a thread of its own, late ones too.
+class Threads {
+ public:
+  template <class Function>
+  void Schedule(Function f) { threads_.emplace_back(std::move(f)); }
+  ~Threads() {
+    for (auto& thread : threads_) thread.join();
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+};
+
+using Floats = std::vector<float>;
+using Doubles = std::vector<double>;
+
+struct Problem {
+  Sizes s;
+  Floats x, c0, h0, dc, dh, dy;
+  std::array<Floats, kGates> wx, wh, b;
+  std::vector<std::int32_t> last;
+
+  Problem(Sizes sizes, unsigned seed) : s(sizes) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    const auto draw = [&](Index n, float scale) {
+      Floats values(n);
+      for (float& value : values) value = scale * normal(random);
+      return values;
+    };
+    const Index rows = s.members * s.batch, steps = s.members * s.time * s.batch;
+    x = draw(steps * s.inputs, 1);
+    c0 = draw(rows * s.hidden, 1), h0 = draw(rows * s.hidden, 1);
+    dc = draw(rows * s.hidden, 1), dh = draw(rows * s.hidden, 1), dy = draw(steps * s.hidden, 1);
+    for (int g = 0; g < kGates; ++g) {
+      wx[g] = draw(s.members * s.inputs * s.hidden, 1 / std::sqrt(float(s.inputs)));
+      wh[g] = draw(s.members * s.hidden * s.hidden, 1 / std::sqrt(float(s.hidden)));
+      b[g] = draw(s.members * s.hidden, 1);
+    }
+    last.resize(rows);
+    for (auto& step : last) step = static_cast<std::int32_t>(random() % s.time);
+  }
+};
+
+// All results, in one order for both computations.
+template <class T>
+struct Results {
+  std::vector<T> c, h, y, dc0, dh0, dx;
+  std::array<std::vector<T>, kGates> wx, wh, b;
+
+  explicit Results(const Sizes& s) {
+    const Index rows = s.members * s.batch * s.hidden, steps = s.members * s.time * s.batch;
+    for (auto* state : {&c, &h, &dc0, &dh0}) state->resize(rows);
+    y.resize(steps * s.hidden);
+    dx.resize(steps * s.inputs);
+    for (int g = 0; g < kGates; ++g) {
+      wx[g].resize(s.members * s.groups * s.inputs * s.hidden);
+      wh[g].resize(s.members * s.groups * s.hidden * s.hidden);
+      b[g].resize(s.members * s.groups * s.hidden);
+    }
+  }
+
+  std::vector<const std::vector<T>*> All() const {
+    std::vector<const std::vector<T>*> all{&c, &h, &y, &dc0, &dh0, &dx};
+    for (int g = 0; g < kGates; ++g) all.insert(all.end(), {&wx[g], &wh[g], &b[g]});
+    return all;
+  }
+};
+
+double Logistic(double x) { return 1 / (1 + std::exp(-x)); }
+
+// One sequence at a time, one unit at a time.
+Results<double> Plain(const Problem& p) {
+  const Sizes& s = p.s;
+  const Index T = s.time, D = s.inputs, H = s.hidden;
+  Results<double> out(s);
+  for (Index m = 0; m < s.members; ++m) {
+    for (Index row = 0; row < s.batch; ++row) {
+      const Index r = m * s.batch + row, group = m * s.groups + row / (s.batch / s.groups);
+      const auto at = [&](Index t) { return (m * T + t) * s.batch + row; };
+      std::vector<Doubles> gates(T, Doubles(kGates * H)), c(T + 1, Doubles(H)), h(T + 1, Doubles(H));
+      for (Index j = 0; j < H; ++j) c[0][j] = p.c0[r * H + j], h[0][j] = p.h0[r * H + j];
+      for (Index t = 0; t < T; ++t) {
+        for (Index j = 0; j < H; ++j) {
+          double gate[kGates];
+          for (int g = 0; g < kGates; ++g) {
+            double z = p.b[g][m * H + j];
+            for (Index k = 0; k < D; ++k) z += double(p.x[at(t) * D + k]) * p.wx[g][(m * D + k) * H + j];
+            for (Index k = 0; k < H; ++k) z += h[t][k] * p.wh[g][(m * H + k) * H + j];
+            gate[g] = g == 2 ? std::tanh(z) : Logistic(z);
+            gates[t][g * H + j] = gate[g];
+          }
+          c[t + 1][j] = gate[1] * c[t][j] + gate[0] * gate[2];
+          h[t + 1][j] = gate[3] * std::tanh(c[t + 1][j]);
+          out.y[at(t) * H + j] = h[t + 1][j];
+        }
+      }
+      Doubles dh(H), dc(H);
+      for (Index t = T; t-- > 0;) {
+        Doubles dz(kGates * H), before(H);
+        for (Index j = 0; j < H; ++j) {
+          dh[j] += p.dy[at(t) * H + j];
+          if (p.last[r] == t) {
+            out.c[r * H + j] = c[t + 1][j], out.h[r * H + j] = h[t + 1][j];
+            dc[j] += p.dc[r * H + j], dh[j] += p.dh[r * H + j];
+          }
+          const double i = gates[t][j], f = gates[t][H + j], g = gates[t][2 * H + j], o = gates[t][3 * H + j];
+          const double tanh_c = std::tanh(c[t + 1][j]);
+          dc[j] += dh[j] * o * (1 - tanh_c * tanh_c);
+          dz[j] = dc[j] * g * i * (1 - i);
+          dz[H + j] = dc[j] * c[t][j] * f * (1 - f);
+          dz[2 * H + j] = dc[j] * i * (1 - g * g);
+          dz[3 * H + j] = dh[j] * tanh_c * o * (1 - o);
+          dc[j] *= f;
+        }
+        for (int g = 0; g < kGates; ++g) {
+          for (Index j = 0; j < H; ++j) {
+            const double d = dz[g * H + j];
+            out.b[g][group * H + j] += d;
+            for (Index k = 0; k < D; ++k) {
+              out.wx[g][(group * D + k) * H + j] += p.x[at(t) * D + k] * d;
+              out.dx[at(t) * D + k] += p.wx[g][(m * D + k) * H + j] * d;
+            }
+            for (Index k = 0; k < H; ++k) {
+              out.wh[g][(group * H + k) * H + j] += h[t][k] * d;
+              before[k] += p.wh[g][(m * H + k) * H + j] * d;
+            }
+          }
+        }
+        dh = before;
+      }
+      for (Index j = 0; j < H; ++j) out.dc0[r * H + j] = dc[j], out.dh0[r * H + j] = dh[j];
+    }
+  }
+  return out;
+}
+
+Results<float> Kernel(const Problem& p, Index threads) {
+  const Sizes& s = p.s;
+  Results<float> out(s);
+  const Index steps = s.members * s.time * s.batch;
+  Floats cells(steps * s.padded()), gates(steps * kGates * s.padded());
+  Weights<const float> weights{};
+  Weights<float> gradients{};
+  for (int g = 0; g < kGates; ++g) {
+    weights.x[g] = p.wx[g].data(), weights.h[g] = p.wh[g].data(), weights.bias[g] = p.b[g].data();
+    gradients.x[g] = out.wx[g].data(), gradients.h[g] = out.wh[g].data(), gradients.bias[g] = out.b[g].data();
+  }
+  {
+    Threads pool;
+    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights},
+            {out.c.data(), out.h.data(), out.y.data(), cells.data(), gates.data()});
+  }
+  // Without what training saves, and without the outputs, the state must be the same to the last bit.
+  for (const bool keep_outputs : {false, true}) {
+    Results<float> again(s);
+    Threads pool;
+    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights},
+            {again.c.data(), again.h.data(), keep_outputs ? again.y.data() : nullptr});
+    if (again.c != out.c || again.h != out.h || (keep_outputs && again.y != out.y)) std::printf("not the same bits\n"), std::exit(1);
+  }
+  Threads pool;
+  Backward(pool, threads, s,
+           {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, out.y.data(), cells.data(),
+            gates.data(), p.dc.data(), p.dh.data(), p.dy.data()},
+           {out.dc0.data(), out.dh0.data(), gradients, out.dx.data()});
+  return out;
+}
+
+double Difference(const Floats& got, const Doubles& expected) {
+  double difference = 0, size = 1e-30;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    difference += (got[i] - expected[i]) * (got[i] - expected[i]);
+    size += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+}  // namespace
+
+int main() {
+  // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
+  // several members; several groups; more threads than rows.
+  const Sizes cases[] = {{1, 1, 1, 1, 1},     {1, 2, 3, 2, 4},    {1, 3, 7, 5, 17},      {1, 2, 13, 70, 66, 1},
+                         {1, 90, 5, 1, 3},    {3, 4, 6, 3, 20},   {1, 5, 12, 4, 33, 4},  {2, 3, 10, 2, 16, 5},
+                         {1, 2, 20, 30, 130}, {1, 28, 32, 28, 64}, {1, 9, 64, 28, 64, 64}};
+  unsigned seed = 0;
+  for (const Sizes& s : cases) {
+    const Problem problem(s, ++seed);
+    const Results<double> expected = Plain(problem);
+    for (const Index threads : {1, 2, 5}) {
+      const Results<float> got = Kernel(problem, threads);
+      for (std::size_t i = 0; i < got.All().size(); ++i) {
+        const double difference = Difference(*got.All()[i], *expected.All()[i]);
+        if (!(difference < 1e-5)) {  // float32 sums of some hundred terms: a few times 1e-7
+          std::printf("result %zu of case %u with %d threads differs by %g\n", i, seed, int(threads), difference);
+          return 1;
+        }
+      }
+    }
+  }
+  std::printf("%u cases agree\n", seed);
+}
