@@ -1,4 +1,4 @@
-"""``python -m lstm_jax COMMAND``: what can be done with a run besides training it."""
+"""``python -m lstm_jax COMMAND``: what can be done besides training."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from lstm_jax import command_line
+from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.config import shown_option
 from lstm_jax.errors import ImageError
 
@@ -92,7 +93,9 @@ class Predict:
         return int(failed)
 
 
-COMMANDS: Mapping[str, Callable[..., Command]] = MappingProxyType({"evaluate": Evaluate, "predict": Predict})
+COMMANDS: Mapping[str, Callable[..., Command]] = MappingProxyType(
+    {"evaluate": Evaluate, "predict": Predict, "benchmark": Benchmark}
+)
 
 
 def _note(text: str) -> None:

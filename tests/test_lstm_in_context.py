@@ -21,7 +21,6 @@ from references import (
     a_case,
     as_arguments,
     assert_equal,
-    compiled,
     each_implementation,
     each_portable_implementation,
     flax_answer,

@@ -43,11 +43,17 @@ def test_every_module_with_shapes_is_checked() -> None:
     ]
     checked = next(option for option in options if option.startswith("--jaxtyping-packages=")).split("=")[1]
     with_shapes = {
-        f"lstm_jax.{path.stem}"
-        for path in (PROJECT / "lstm_jax").glob("*.py")
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+        for path in (PROJECT / "lstm_jax").rglob("*.py")
         if "from jaxtyping import" in path.read_text()
     }
     assert set(checked.split(",")) == {*with_shapes, "beartype.beartype"}
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    packages = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in (PROJECT / "lstm_jax").rglob("__init__.py")}
+    assert set(packages) == {".".join(folder.relative_to(PROJECT).parts) for folder in folders}
 
 
 def test_the_changelog_knows_this_version() -> None:
@@ -56,7 +62,7 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_every_dependency_has_its_reason() -> None:
     reasons = (PROJECT / "CONTRIBUTING.md").read_text()
-    for file in ("requirements.txt", "requirements-dev.txt"):
+    for file in ("requirements.txt", "requirements-dev.txt", "requirements-compare.txt"):
         for name in re.findall(r"^([A-Za-z][\w-]*)", (PROJECT / file).read_text(), re.MULTILINE):
             assert f"| {name} |" in reasons, name
 

@@ -16,10 +16,10 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import jaxlib
 
 from lstm_jax.caches import cache_dir, processor
 from lstm_jax.errors import one_line
@@ -97,7 +97,7 @@ def library_path(compiler: list[str]) -> Path:
     if folder is None:
         raise NotAvailableError("there is no home directory; LSTM_JAX_CACHE_DIR can name a folder instead")
     try:
-        version = subprocess.run(
+        compiler_version = subprocess.run(
             [*compiler, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
@@ -105,8 +105,8 @@ def library_path(compiler: list[str]) -> Path:
             f"the C++ compiler {compiler[0]!r} does not run ({one_line(error)})"
         ) from error
     key = hashlib.sha256()
-    parts = [shlex.join(compiler).encode(), version, " ".join((*FLAGS, *target_flags())).encode()]
-    parts += [processor().encode(), jaxlib.__version__.encode()]
+    parts = [shlex.join(compiler).encode(), compiler_version, " ".join((*FLAGS, *target_flags())).encode()]
+    parts += [processor().encode(), version("jaxlib").encode()]
     parts += [path.read_bytes() for path in sorted(SOURCE.iterdir()) if path.suffix in (".h", ".cc")]
     for part in parts:
         key.update(hashlib.sha256(part).digest())

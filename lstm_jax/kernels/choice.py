@@ -102,7 +102,7 @@ def why_not(name: str, task: Task) -> str | None:
 
 def platform() -> str:
     """The platform that JAX computes on unless an array says otherwise: cpu, gpu or tpu."""
-    device = jax.config.jax_default_device
+    device = jax.config.values["jax_default_device"]
     return str(getattr(device, "platform", device) or jax.default_backend())
 
 

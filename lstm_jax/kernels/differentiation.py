@@ -53,7 +53,9 @@ ad.primitive_jvps[_identity_p] = _jvp
 _tangent_p.def_impl(_refuse_forward_mode)
 _tangent_p.def_abstract_eval(lambda x, *, implementation: x)
 mlir.register_lowering(_tangent_p, _refuse_forward_mode)
-batching.defvectorized(_tangent_p)
+batching.primitive_batchers[_tangent_p] = (
+    _refuse_forward_mode  # jacfwd: reverse mode gets no tangents to batch
+)
 ad.deflinear2(_tangent_p, lambda cotangent, x, *, implementation: [cotangent])
 
 

@@ -113,7 +113,7 @@ def _run(
         return (c, h), (c if last is not None else None, h if keep_all else None)
 
     end, (c, h) = lax.scan(body, _start(dtype, carry), _projected(dtype, weights, inputs))
-    if last is not None:
+    if last is not None and c is not None and h is not None:
         end = (_at(last, c), _at(last, h))
     return end, h if keep_outputs else None
 

@@ -103,8 +103,7 @@ def _backward_rule(keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
     rows = (*rows, dc, dh)
     if keep_outputs and not isinstance(gradients[2], SymbolicZero):
         rows = (*rows, gradients[2])
-    rows, kernels = jax.tree.map(first_order_only, (rows[:3] + rows[4:], (*weights.x, *weights.h)))
-    rows = (*rows[:3], residuals[1][3], *rows[3:])
+    rows, kernels = jax.tree.map(first_order_only, (rows, (*weights.x, *weights.h)))
     dc0, dh0, *rest = _call_backward(wants_dx is not None, 1, len(rows))(*rows, *kernels)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
@@ -136,7 +135,7 @@ def _call_forward(num_results: int) -> Callable[..., list[Array]]:
         padded = -(-hidden // PADDING) * PADDING
         state, row = _float32(members, batch, hidden), (members, time, batch)
         results = [state, state, _float32(*row, hidden), _float32(*row, padded), _float32(*row, 4 * padded)]
-        return jax.ffi.ffi_call("lstm_jax_forward", results[:num_results])(*arguments)
+        return list(jax.ffi.ffi_call("lstm_jax_forward", results[:num_results])(*arguments))
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
@@ -158,7 +157,7 @@ def _call_forward(num_results: int) -> Callable[..., list[Array]]:
 def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., list[Array]]:
     """The backward pass; its results are dc0, dh0, 12 gradients (members, groups, ...), and dx if wanted.
 
-    Arguments: x, c0, h0, last, outputs, cells, gates, dc, dh (with ``num_rows`` = 10, d_outputs), and 8 kernels.
+    Arguments: x, c0, h0, last, outputs, cells, gates, dc, dh, if ``num_rows`` is 10 d_outputs, and 8 kernels.
     """
 
     @custom_vmap
@@ -172,7 +171,7 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., 
         if wants_dx:
             results.append(_float32(*x.shape))
         ordered = (*rows[:9], *kernels, *rows[9:])
-        return jax.ffi.ffi_call("lstm_jax_backward", results)(*ordered, groups=groups)
+        return list(jax.ffi.ffi_call("lstm_jax_backward", results)(*ordered, groups=groups))
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
@@ -223,5 +222,5 @@ def _out_of_batch(array: Array, size: int) -> Array:
 
 
 def _batch_axis(ndim: int) -> int:
-    """Sequences are (members, time, batch, features), states (members, batch, hidden), last (members, batch)."""
+    """Of sequences (members, time, batch, features), states (members, batch, hidden), last (members, batch)."""
     return 2 if ndim == 4 else 1

@@ -137,9 +137,9 @@ inline void MultiplyTransposed(const Sizes& s, const GateGradients& dz, Index ro
 // are `before_row` apart.
 inline void GateStep(const Sizes& s, Index rows, const float* gates, const float* c, const float* c_before,
                      Index before_row, const float* dh, float* dc, const GateGradients& dz, Index row) {
-  for (Index block = 0; block < s.blocks(); ++block) {
-    const Index unit = block * kLanes, lanes = s.hidden - unit;
-    for (Index r = 0; r < rows; ++r) {
+  for (Index r = 0; r < rows; ++r) {  // row after row: so the gates lie in memory
+    for (Index block = 0; block < s.blocks(); ++block) {
+      const Index unit = block * kLanes, lanes = s.hidden - unit;
       const float* gate = gates + r * kGates * s.padded() + block * kBlock;
       const Index state = r * s.padded() + unit;
       const Vec i = Load(gate), f = Load(gate + kLanes);
@@ -168,12 +168,8 @@ inline void AddProducts(const GateGradients& dz, Index block, Index steps, Index
   ForTiles(columns, [&](auto tile, Index column) {
     constexpr int R = tile;
     float* const to = sums + column * kBlock;
-    Vec tile_sums[R][kGates];
-    LSTM_JAX_UNROLL
-    for (int r = 0; r < R; ++r) {
-      LSTM_JAX_UNROLL
-      for (int g = 0; g < kGates; ++g) tile_sums[r][g] = Load(to + r * kBlock + g * kLanes);
-    }
+    // Summed up from zero, then added: many small sums round less than one long one.
+    Vec tile_sums[R][kGates] = {};
     for (Index step = 0; step < steps; ++step) {
       Multiply(tile_sums, range.size(), factors(step) + range.begin * columns + column, 1, columns,
                dz.at(block, step * rows + range.begin), kBlock);
@@ -181,9 +177,21 @@ inline void AddProducts(const GateGradients& dz, Index block, Index steps, Index
     LSTM_JAX_UNROLL
     for (int r = 0; r < R; ++r) {
       LSTM_JAX_UNROLL
-      for (int g = 0; g < kGates; ++g) Store(to + r * kBlock + g * kLanes, tile_sums[r][g]);
+      for (int g = 0; g < kGates; ++g) AddTo(to + r * kBlock + g * kLanes, tile_sums[r][g]);
     }
   });
+}
+
+// sums (kBlock) += the sum of dz of one block, over the same rows.
+inline void AddRows(const GateGradients& dz, Index block, Index steps, Index rows, Range range, float* sums) {
+  Vec row_sums[kGates] = {};
+  for (Index step = 0; step < steps; ++step) {
+    for (Index r = range.begin; r < range.end; ++r) {
+      const float* from = dz.at(block, step * rows + r);
+      for (int g = 0; g < kGates; ++g) row_sums[g] += Load(from + g * kLanes);
+    }
+  }
+  for (int g = 0; g < kGates; ++g) AddTo(sums + g * kLanes, row_sums[g]);
 }
 
 // --------------------------------------------------------------------------------------------------------
@@ -248,12 +256,7 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
         };
         add([&](Index step) { return args.x + row_of(begin + step) * s.inputs; }, s.inputs);
         add([&](Index step) { return h_before(begin + step); }, hidden);
-        for (Index step = 0; step < end - begin; ++step) {
-          for (Index r = range.begin; r < range.end; ++r) {
-            const float* from = dz.at(block, step * rows + r);
-            for (int lane = 0; lane < kBlock; ++lane) to[lane] += from[lane];
-          }
-        }
+        AddRows(dz, block, end - begin, rows, range, to);
       }
     }
     end = begin;

@@ -62,6 +62,8 @@ inline void StoreLanes(float* to, Vec v, std::int64_t count) {
   if (count > 0) std::memcpy(to, &v, count * sizeof(float));
 }
 
+inline void AddTo(float* to, Vec v) { Store(to, Load(to) + v); }
+
 #if defined(__AVX512F__)
 // All lanes: GCC 12 warns of an undefined value in the functions that take no mask (its bug 105593).
 constexpr __mmask16 kAll = 0xffff;
@@ -99,14 +101,12 @@ struct Exponential {
 };
 
 inline Exponential Exp(Vec x) {
-  constexpr float kLog2E = 1.44269504f;
-  // ln 2 in two parts: the first has trailing zeros, so that n times it is exact.
-  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147182f;  // off by 2e-9: at most 2.4e-7 for n = 126
   // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
   constexpr float kRound = 12582912.0f;
   const Vec shifted = x * kLog2E + kRound;
   const Vec n = shifted - kRound;
-  const Vec r = (x - n * kLn2High) - n * kLn2Low;  // |r| <= ln(2) / 2
+  const Vec r = x - n * kLn2;  // |r| <= ln(2) / 2; one operation without rounding in between
   // e^r - 1 = r + r^2 q(r); q is fitted for the least relative error, 1.3e-8 (Lawson's algorithm).
   Vec q = r * 1.3882521307095885e-3f + 8.366520516574383e-3f;
   q = q * r + 4.166720062494278e-2f;
@@ -117,14 +117,15 @@ inline Exponential Exp(Vec x) {
 }
 
 inline Vec Sigmoid(Vec x) {
-  const Exponential e = Exp(Clamp(-x, -87.0f, 88.0f));
+  const Exponential e = Exp(-Clamp(x, -88.0f, 87.0f));
   return Reciprocal(1.0f + (e.scale * e.remainder + e.scale));
 }
 
 // tanh(x) = (e^2x - 1) / (e^2x - 1 + 2), exact to a few units in the last place for small x too. Beyond 10
 // it is 1 in float32.
 inline Vec Tanh(Vec x) {
-  const Exponential e = Exp(Clamp(x + x, -20.0f, 20.0f));
+  const Vec y = Clamp(x, -10.0f, 10.0f);
+  const Exponential e = Exp(y + y);
   const Vec t = e.scale * e.remainder + (e.scale - 1.0f);
   return t * Reciprocal(t + 2.0f);
 }
