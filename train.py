@@ -34,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main, prog=PROG)
+    command_line.run(main, prog=PROG, goes_on=True)

@@ -81,8 +81,14 @@ def fail(prog: str, message: str, *, code: int | str | None = 1) -> NoReturn:
     raise SystemExit(code)
 
 
-def run(command: Callable[[], int | None], *, prog: str) -> None:
-    """Run a command to its exit code; a user's mistake, a full disk or Ctrl-C is told in one line."""
+def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) -> None:
+    """Run a command to its exit code; a user's mistake, a full disk or Ctrl-C is told in one line.
+
+    Args:
+        command: returns the exit code.
+        prog: the program's name in messages.
+        goes_on: whether the same command goes on where this one was stopped.
+    """
     try:
         code = command()
     except UserError as error:
@@ -95,7 +101,7 @@ def run(command: Callable[[], int | None], *, prog: str) -> None:
             fail(prog, f"{error.filename}: {one_line(error)}" if error.filename else one_line(error))
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
-        told = f"stopped by {number.name}; the same command goes on from what is saved"
-        print(f"{prog}: {told}", file=sys.stderr)
+        advice = "; the same command goes on from what is saved" if goes_on else ""
+        print(f"{prog}: stopped by {number.name}{advice}", file=sys.stderr)
         code = SIGNAL_EXIT_CODE + number
     raise SystemExit(code or 0)

@@ -182,7 +182,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                 notes = dataclasses.replace(notes, devices=mesh.size)
             if notes.implementation != implementation:
                 console.message(
-                    f"This run was computed by {notes.implementation} so far and now is by {implementation}: it "
+                    f"This run was computed by {notes.implementation} so far and now by {implementation}: it "
                     "goes on the same up to float32 rounding, not bit by bit."
                 )
                 notes = dataclasses.replace(notes, implementation=implementation)

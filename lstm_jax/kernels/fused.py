@@ -12,7 +12,7 @@ The gradients are those written out in `cpp/backward.h`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -104,15 +104,29 @@ def _run(
     carry: Carry,
     last: Int32[Array, " batch"] | None,
 ) -> tuple[Carry, Array | None]:
-    """All steps, multiplied in ``dtype``; the results are in the dtype of the sums."""
-    step = _step(dtype, weights)
+    """All steps, multiplied in ``dtype``; the results are in the dtype of the sums.
+
+    Here each gate has products of its own: XLA on a CPU computes the activations of a common one again for
+    each of their uses, unless they are saved.
+    """
+    exact = _sum_dtype(dtype)
+    by_gate = [
+        Weights(*parts) for parts in zip(*(jnp.split(leaf, 4, axis=-1) for leaf in weights), strict=True)
+    ]
+    recurrent = [gate.h.astype(dtype) for gate in by_gate]
+    biases = [gate.bias.astype(exact)[None] for gate in by_gate]
     keep_all = keep_outputs or last is not None
 
-    def body(carry: Carry, projected: Array) -> tuple[Carry, tuple[Array | None, Array | None]]:
-        _, (c, h) = step(carry, projected)
+    def body(carry: Carry, projected: list[Array]) -> tuple[Carry, tuple[Array | None, Array | None]]:
+        z = [
+            x + _product(carry[1], kernel, dtype) + b
+            for x, kernel, b in zip(projected, recurrent, biases, strict=True)
+        ]
+        _, (c, h) = _cell(carry[0], z)
         return (c, h), (c if last is not None else None, h if keep_all else None)
 
-    end, (c, h) = lax.scan(body, _start(dtype, carry), _projected(dtype, weights, inputs))
+    projected = [_projected(dtype, gate.x, inputs) for gate in by_gate]
+    end, (c, h) = lax.scan(body, _start(dtype, carry), projected)
     if last is not None and c is not None and h is not None:
         end = (_at(last, c), _at(last, h))
     return end, h if keep_outputs else None
@@ -136,27 +150,19 @@ def _product(left: Array, right: Array, dtype: Any, axes: tuple[int, int] = (1, 
 
 
 def _projected(
-    dtype: Any, weights: Weights, inputs: Float[Array, "time batch inputs"]
+    dtype: Any, kernel: Float[Array, "inputs gates"], inputs: Float[Array, "time batch inputs"]
 ) -> Float[Array, "time batch gates"]:
     """x_t W_x of all steps."""
     time, batch, num_inputs = inputs.shape
-    projected = _product(inputs.reshape(time * batch, num_inputs), weights.x, dtype)
-    return projected.reshape(time, batch, weights.x.shape[1])
+    projected = _product(inputs.reshape(time * batch, num_inputs), kernel, dtype)
+    return projected.reshape(time, batch, kernel.shape[1])
 
 
-def _step(dtype: Any, weights: Weights) -> Callable[[Carry, Array], tuple[Gates, Carry]]:
-    """The function of one step: (state before, x_t W_x) -> (gates, state after)."""
-    recurrent, bias = weights.h.astype(dtype), weights.bias.astype(_sum_dtype(dtype))[None]
-
-    def step(carry: Carry, projected: Float[Array, "batch gates"]) -> tuple[Gates, Carry]:
-        c, h = carry
-        z = projected + _product(h, recurrent, dtype) + bias
-        z_i, z_f, z_g, z_o = jnp.split(z, 4, axis=-1)
-        i, f, g, o = _sigmoid(z_i), _sigmoid(z_f), jnp.tanh(z_g), _sigmoid(z_o)
-        c = f * c + i * g
-        return (i, f, g, o), (c, o * jnp.tanh(c))
-
-    return step
+def _cell(c: Float[Array, "batch hidden"], z: Sequence[Float[Array, "batch hidden"]]) -> tuple[Gates, Carry]:
+    """The gates and the state after a step, from the pre-activations of i, f, g, o."""
+    i, f, g, o = _sigmoid(z[0]), _sigmoid(z[1]), jnp.tanh(z[2]), _sigmoid(z[3])
+    c = f * c + i * g
+    return (i, f, g, o), (c, o * jnp.tanh(c))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -175,11 +181,13 @@ def _forward_rule(dtype: Any, keep_outputs: bool, weights: Any, inputs: Any, car
         (weights, inputs, carry, last),
         is_leaf=lambda argument: hasattr(argument, "perturbed"),
     )
-    step, start, projected = _step(dtype, weights), _start(dtype, carry), _projected(dtype, weights, inputs)
+    start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
+    recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 
     def body(t: Array, state: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
         (c, h), before, h_before = state
-        gates, after = step((c, h), projected[t])
+        z = projected[t] + _product(h, recurrent, dtype) + bias
+        gates, after = _cell(c, jnp.split(z, 4, axis=-1))
         for place, value in enumerate((*gates, c)):
             before = lax.dynamic_update_slice(before, value[None, None], (t, place, 0, 0))
         return after, before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)

@@ -222,5 +222,5 @@ def _out_of_batch(array: Array, size: int) -> Array:
 
 
 def _batch_axis(ndim: int) -> int:
-    """Of sequences (members, time, batch, features), states (members, batch, hidden), last (members, batch)."""
+    """Sequences are (members, time, batch, features), states and ``last`` (members, batch, ...)."""
     return 2 if ndim == 4 else 1

@@ -36,7 +36,7 @@ namespace internal {
 
 // The gradients of the weights are summed up over so many rows (of several steps) at once: enough to make
 // reading and writing the sums cheap, few enough for dz to stay in cache.
-constexpr Index kRowsAtOnce = 256;
+constexpr Index kRowsAtOnce = 128;
 
 // --------------------------------------------------------------------------------------------------------
 // Products with transposed kernels, W_h^T and W_x^T

@@ -1,0 +1,178 @@
+"""The candidate in PyTorch: ``torch.nn.LSTM`` on the CPU, with as many threads as suit it best.
+
+PyTorch's way to take many steps is a loop in Python; so its train step is a dispatched one already.
+PyTorch may be missing, so nothing here is imported before it is asked for.
+"""
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.benchmark.report import cores
+from lstm_jax.benchmark.timing import Clock, Run, steps_for
+from lstm_jax.benchmark.work import (
+    LEARNING_RATE,
+    NUM_BATCHES,
+    NUM_CLASSES,
+    TINY_SIZE,
+    Answer,
+    CannotRunError,
+    Params,
+    Prepared,
+    Task,
+    make_task,
+)
+
+GATES = "ifgo"  # PyTorch has them in the same order
+
+
+class Model:
+    """An LSTM and a dense layer in PyTorch, with the parameters and batches of a task."""
+
+    def __init__(self, task: Task) -> None:
+        torch = _import()
+        self._lstm = torch.nn.LSTM(task.size.inputs, task.size.hidden, batch_first=True)
+        self._head = torch.nn.Linear(task.size.hidden, NUM_CLASSES)
+        weights = {**_named(self._lstm), **_named(self._head)}
+        for name, array in to_torch(task.params).items():
+            weights[name].data.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+        self._parameters = list(weights.values())
+        self._optimizer = torch.optim.Adam(self._parameters, lr=LEARNING_RATE, fused=True)
+        self._inputs = torch.from_numpy(task.inputs)
+        self._labels = torch.from_numpy(task.labels).long()
+        self._cross_entropy = torch.nn.functional.cross_entropy
+        self._inference_mode = torch.inference_mode
+
+    def forward(self, steps: int) -> float:
+        """Take steps of inference; returns the largest logit of the last."""
+        logits = None
+        with self._inference_mode():
+            for index in range(steps):
+                logits = self._logits(index)
+        return float("nan") if logits is None else float(logits.max())
+
+    def gradient(self, steps: int) -> float:
+        """Compute gradients; returns the last loss."""
+        loss = None
+        for index in range(steps):
+            for parameter in self._parameters:
+                parameter.grad = None
+            loss = self._cross_entropy(self._logits(index), self._labels[index % NUM_BATCHES])
+            loss.backward()
+        return float("nan") if loss is None else float(loss.detach())
+
+    def train(self, steps: int) -> None:
+        """Take train steps."""
+        for index in range(steps):
+            self._optimizer.zero_grad()
+            loss = self._cross_entropy(self._logits(index), self._labels[index % NUM_BATCHES])
+            loss.backward()
+            self._optimizer.step()
+
+    def answer(self) -> Answer:
+        """What the first step computes."""
+        largest, loss = self.forward(1), self.gradient(1)
+        named = {**_named(self._lstm), **_named(self._head)}
+        gradients = from_torch({name: parameter.grad.numpy() for name, parameter in named.items()})
+        return Answer(largest, loss, gradients)
+
+    def _logits(self, index: int) -> Any:
+        _, (h, _) = self._lstm(self._inputs[index % NUM_BATCHES])
+        return self._head(h[-1])
+
+
+def prepare(task: Task, *, devices: int, seconds: float, clock: Clock = time.perf_counter) -> Prepared:
+    """Build the candidate, take its first steps, and choose its number of threads.
+
+    Args:
+        task: what to compute.
+        devices: the devices of the other candidates.
+        seconds: the length of a trial for each number of threads.
+        clock: seconds since any moment.
+
+    Raises:
+        CannotRunError: if PyTorch is not installed, or the others share the batch among devices.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise CannotRunError("it is not installed (pip install -r requirements-compare.txt)")
+    if devices > 1:
+        raise CannotRunError("it is compared on one device only")
+    torch = _import()
+    Model(make_task(TINY_SIZE)).train(1)  # what PyTorch does once in a process is nobody's first step
+    start = clock()
+    model = Model(task)
+    model.train(1)
+    first_step_seconds = clock() - start
+    answer = Model(task).answer()
+    threads = _fastest(model.train, thread_counts(cores()), seconds=seconds, clock=clock)
+
+    def with_threads(run: Run) -> Run:
+        def with_its_threads(steps: int) -> None:
+            torch.set_num_threads(threads)
+            run(steps)
+
+        return with_its_threads
+
+    runs = {"forward": model.forward, "gradient": model.gradient, "train step": model.train}
+    timed = {measure: with_threads(run) for measure, run in runs.items()}
+    return Prepared("pytorch", first_step_seconds, None, threads, answer, timed)
+
+
+def thread_counts(most: int) -> list[int]:
+    """The numbers of threads to try: the powers of two below the number of cores, and that number."""
+    return [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
+
+
+def _fastest(run: Run, counts: Sequence[int], *, seconds: float, clock: Clock) -> int:
+    """The number of threads with which the steps take the least time, of three short trials each."""
+    torch = _import()
+    if len(counts) == 1:
+        return counts[0]
+    best: dict[int, float] = {}
+    steps = {}
+    for count in counts:
+        torch.set_num_threads(count)
+        steps[count] = steps_for(run, seconds=seconds / 3, clock=clock)
+    for _ in range(3):
+        for count in counts:
+            torch.set_num_threads(count)
+            start = clock()
+            run(steps[count])
+            best[count] = min(best.get(count, float("inf")), (clock() - start) / steps[count])
+    return min(counts, key=lambda count: best[count])
+
+
+def to_torch(params: Params) -> dict[str, np.ndarray]:
+    """The parameters under PyTorch's names: kernels transposed, gates one below the other, two biases."""
+    cell, head = params["cell"], params["head"]
+    bias = np.concatenate([cell[f"h{gate}"]["bias"] for gate in GATES])
+    return {
+        "weight_ih_l0": np.concatenate([cell[f"i{gate}"]["kernel"].T for gate in GATES]),
+        "weight_hh_l0": np.concatenate([cell[f"h{gate}"]["kernel"].T for gate in GATES]),
+        "bias_hh_l0": bias,
+        "bias_ih_l0": np.zeros_like(bias),
+        "weight": head["kernel"].T,
+        "bias": head["bias"],
+    }
+
+
+def from_torch(named: dict[str, np.ndarray]) -> Params:
+    """The inverse of `to_torch`, also for gradients: that of either bias is the gradient of their sum."""
+    cell = {}
+    of_gates = (np.split(named[name], 4) for name in ("weight_ih_l0", "weight_hh_l0", "bias_hh_l0"))
+    for gate, ih, hh, bias in zip(GATES, *of_gates, strict=True):
+        cell[f"i{gate}"] = {"kernel": ih.T}
+        cell[f"h{gate}"] = {"kernel": hh.T, "bias": bias}
+    return {"cell": cell, "head": {"kernel": named["weight"].T, "bias": named["bias"]}}
+
+
+def _named(module: Any) -> dict[str, Any]:
+    return dict(module.named_parameters())
+
+
+def _import() -> Any:
+    return importlib.import_module("torch")
