@@ -25,14 +25,15 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import runtime
 from lstm_jax.checkpoint import Checkpoints, digest
-from lstm_jax.config import MOST_STEPS, Config
+from lstm_jax.config import Config
 from lstm_jax.console import Console
 from lstm_jax.data import Dataset, load_dataset
-from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
+from lstm_jax.errors import CheckpointError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.feed import Feed, make_feed
 from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params, build_model
+from lstm_jax.plan import Plan
 from lstm_jax.run_directory import Record, RunDirectory
 from lstm_jax.signals import StopSignals
 from lstm_jax.trained import load_state
@@ -93,49 +94,6 @@ class Notes:
     def from_json(cls, values: Mapping[str, Any]) -> "Notes":
         """The notes that were saved as a JSON object."""
         return cls(**{**values, "history": tuple(values["history"])})
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How many steps a run has, and how they fall into epochs.
-
-    Attributes:
-        steps_per_epoch: full batches in the training split.
-        total_steps: steps from the start of the run to its end.
-    """
-
-    steps_per_epoch: int
-    total_steps: int
-
-    @classmethod
-    def of(cls, config: Config, num_examples: int) -> "Plan":
-        """The plan of a configuration for so many training examples.
-
-        Raises:
-            ConfigError: if a batch is larger than the split.
-        """
-        steps_per_epoch = num_examples // config.batch_size
-        if not steps_per_epoch:
-            raise ConfigError(
-                f"--batch-size: got {config.batch_size}, expected at most {num_examples}, "
-                "the number of training images"
-            )
-        plan = cls(steps_per_epoch, config.steps or config.epochs * steps_per_epoch)
-        if plan.total_steps > MOST_STEPS:  # the step is counted in an int32
-            raise ConfigError(
-                f"--epochs: got {config.epochs}, expected at most {MOST_STEPS // steps_per_epoch}"
-            )
-        return plan
-
-    @property
-    def epochs(self) -> int:
-        """Number of epochs, a last incomplete one included."""
-        return -(-self.total_steps // self.steps_per_epoch)
-
-    def epoch_of(self, step: int) -> tuple[int, int, int]:
-        """Where the run is after ``step`` steps: epoch (from 0), steps taken in it, steps it has."""
-        epoch, done = divmod(step, self.steps_per_epoch)
-        return epoch, done, min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
 
 
 def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:

@@ -23,7 +23,8 @@ from lstm_jax.checkpoint import digest
 from lstm_jax.config import Config
 from lstm_jax.console import Console
 from lstm_jax.errors import ConfigError, NonFiniteLossError
-from lstm_jax.loop import Plan
+from lstm_jax.kernels import choice
+from lstm_jax.plan import Plan
 from lstm_jax.trained import load_trained
 
 
@@ -196,6 +197,32 @@ def test_a_run_may_go_on_with_another_number_of_devices(
     assert any("had 2 devices so far and now has 1" in message for message in listener.messages)
     for a, b in zip(whole.history, changed.history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+
+
+def test_a_run_may_go_on_with_another_implementation(small: dict[str, Any], tmp_path: Path) -> None:
+    whole = train(Config(**{**small, "run_dir": tmp_path / "whole", "implementation": "scan"}))
+    for implementation, after in (("scan", 1), ("native", 1), ("unrolled", None)):
+        listener = Listener(signal_after=after)
+        result = train(Config(**small, implementation=implementation), console=listener)
+        assert (result.stopped_by is None) == (after is None)
+    assert any("computed by native so far and now by unrolled" in message for message in listener.messages)
+    assert result.summary is not None
+    assert result.summary["implementation"] == "unrolled"
+    for a, b in zip(whole.history, result.history, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+
+
+def test_a_run_of_the_native_kernel_can_be_read_without_it(
+    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+    result = train(Config(**small, implementation="native"))
+    with_kernel = load_trained(small["run_dir"]).probabilities(images)
+    monkeypatch.setattr(choice, "why_not_available", lambda: "there is none today")
+    trained = load_trained(small["run_dir"])
+    assert digest(trained.params) == digest(result.params)
+    # Of two images only: the program for three is compiled already.
+    np.testing.assert_allclose(trained.probabilities(images[:2]), with_kernel[:2], rtol=1e-5, atol=1e-6)
 
 
 def test_killed_before_its_summary_a_run_only_writes_that(small: dict[str, Any]) -> None:

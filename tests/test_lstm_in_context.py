@@ -195,7 +195,7 @@ def test_the_name_decides_on_the_loop(layer: LSTM, loops: list[tuple[int, int]])
         ),
         (
             {"implementation": "unrolled", "unroll": 2},
-            "unroll: got 2 with implementation 'unrolled', expected unroll=1 or implementation 'scan'",
+            "implementation 'unrolled' cannot be used: unroll: got 2, expected 1 (or 'scan')",
         ),
     ],
     ids=["implementation", "unroll"],

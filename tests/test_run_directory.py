@@ -96,7 +96,7 @@ def test_other_options_are_refused_and_listed_but_other_places_are_not(tmp_path:
     assert "--learning-rate 0.01 there, 0.5 now" in told
     assert "--num-layers 1 there, 2 now" in told
     assert "--seed" not in told
-    with RunDirectory(Config(run_dir=tmp_path, data_dir=tmp_path / "moved")):
+    with RunDirectory(Config(run_dir=tmp_path, data_dir=tmp_path / "moved", implementation="fused")):
         pass
 
 
