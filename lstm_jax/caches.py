@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+_FEATURES = ("flags", "Features")  # in /proc/cpuinfo, on x86 and on ARM
+
 
 def cache_dir() -> Path | None:
     """``$LSTM_JAX_CACHE_DIR``, else the folder ``lstm_jax`` among the user's caches.
@@ -11,7 +13,7 @@ def cache_dir() -> Path | None:
     None if the user has no home directory.
     """
     if named := os.environ.get("LSTM_JAX_CACHE_DIR"):
-        return Path(named)
+        return Path(named).expanduser().absolute()
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
@@ -28,6 +30,3 @@ def processor() -> str:
     except (OSError, StopIteration):  # not Linux, or a processor that does not list its features so
         features = platform.processor()
     return f"{platform.machine()} {features}"
-
-
-_FEATURES = ("flags", "Features")  # as x86 and ARM have it

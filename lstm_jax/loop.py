@@ -120,7 +120,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
         console = Console()
     mesh = runtime.make_mesh(devices=config.devices, batch_size=config.batch_size)
     with stop.at_once():
-        implementation = prepare_implementation(config, mesh, console)
+        implementation = prepare_implementation(config, console)
     with runtime.leader_first(lambda: RunDirectory(config, leader=runtime.is_leader())) as run:
         if (summary := run.read_summary()) is not None:
             return finished(run, summary, console)
@@ -372,19 +372,13 @@ def describe_devices(mesh: Mesh) -> str:
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
-def prepare_implementation(config: Config, mesh: Mesh, console: Console) -> str:
+def prepare_implementation(config: Config, console: Console) -> str:
     """The name of the implementation that computes the LSTM, ready to be used.
 
     Raises:
         ImplementationError: if it cannot be used here.
     """
-    task = Task(
-        hidden=config.hidden_size,
-        inputs=28,
-        batch=config.batch_size // mesh.size,
-        time=28,
-        dtypes=frozenset({config.dtype, "float32"}),
-    )
+    task = Task(dtypes=frozenset({config.dtype, "float32"}))
     if will_build(config.implementation, task):
         console.message("Building the native kernel, once; this takes some seconds")
     return choose(config.implementation, task)

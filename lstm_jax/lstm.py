@@ -138,7 +138,7 @@ def _carry_after(
     outputs: Float[Array, "time *batch hidden"],
 ) -> Carry:
     """The state after ``lengths`` steps."""
-    last = last_step(lengths, len(cells), lengths.shape)[None, ..., None]
+    last = last_step(lengths, len(cells), cells.shape[1:-1])[None, ..., None]
     c, h = (jnp.take_along_axis(history, last, axis=0)[0] for history in (cells, outputs))
     return c, h
 
@@ -172,7 +172,10 @@ class LSTM(nn.Module):
     Attributes:
         features: number of hidden units H.
         implementation: how to compute it: ``auto`` (the fastest that works here), ``scan``,
-            ``unrolled``, ``fused`` or ``native``; the numbers are the same.
+            ``unrolled``, ``fused`` or ``native``; the numbers are the same up to float32 rounding. Of
+            `auto`, `fused` and `native` there are reverse-mode derivatives only, of `native` first
+            ones; what is exported (`jax.export`) or lowered for another platform than that of this
+            process should name ``fused`` or ``scan``.
         forget_bias: initial value of the forget gate's bias, added to ``bias_init`` there. The default
             is Flax's 0; 1 is what Gers et al. (2000) and Jozefowicz et al. (2015) advise.
         time_major: whether inputs and outputs are (time, *batch, features), not (*batch, time, features).
@@ -246,7 +249,7 @@ class LSTM(nn.Module):
 
         Raises:
             ValueError: for an unknown implementation, one that cannot compute this or not on this
-                machine, and ``unroll`` with one that has no loop.
+                machine, ``unroll`` with one that has no loop, and a carry of another shape.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
@@ -265,6 +268,10 @@ class LSTM(nn.Module):
         if initial_carry is None:
             init_key = jax.random.key(0) if init_key is None else init_key
             initial_carry = cell.initialize_carry(init_key, inputs.shape[1:])
+        expected = (*inputs.shape[1:-1], self.features)
+        for state, array in zip(("c", "h"), initial_carry, strict=True):
+            if array.shape != expected:
+                raise ValueError(f"initial_carry: got {state} of shape {array.shape}, expected {expected}")
         params = self._parameters(num_inputs=inputs.shape[-1])
         lengths = seq_lengths if return_carry or not self.return_outputs else None
         implementation = self._implementation(

@@ -247,8 +247,25 @@ def test_second_derivatives(outer: Any) -> None:
     case = a_case()
     expected = _curvature("scan", case, outer)
     assert_equal(_curvature("fused", case, outer), expected, rtol=1e-4, atol=1e-4)  # of values up to 100
-    with pytest.raises(ImplementationError, match="first derivatives only; use implementation 'fused' or"):
+    with pytest.raises(ImplementationError, match="'native' has first derivatives only; use implementation"):
         _curvature("native", case, outer)
+
+
+@each_fast
+def test_a_second_derivative_that_is_not_used_is_not_refused(implementation: str) -> None:
+    """First-order meta-learning: the gradient at a point that a gradient led to, which is held fixed."""
+    case = a_case()
+
+    def adapted(name: str) -> Any:
+        run = _run(name, case)
+
+        def loss(params: Tree) -> jax.Array:
+            step = jax.lax.stop_gradient(jax.grad(run)(params))
+            return run(jax.tree.map(lambda p, g: p - 0.1 * g, params, step))
+
+        return jax.jit(jax.value_and_grad(loss))(case.params)
+
+    assert_equal(adapted(implementation), adapted("scan"), rtol=1e-4, atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -319,6 +336,18 @@ def test_vmap_of_vmap(implementation: str) -> None:
 
 
 @each_fast
+def test_vmap_over_nothing(implementation: str) -> None:
+    layer = LSTM(5, implementation)
+    case = random_case(3, (2,), 4, 5)
+    none = jnp.zeros((0, *case.inputs.shape))
+    gradient = jax.vmap(
+        jax.grad(lambda params, x: layer.apply({"params": params}, x).sum()), in_axes=(None, 0)
+    )
+    expected = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape)), case.params)
+    assert_equal(gradient(case.params, none), expected)
+
+
+@each_fast
 def test_scan_around_it(implementation: str) -> None:
     """Several optimisation steps in one loop, as an epoch is."""
     case = a_case()
@@ -350,6 +379,26 @@ def test_shard_map_over_two_devices(implementation: str) -> None:
 
     actual = jax.jit(gradient)(case.params, case.inputs)
     assert_equal(actual, jax.value_and_grad(loss)(case.params, case.inputs), rtol=1e-5, atol=1e-4)
+
+
+@each_fast
+def test_a_shard_map_that_tracks_devices_is_refused_and_auto_takes_scan(implementation: str) -> None:
+    """Which values vary over the devices is not known of a kernel's results: gradients would be wrong."""
+    case = random_case(4, (6,), 3, 5)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def run(name: str, inputs: jax.Array, carry: Tree) -> jax.Array:
+        return LSTM(5, name).apply({"params": case.params}, inputs, initial_carry=carry)
+
+    def over_devices(name: str) -> jax.Array:
+        mapped = jax.shard_map(
+            functools.partial(run, name), mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P("data")
+        )
+        return jax.jit(mapped)(case.inputs, case.carry)
+
+    with pytest.raises(ImplementationError, match="needs check_vma=False; use 'scan' with the check"):
+        over_devices(implementation)
+    assert_equal(over_devices("auto"), run("scan", case.inputs, case.carry), **FLOAT32)
 
 
 def test_two_directions_at_once_do_not_wait_for_each_other() -> None:
@@ -457,3 +506,34 @@ def test_a_result_that_does_not_fit_is_refused_in_words() -> None:
         call = jax.ffi.ffi_call("lstm_jax_forward", results)
         with pytest.raises(Exception, match=f"lstm_jax forward: {message}"):
             jax.block_until_ready(call(*_forward_arguments().values()))
+
+
+@pytest.mark.parametrize(
+    ("place", "array", "message"),
+    [
+        (
+            4,
+            np.zeros((2, 3, 4, 5), np.float32),
+            r"outputs: got shape \(2, 3, 4, 5\), expected \(2, 3, 4, 6\)",
+        ),
+        (5, np.zeros((2, 3, 4, 6), np.float32), r"cells: got shape \(2, 3, 4, 6\), expected \(2, 3, 4, 16\)"),
+        (6, np.zeros((2, 3, 4, 16), np.float32), "gates: got shape"),
+        (8, np.zeros((2, 4), np.float32), "dh_last: got shape"),
+        (17, np.zeros((2, 3, 4, 5), np.float32), "d_outputs: got shape"),
+        (None, 3, "got 3 groups, expected a divisor of B = 4"),
+    ],
+)
+def test_the_backward_handler_refuses_too(place: int | None, array: Any, message: str) -> None:
+    LSTM(1, "native").init(jax.random.key(0), jnp.zeros((1, 1, 1)))
+    forward = list(_forward_arguments().values())
+    row, state = (2, 3, 4), np.zeros((2, 4, 6), np.float32)
+    saved = [np.zeros((*row, size), np.float32) for size in (6, 16, 64)]
+    arguments = [*forward[:4], *saved, state, state, *forward[4:12], np.zeros((*row, 6), np.float32)]
+    groups = array if place is None else 1
+    if place is not None:
+        arguments[place] = array
+    shapes = [(5, 6)] * 4 + [(6, 6)] * 4 + [(6,)] * 4
+    results = [(2, 4, 6), (2, 4, 6), *((2, groups, *shape) for shape in shapes)]
+    call = jax.ffi.ffi_call("lstm_jax_backward", [jax.ShapeDtypeStruct(s, jnp.float32) for s in results])
+    with pytest.raises(Exception, match=f"lstm_jax backward: {message}"):
+        jax.block_until_ready(call(*arguments, groups=groups))

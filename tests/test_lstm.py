@@ -355,6 +355,17 @@ def test_lengths_with_several_batch_dimensions(implementation: str) -> None:
 
 
 @each_implementation
+def test_a_length_beyond_the_end_is_that_of_the_whole_sequence(implementation: str) -> None:
+    """As in nn.RNN, whose gradient leaves such a sequence out, though."""
+    layer = LSTM(HIDDEN, implementation, return_carry=True)
+    actual, expected = (
+        results_and_gradients(layer, a_case(), seq_lengths=jnp.array(lengths))
+        for lengths in ((TIME + 1, 100, 2), (TIME, TIME, 2))
+    )
+    assert_equal(actual, expected)
+
+
+@each_implementation
 @pytest.mark.parametrize("init_key", [None, 7])
 def test_initial_carry_by_default(implementation: str, init_key: int | None) -> None:
     """It is drawn from ``init_key``; zeros, the usual initializer, would hide which key was used."""

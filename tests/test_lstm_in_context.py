@@ -207,5 +207,13 @@ def test_errors_say_what_was_given_and_what_is_expected(attributes: dict[str, An
     assert str(raised.value) == message
 
 
+@each_implementation
+def test_a_carry_of_another_shape_is_refused(implementation: str) -> None:
+    case = a_case()
+    wrong = jax.tree.map(jnp.transpose, case.carry)  # as many numbers, in another order
+    with pytest.raises(ValueError, match=r"^initial_carry: got c of shape \(4, 3\), expected \(3, 4\)"):
+        LSTM(HIDDEN, implementation).apply({"params": case.params}, case.inputs, initial_carry=wrong)
+
+
 def test_the_examples_in_the_documentation() -> None:
     assert doctest.testmod(lstm) == doctest.TestResults(failed=0, attempted=6)

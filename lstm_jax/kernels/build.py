@@ -16,6 +16,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from lstm_jax.errors import one_line
 
 SOURCE = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
-# No -ffast-math: a NaN that goes in must come out. FMA is exact where it is used.
+# No -ffast-math: a NaN that goes in must come out.
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 TARGETS = ("lstm_jax_forward", "lstm_jax_backward")
 BUILD_SECONDS = 300
@@ -36,26 +37,38 @@ class NotAvailableError(Exception):
     """The kernel cannot be used here; the message says why."""
 
 
-@functools.cache
 def why_not_available() -> str | None:
     """Make the kernel ready, building it if need be; what stands in the way, or None.
 
     The answer of the first call holds for the life of the process.
     """
+    with _LOCK:  # JAX takes a handler once, from one copy of the library
+        return _make_ready()
+
+
+_LOCK = threading.Lock()
+
+
+@functools.cache
+def _make_ready() -> str | None:
     try:
-        load(build())
+        library = build()
+        try:
+            load(library)
+        except NotAvailableError:  # damaged, or so it seems: once more
+            compile_to(library, find_compiler())
+            load(library)
     except NotAvailableError as error:
         return str(error)
     return None
 
 
-def is_built() -> bool:
-    """Whether the kernel is in the cache already, so that `why_not_available` takes no time."""
+def must_be_built() -> bool:
+    """Whether `why_not_available` will have to compile the kernel first, which takes some seconds."""
     try:
-        compiler = find_compiler()
-        return library_path(compiler).exists()
-    except NotAvailableError:
-        return True
+        return not library_path(find_compiler()).exists()
+    except (NotAvailableError, OSError):
+        return False
 
 
 def find_compiler() -> list[str]:
@@ -107,7 +120,10 @@ def library_path(compiler: list[str]) -> Path:
     key = hashlib.sha256()
     parts = [shlex.join(compiler).encode(), compiler_version, " ".join((*FLAGS, *target_flags())).encode()]
     parts += [processor().encode(), version("jaxlib").encode()]
-    parts += [path.read_bytes() for path in sorted(SOURCE.iterdir()) if path.suffix in (".h", ".cc")]
+    try:
+        parts += [path.read_bytes() for path in sorted(SOURCE.iterdir()) if path.suffix in (".h", ".cc")]
+    except OSError as error:
+        raise NotAvailableError(f"its source is not there ({one_line(error)})") from error
     for part in parts:
         key.update(hashlib.sha256(part).digest())
     return folder / "native" / f"lstm-{key.hexdigest()[:20]}.so"
@@ -140,7 +156,11 @@ def make_private(folder: Path) -> None:
         raise NotAvailableError(
             f"{folder}: {one_line(error)}; LSTM_JAX_CACHE_DIR can name another folder"
         ) from error
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    # Whoever can write to a folder above could put another one in this one's place, unless it is sticky as
+    # /tmp is. A group may write there: it is the user's own on many systems.
+    above = [parent.stat().st_mode for parent in folder.resolve().parents]
+    exposed = any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in above)
+    if exposed or status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise NotAvailableError(
             f"{folder}: others can write to it, so code in it cannot be trusted; remove it, or name another "
             "folder in LSTM_JAX_CACHE_DIR"
@@ -165,8 +185,11 @@ def compile_to(library: Path, compiler: list[str]) -> None:
                 timeout=BUILD_SECONDS,
             )
             if done.returncode:
-                complaints = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-                raise NotAvailableError(f"{compiler[0]} could not compile it ({complaints[0].strip()[:300]})")
+                lines = done.stderr.splitlines()
+                told = " ".join(next((line for line in lines if "error" in line), done.stderr).split())
+                raise NotAvailableError(
+                    f"{compiler[0]} could not compile it ({told[:300] or f'exit code {done.returncode}'})"
+                )
             os.replace(output, library)
     except (OSError, subprocess.SubprocessError) as error:
         raise NotAvailableError(f"it could not be built in {library.parent} ({one_line(error)})") from error

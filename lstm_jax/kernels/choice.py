@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -12,30 +11,26 @@ import jax
 from jaxtyping import Array, Float
 
 from lstm_jax.errors import ImplementationError
-from lstm_jax.kernels.build import is_built, why_not_available
+from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
+
+_NAMES = ("scan", "unrolled", "fused", "native")
 
 
 class Task(NamedTuple):
     """What an implementation is to be chosen for.
 
     Attributes:
-        hidden: hidden units H.
-        inputs: inputs D of each step.
-        batch: sequences B, over all batch dimensions.
-        time: time steps T.
         dtypes: names of the dtypes of computation, parameters and state.
         usual_activations: whether the gates are sigmoids and the other activation is tanh.
         unroll: steps to write out in one turn of the loop.
+        tracks_devices: whether this is inside of a `shard_map` that checks which values vary over devices.
     """
 
-    hidden: int
-    inputs: int
-    batch: int
-    time: int
     dtypes: frozenset[str]
     usual_activations: bool = True
     unroll: int = 1
+    tracks_devices: bool = False
 
     @classmethod
     def of(
@@ -49,16 +44,19 @@ class Task(NamedTuple):
     ) -> "Task":
         """The task that a layer has."""
         leaves = jax.tree.leaves((params, carry))
-        computed = computed_dtype(cell, params, inputs, carry)
+        given = (jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
         return cls(
-            hidden=cell.features,
-            inputs=inputs.shape[-1],
-            batch=math.prod(inputs.shape[1:-1]),
-            time=inputs.shape[0],
-            dtypes=frozenset(dtype.name for dtype in (computed, *(leaf.dtype for leaf in leaves))),
+            dtypes=frozenset(dtype.name for dtype in (computed_dtype(cell, params, inputs, carry), *given)),
             usual_activations=has_usual_activations(cell),
             unroll=unroll,
+            tracks_devices=any(_varies(leaf) for leaf in (inputs, *leaves)),
         )
+
+
+def _varies(array: Array) -> bool:
+    """Whether JAX tracks over which devices of a `shard_map` a value varies (JAX 0.10.2 renamed it)."""
+    kind = jax.typeof(array)
+    return bool(getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", None))
 
 
 def choose(name: str, task: Task) -> str:
@@ -79,10 +77,7 @@ def choose(name: str, task: Task) -> str:
 
 def will_build(name: str, task: Task) -> bool:
     """Whether `choose` will take some seconds, because the native kernel is not built yet."""
-    return name in ("auto", "native") and why_not("native", task) is None and not is_built()
-
-
-_NAMES = ("scan", "unrolled", "fused", "native")
+    return name in ("auto", "native") and why_not("native", task) is None and must_be_built()
 
 
 def why_not(name: str, task: Task) -> str | None:
@@ -91,6 +86,8 @@ def why_not(name: str, task: Task) -> str | None:
         return f"unroll: got {task.unroll}, expected 1 (or 'scan')"
     if name in ("fused", "native") and not task.usual_activations:
         return "it computes sigmoid gates and tanh; use 'scan' for another gate_fn or activation_fn"
+    if name in ("fused", "native") and task.tracks_devices:
+        return "inside of shard_map it needs check_vma=False; use 'scan' with the check"
     if name == "native":
         if platform() != "cpu":
             return f"it runs on a CPU, and JAX computes on {platform()}; use 'fused' or 'auto'"

@@ -5,9 +5,12 @@ inside of `jit` nobody stands by who could add it. So the arguments of a kernel 
 `reverse_mode_only`, whose tangent has a transpose (reverse mode goes through) but no value.
 """
 
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import jax
+from jax import Array
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -17,6 +20,7 @@ Tree = TypeVar("Tree")
 
 _identity_p = Primitive("lstm_jax_reverse_mode_only")
 _tangent_p = Primitive("lstm_jax_reverse_mode_tangent")
+_second_p = Primitive("lstm_jax_first_order_tangent")
 
 
 def reverse_mode_only(tree: Tree, *, implementation: str) -> Tree:
@@ -59,15 +63,43 @@ batching.primitive_batchers[_tangent_p] = (
 ad.deflinear2(_tangent_p, lambda cotangent, x, *, implementation: [cotangent])
 
 
-@jax.custom_jvp
-def first_order_only(x: Any) -> Any:
-    """The array as it is; differentiating it is refused. For what enters a kernel's own gradient."""
-    return x
+def first_order_only(call: Callable[..., list[Array]], *, implementation: str) -> Callable[..., list[Array]]:
+    """The function as it is; a derivative of it is refused where it is used.
+
+    For a kernel's calls within its own gradient. That a derivative can be asked for, and then not be used,
+    is common: first-order meta-learning stops the gradient of a gradient.
+
+    Args:
+        call: a function of arrays.
+        implementation: the name of the kernel, for the message.
+    """
+
+    @jax.custom_jvp
+    def run(*arguments: Array) -> list[Array]:
+        return call(*arguments)
+
+    @run.defjvp
+    def rule(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[list[Array], list[Array]]:
+        results = run(*primals)
+        shapes = tuple(jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results)
+        of_floats = [tangent for tangent in tangents if tangent.dtype != jax.dtypes.float0]
+        return results, _second_p.bind(*of_floats, shapes=shapes, implementation=implementation)
+
+    return run
 
 
-@first_order_only.defjvp
-def _refuse_second_order(primals: Any, tangents: Any) -> NoReturn:
+def _refuse_second_order(*_: Any, implementation: str, **__: Any) -> NoReturn:
     raise ImplementationError(
-        "implementation 'native' has first derivatives only; use implementation 'fused' or 'scan' for "
-        "derivatives of gradients"
+        f"implementation {implementation!r} has first derivatives only; use implementation 'fused' or 'scan' "
+        "for derivatives of gradients"
     )
+
+
+_second_p.multiple_results = True
+_second_p.def_impl(_refuse_second_order)
+_second_p.def_abstract_eval(
+    lambda *_, shapes, implementation: [ShapedArray(shape.shape, shape.dtype) for shape in shapes]
+)
+mlir.register_lowering(_second_p, _refuse_second_order)
+batching.primitive_batchers[_second_p] = _refuse_second_order
+ad.primitive_transposes[_second_p] = _refuse_second_order

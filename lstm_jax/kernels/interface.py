@@ -48,7 +48,7 @@ class Implementation(Protocol):
         """
 
 
-def stacked(params: CellParameters) -> tuple[list[Array], list[Array], list[Array]]:
+def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Array]]:
     """The kernels of x, the kernels of h and the biases, each in the order of the gates."""
     return (
         [params[f"i{gate}"]["kernel"] for gate in GATES],
@@ -63,7 +63,8 @@ def last_step(
     """The index of the step after which each sequence's final carry is taken."""
     if lengths is None:
         return jnp.full(batch, time - 1, jnp.int32)
-    return (lengths.astype(jnp.int32) - 1) % time
+    # Of a length beyond the last step, the last step; of 0, as said above.
+    return (jnp.broadcast_to(jnp.minimum(lengths.astype(jnp.int32), time), batch) - 1) % time
 
 
 def has_usual_activations(cell: nn.LSTMCell) -> bool:

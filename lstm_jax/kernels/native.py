@@ -23,7 +23,7 @@ from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.kernels.differentiation import first_order_only, reverse_mode_only
 from lstm_jax.kernels.fused import fused
-from lstm_jax.kernels.interface import Carry, CellParameters, last_step, stacked
+from lstm_jax.kernels.interface import Carry, CellParameters, by_kind, last_step
 
 PADDING = 16  # kPadding in cpp/lstm.h
 
@@ -56,9 +56,11 @@ def native(
     if not math.prod(inputs.shape) * cell.features:
         # The kernel wants at least one of everything.
         return fused(cell, params, inputs, carry, lengths, keep_outputs=keep_outputs)
-    weights = Weights(*([leaf[None] for leaf in leaves] for leaves in stacked(params)))
+    weights = Weights(
+        *([jnp.asarray(leaf, jnp.float32)[None] for leaf in leaves] for leaves in by_kind(params))
+    )
     x = inputs.astype(jnp.float32).reshape(1, time, -1, inputs.shape[-1])
-    c0, h0 = (state.reshape(1, -1, cell.features) for state in carry)
+    c0, h0 = (jnp.asarray(state, jnp.float32).reshape(1, -1, cell.features) for state in carry)
     last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
     arguments = reverse_mode_only((weights, x, c0, h0), implementation="native")
     c, h, *outputs = _run(keep_outputs, *arguments, last)
@@ -89,8 +91,8 @@ def _forward_rule(keep_outputs: bool, weights: Any, x: Any, c0: Any, h0: Any, la
     weights, x, c0, h0, last = jax.tree.map(
         lambda argument: argument.value, (weights, x, c0, h0, last), is_leaf=lambda a: hasattr(a, "perturbed")
     )
-    weights, x, c0, h0 = jax.tree.map(first_order_only, (weights, x, c0, h0))
-    c, h, outputs, *saved = _call_forward(5)(x, c0, h0, last, *jax.tree.leaves(weights))
+    forward = first_order_only(_call_forward(5), implementation="native")
+    c, h, outputs, *saved = forward(x, c0, h0, last, *jax.tree.leaves(weights))
     # A flag in the structure of the residuals: they may hold arrays only.
     residuals = (weights, (x, c0, h0, last, outputs, *saved), () if wants_dx else None)
     return [c, h, outputs][: 3 if keep_outputs else 2], residuals
@@ -103,8 +105,9 @@ def _backward_rule(keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
     rows = (*rows, dc, dh)
     if keep_outputs and not isinstance(gradients[2], SymbolicZero):
         rows = (*rows, gradients[2])
-    rows, kernels = jax.tree.map(first_order_only, (rows, (*weights.x, *weights.h)))
-    dc0, dh0, *rest = _call_backward(wants_dx is not None, 1, len(rows))(*rows, *kernels)
+    kernels = (*weights.x, *weights.h)
+    backward = first_order_only(_call_backward(wants_dx is not None, 1, len(rows)), implementation="native")
+    dc0, dh0, *rest = backward(*rows, *kernels)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
     return d_weights, rest[12] if wants_dx is not None else None, dc0, dh0, None
@@ -140,6 +143,8 @@ def _call_forward(num_results: int) -> Callable[..., list[Array]]:
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
         rows, weights = arguments[:4], arguments[4:]
+        if not size:
+            return _nothing(call, batched, arguments)
         if any(batched[4:]):
             merged = [
                 _into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)
@@ -175,6 +180,8 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., 
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
+        if not size:
+            return _nothing(call, batched, arguments)
         if any(batched[num_rows:]):
             merged = [
                 _into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)
@@ -193,6 +200,18 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., 
         return results, [True] * len(results)
 
     return call
+
+
+def _nothing(
+    call: Callable[..., list[Array]], batched: list[bool], arguments: tuple[Array, ...]
+) -> tuple[list[Array], list[bool]]:
+    """The results of no call at all."""
+    one = [
+        jax.ShapeDtypeStruct(a.shape[1:] if is_batched else a.shape, a.dtype)
+        for a, is_batched in zip(arguments, batched, strict=True)
+    ]
+    results = [jnp.zeros((0, *result.shape), result.dtype) for result in jax.eval_shape(call, *one)]
+    return results, [True] * len(results)
 
 
 def _into_members(array: Array, is_batched: bool, size: int) -> Array:

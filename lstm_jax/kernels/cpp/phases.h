@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -63,7 +64,11 @@ void RunPhases(Pool& pool, std::int64_t threads, std::vector<Phase> phases) {
   // Shared with the helpers: one may wake up long after the work is done.
   const auto job = std::make_shared<internal::Job>(std::move(phases));
   for (std::int64_t i = 1; i < std::min(threads, most); ++i) {
-    pool.Schedule([job] { job->TakePart(); });
+    try {
+      pool.Schedule([job] { job->TakePart(); });
+    } catch (const std::bad_alloc&) {
+      break;  // with fewer helpers, then
+    }
   }
   job->TakePart();
 }

@@ -106,7 +106,7 @@ inline Exponential Exp(Vec x) {
   constexpr float kRound = 12582912.0f;
   const Vec shifted = x * kLog2E + kRound;
   const Vec n = shifted - kRound;
-  const Vec r = x - n * kLn2;  // |r| <= ln(2) / 2; one operation without rounding in between
+  const Vec r = x - n * kLn2;  // |r| <= ln(2) / 2; without rounding in between where there is FMA
   // e^r - 1 = r + r^2 q(r); q is fitted for the least relative error, 1.3e-8 (Lawson's algorithm).
   Vec q = r * 1.3882521307095885e-3f + 8.366520516574383e-3f;
   q = q * r + 4.166720062494278e-2f;
