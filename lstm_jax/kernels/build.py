@@ -205,7 +205,7 @@ def load(library: Path) -> None:
         handlers = ctypes.CDLL(str(library))
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(handlers, target)), platform="cpu")
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, jax.errors.JaxRuntimeError) as error:
         raise NotAvailableError(
-            f"{library} cannot be loaded ({one_line(error)}); remove this file"
+            f"{library} cannot be loaded ({one_line(error)}); LSTM_JAX_CACHE_DIR can name another folder"
         ) from error
