@@ -127,6 +127,11 @@ def over_devices(
     )
 
 
+def mean_over_devices(tree: Tree) -> Tree:
+    """The mean over the axis ``data``. XLA would keep the meeting even of a single device on CPU."""
+    return jax.lax.pmean(tree, DATA_AXIS) if jax.lax.axis_size(DATA_AXIS) > 1 else tree
+
+
 def own_rows(batch_size: int) -> slice:
     """The rows of each batch that this process loads: an even share, in the order of the processes."""
     share = batch_size // jax.process_count()

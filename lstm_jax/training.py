@@ -20,7 +20,7 @@ from jaxtyping import Array, Float32, Int32, UInt8
 
 from lstm_jax.config import Config
 from lstm_jax.model import LSTMClassifier, Params, logits_of
-from lstm_jax.runtime import DATA_AXIS, Tree, over_devices, replicated
+from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, replicated
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1
@@ -144,7 +144,7 @@ def train_step(
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
 
     # One mean of loss and gradients together, after the backward pass: see `over_devices`.
-    loss, gradients = _mean_over_devices(jax.value_and_grad(loss_of)(state.params))
+    loss, gradients = mean_over_devices(jax.value_and_grad(loss_of)(state.params))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     step = state.step + 1
     is_first_nonfinite = ~jnp.isfinite(loss) & (state.nonfinite_step == NEVER)
@@ -155,11 +155,6 @@ def train_step(
         loss_sum=state.loss_sum + loss,
         nonfinite_step=jnp.where(is_first_nonfinite, step, state.nonfinite_step),
     ), loss
-
-
-def _mean_over_devices(tree: Tree) -> Tree:
-    """The mean over the axis ``data``. XLA would keep the meeting even of a single device on CPU."""
-    return jax.lax.pmean(tree, DATA_AXIS) if jax.lax.axis_size(DATA_AXIS) > 1 else tree
 
 
 def train_epoch(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lstm_jax import config, lstm
 
@@ -118,6 +119,17 @@ each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTAT
 each_general_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "auto"])
 each_portable_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "fused"])
 each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
+
+
+def examples(number: int) -> settings:
+    """So many examples of a property, each of which compiles programs."""
+    return settings(
+        max_examples=number,
+        deadline=None,  # most of the time goes into compiling
+        derandomize=True,  # the same examples on every machine
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
 
 TIME, BATCH, INPUTS, HIDDEN = 5, 3, 2, 4  # all different, so that no two axes can be taken for each other
 LENGTHS = (2, 5, 1)  # padding in one, none in another, and all but one step in the last

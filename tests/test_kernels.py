@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
@@ -28,6 +28,7 @@ from references import (
     assert_equal,
     compiled,
     each_implementation,
+    examples,
     flax_answer,
     flax_rnn,
     numpy_lstm,
@@ -80,12 +81,7 @@ def _assert_as_exact_as_scan(implementation: str, case: Case, hidden: int, **opt
 
 
 @each_fast
-@settings(
-    max_examples=8,
-    deadline=None,  # most of the time goes into compiling
-    derandomize=True,  # the same examples on every machine
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@examples(8)
 @given(st.data())
 def test_any_sizes_as_exact_as_scan(implementation: str, data: st.DataObject) -> None:
     """Sizes around those of vectors, tiles and panels, and the tails between them."""

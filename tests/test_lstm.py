@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from references import (
     FLOAT32,
@@ -31,6 +31,7 @@ from references import (
     each_general_implementation,
     each_implementation,
     each_name,
+    examples,
     flax_answer,
     flax_rnn,
     numpy_lstm,
@@ -410,12 +411,7 @@ def test_unroll(unroll: int) -> None:
     assert_equal(actual, flax_answer(options), **FLOAT32)
 
 
-@settings(
-    max_examples=6,
-    deadline=None,  # most of the time goes into compiling
-    derandomize=True,  # the same examples on every machine
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@examples(6)
 @given(st.data())
 def test_any_sizes_and_options(data: st.DataObject) -> None:
     implementation = data.draw(st.sampled_from(config.IMPLEMENTATIONS), "implementation")

@@ -23,7 +23,7 @@ from lstm_jax.benchmark.work import LEARNING_RATE, NUM_BATCHES, Answer, CannotRu
 from lstm_jax.errors import ImplementationError, one_line
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.lstm import LSTM
-from lstm_jax.runtime import DATA_AXIS, over_devices, place, replicated
+from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, place, replicated
 
 # What keeps the compiler from dropping work must not change a number: this is far below the last digit of
 # any parameter, and far above the denormal numbers.
@@ -54,7 +54,6 @@ class Programs:
 
     def __init__(self, name: str, hidden: int, mesh: Mesh) -> None:
         self._layer = _layer(name, hidden)
-        self._num_devices = mesh.size
         self._optimizer = optax.adam(LEARNING_RATE)
         batches = (P(None, DATA_AXIS), P(None, DATA_AXIS))
         self.step = over_devices(self._step, mesh, (P(), (P(DATA_AXIS), P(DATA_AXIS))), donate=0)
@@ -77,10 +76,7 @@ class Programs:
             logits = self._logits(params, batch[0])
             return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
 
-        return self._mean(jax.value_and_grad(loss_of)(params))
-
-    def _mean(self, tree: Any) -> Any:
-        return jax.lax.pmean(tree, DATA_AXIS) if self._num_devices > 1 else tree
+        return mean_over_devices(jax.value_and_grad(loss_of)(params))
 
     def _step(self, state: State, batch: Batch) -> State:
         loss, gradients = self._loss_and_gradients(state.params, batch)
@@ -93,7 +89,7 @@ class Programs:
         def step(index: Any, total: Array) -> Array:
             return total + jnp.max(self._logits(params, _batch(batches, index)[0]))
 
-        return self._mean(jax.lax.fori_loop(0, steps, step, jnp.float32(0)))
+        return mean_over_devices(jax.lax.fori_loop(0, steps, step, jnp.float32(0)))
 
     def _gradient(
         self, params: Params, batches: Batches, steps: Int32[Array, ""]
@@ -144,7 +140,7 @@ def prepare(name: str, task: Task, mesh: Mesh, *, clock: Clock = time.perf_count
 
 def _prepare(programs: Programs, name: str, task: Task, mesh: Mesh, clock: Clock) -> Prepared:
     params = jax.device_put(task.params, replicated(mesh))
-    sharded: Batches = tuple(place(mesh, array, P(None, DATA_AXIS)) for array in (task.inputs, task.labels))  # type: ignore[assignment]
+    sharded: Batches = tuple(place(mesh, array, P(None, DATA_AXIS)) for array in (task.inputs, task.labels))  # type: ignore[assignment]  # a pair, which mypy does not see
     single = [
         tuple(place(mesh, array[i], P(DATA_AXIS)) for array in (task.inputs, task.labels))
         for i in range(NUM_BATCHES)
@@ -156,6 +152,7 @@ def _prepare(programs: Programs, name: str, task: Task, mesh: Mesh, clock: Clock
 
     state = jax.block_until_ready(new_state())
     start = clock()
+    # `over_devices` promises no more than a function; it is a jitted one.
     step = programs.step.lower(state, single[0]).compile()  # type: ignore[attr-defined]
     memory = memory_of(step)
     if memory is not None and (free := free_memory()) is not None and memory * mesh.size > free:

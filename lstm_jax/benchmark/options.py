@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 
 from tyro.conf import arg
 
+from lstm_jax.config import option
 from lstm_jax.errors import ConfigError
 
 # In the order of tables and plots.
@@ -85,7 +86,7 @@ class Benchmark:
         """A command line that asks for the same, whatever the defaults of the day."""
         words = ["python", "-m", "lstm_jax", "benchmark"]
         for field in fields(self):
-            words += [_option(field.name), str(getattr(self, field.name))]
+            words += [option(field.name), str(getattr(self, field.name))]
         return shlex.join(words)
 
     def run(self) -> int:
@@ -107,8 +108,4 @@ def _numbers(field: str, text: str) -> tuple[int, ...]:
 
 
 def _refusal(field: str, got: str, expected: str) -> ConfigError:
-    return ConfigError(f"{_option(field)}: got {got}, expected {expected}")
-
-
-def _option(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
+    return ConfigError(f"{option(field)}: got {got}, expected {expected}")

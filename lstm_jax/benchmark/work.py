@@ -21,6 +21,7 @@ from jaxtyping import Float32, Int32
 
 from lstm_jax.benchmark.options import Size
 from lstm_jax.benchmark.timing import Run
+from lstm_jax.kernels.interface import GATES
 
 MEASURES = ("forward", "gradient", "train step", "dispatched")
 
@@ -105,7 +106,7 @@ def make_task(size: Size) -> Task:
         return rng.standard_normal(shape, np.float32) * np.float32(scale)
 
     cell = {}
-    for gate in "ifgo":
+    for gate in GATES:
         cell[f"i{gate}"] = {"kernel": normal(size.inputs, size.hidden, scale=size.inputs**-0.5)}
         cell[f"h{gate}"] = {
             "kernel": normal(size.hidden, size.hidden, scale=size.hidden**-0.5),

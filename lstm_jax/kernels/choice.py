@@ -10,11 +10,10 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from lstm_jax.config import IMPLEMENTATIONS
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
-
-_NAMES = ("scan", "unrolled", "fused", "native")
 
 
 class Task(NamedTuple):
@@ -67,8 +66,8 @@ def choose(name: str, task: Task) -> str:
     """
     if name == "auto":
         return fastest(task)
-    if name not in _NAMES:
-        raise ImplementationError(f"implementation: got {name!r}, expected auto, {', '.join(_NAMES)}")
+    if name not in IMPLEMENTATIONS:
+        raise ImplementationError(f"implementation: got {name!r}, expected {', '.join(IMPLEMENTATIONS)}")
     reason = why_not(name, task) or (why_not_available() if name == "native" else None)
     if reason is not None:
         raise ImplementationError(f"implementation {name!r} cannot be used: {reason}")

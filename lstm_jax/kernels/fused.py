@@ -23,7 +23,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int, Int32
 
-from lstm_jax.kernels.differentiation import reverse_mode_only
+from lstm_jax.kernels.differentiation import reverse_mode_only, values_of
 from lstm_jax.kernels.interface import (
     Carry,
     CellParameters,
@@ -179,11 +179,7 @@ def _at(last: Int32[Array, " batch"], history: Float[Array, "time batch hidden"]
 
 def _forward_rule(dtype: Any, keep_outputs: bool, weights: Any, inputs: Any, carry: Any, last: Any) -> Any:
     wants_dx = inputs.perturbed
-    weights, inputs, carry, last = jax.tree.map(
-        lambda argument: argument.value,
-        (weights, inputs, carry, last),
-        is_leaf=lambda argument: hasattr(argument, "perturbed"),
-    )
+    weights, inputs, carry, last = values_of((weights, inputs, carry, last))
     start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
     recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 

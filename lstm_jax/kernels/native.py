@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import why_not_available
-from lstm_jax.kernels.differentiation import first_order_only, reverse_mode_only
+from lstm_jax.kernels.differentiation import first_order_only, reverse_mode_only, values_of
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Carry, CellParameters, by_kind, last_step
 
@@ -88,9 +88,7 @@ def _run(
 
 def _forward_rule(keep_outputs: bool, weights: Any, x: Any, c0: Any, h0: Any, last: Any) -> Any:
     wants_dx = x.perturbed
-    weights, x, c0, h0, last = jax.tree.map(
-        lambda argument: argument.value, (weights, x, c0, h0, last), is_leaf=lambda a: hasattr(a, "perturbed")
-    )
+    weights, x, c0, h0, last = values_of((weights, x, c0, h0, last))
     forward = first_order_only(_call_forward(5), implementation="native")
     c, h, outputs, *saved = forward(x, c0, h0, last, *jax.tree.leaves(weights))
     # A flag in the structure of the residuals: they may hold arrays only.
@@ -146,13 +144,9 @@ def _call_forward(num_results: int) -> Callable[..., list[Array]]:
         if not size:
             return _nothing(call, batched, arguments)
         if any(batched[4:]):
-            merged = [
-                _into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)
-            ]
-            results = [_out_of_members(result, size) for result in call(*merged)]
-        else:
-            rows = tuple(_into_batch(a, b, size) for a, b in zip(rows, batched[:4], strict=True))
-            results = [_out_of_batch(result, size) for result in call(*rows, *weights)]
+            return _as_members(call, size, batched, arguments)
+        rows = tuple(_into_batch(a, b, size) for a, b in zip(rows, batched[:4], strict=True))
+        results = [_out_of_batch(result, size) for result in call(*rows, *weights)]
         return results, [True] * len(results)
 
     return call
@@ -183,11 +177,7 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., 
         if not size:
             return _nothing(call, batched, arguments)
         if any(batched[num_rows:]):
-            merged = [
-                _into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)
-            ]
-            results = [_out_of_members(result, size) for result in call(*merged)]
-            return results, [True] * len(results)
+            return _as_members(call, size, batched, arguments)
         rows = [_into_batch(a, b, size) for a, b in zip(arguments[:num_rows], batched, strict=False)]
         grouped = _call_backward(wants_dx, size * groups, num_rows)
         dc0, dh0, *rest = grouped(*rows, *arguments[num_rows:])
@@ -211,6 +201,15 @@ def _nothing(
         for a, is_batched in zip(arguments, batched, strict=True)
     ]
     results = [jnp.zeros((0, *result.shape), result.dtype) for result in jax.eval_shape(call, *one)]
+    return results, [True] * len(results)
+
+
+def _as_members(
+    call: Callable[..., list[Array]], size: int, batched: list[bool], arguments: tuple[Array, ...]
+) -> tuple[list[Array], list[bool]]:
+    """One call for weights of their own: each becomes a member, with its own share of the rows."""
+    merged = [_into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)]
+    results = [_out_of_members(result, size) for result in call(*merged)]
     return results, [True] * len(results)
 
 
