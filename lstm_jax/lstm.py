@@ -34,9 +34,10 @@ from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Key
 
+from lstm_jax.gates import GATES
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
-from lstm_jax.kernels.interface import GATES, Carry, CellParameters, Implementation, last_step
+from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, last_step
 from lstm_jax.kernels.native import native
 
 # --------------------------------------------------------------------------------------------------

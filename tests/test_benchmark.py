@@ -14,7 +14,8 @@ from references import Case, numpy_lstm
 
 from lstm_jax import command_line, runtime
 from lstm_jax.benchmark import jax_lstm, plot, report, sweep, torch_lstm, work
-from lstm_jax.benchmark.options import Benchmark, Size
+from lstm_jax.benchmark.options import Benchmark
+from lstm_jax.benchmark.size import Size, forward_flop, train_flop
 from lstm_jax.benchmark.timing import Timing, steps_for, take_turns, turn
 from lstm_jax.benchmark.work import MEASURES, TOLERANCE, Answer, CannotRunError, Prepared, difference
 from lstm_jax.errors import ConfigError
@@ -150,8 +151,8 @@ def test_the_arithmetic_is_that_of_the_products() -> None:
     # Of each step (rows, inner, columns); backward: the kernel of x, that of h, and h of the step before.
     forward = [(batch, inputs, 4 * hidden), (batch, hidden, 4 * hidden)]
     backward = [(inputs, batch, 4 * hidden), (hidden, batch, 4 * hidden), (batch, 4 * hidden, hidden)]
-    assert work.forward_flop(SIZE) == time * sum(2 * n * k * m for n, k, m in forward)
-    assert work.train_flop(SIZE) == time * sum(2 * n * k * m for n, k, m in forward + backward)
+    assert forward_flop(SIZE) == time * sum(2 * n * k * m for n, k, m in forward)
+    assert train_flop(SIZE) == time * sum(2 * n * k * m for n, k, m in forward + backward)
 
 
 def prepare_in_jax(name: str, *, devices: int = 1) -> Prepared:

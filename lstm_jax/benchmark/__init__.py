@@ -1,7 +1,8 @@
 """``python -m lstm_jax benchmark``: implementations of the LSTM, timed side by side.
 
     options.py      what can be asked for
-    work.py         the task that all candidates get, its arithmetic, and whether their answers agree
+    size.py         the size of a task, and the arithmetic that it takes
+    work.py         the task that all candidates get, and whether their answers agree
     jax_lstm.py     the candidates in JAX: Flax's layers and this package's
     torch_lstm.py   the candidate in PyTorch
     timing.py       runs that take turns, medians and quartiles

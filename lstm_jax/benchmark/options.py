@@ -4,10 +4,11 @@ import shlex
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from tyro.conf import arg
 
+from lstm_jax.benchmark.size import Size
 from lstm_jax.config import option
 from lstm_jax.errors import ConfigError
 
@@ -18,15 +19,6 @@ LARGEST = 2**24
 
 NumberList = Annotated[str, arg(metavar="INT,INT,...")]
 NameList = Annotated[str, arg(metavar="NAME,NAME,...")]
-
-
-class Size(NamedTuple):
-    """The size of a task: hidden units H, sequences B, time steps T, inputs D of each step."""
-
-    hidden: int
-    batch: int
-    time: int
-    inputs: int
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.benchmark.options import Benchmark, Size
+from lstm_jax.benchmark.options import Benchmark
+from lstm_jax.benchmark.size import Size, forward_flop, train_flop
 from lstm_jax.benchmark.timing import Timing
-from lstm_jax.benchmark.work import MEASURES, forward_flop, train_flop
+from lstm_jax.benchmark.work import MEASURES
 from lstm_jax.version import __version__
 
 BASELINE = "flax"

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from lstm_jax import runtime
 from lstm_jax.benchmark import jax_lstm, torch_lstm
-from lstm_jax.benchmark.options import Benchmark, Size
+from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.benchmark.plot import write_plots
 from lstm_jax.benchmark.report import BASELINE, CandidateResult, SizeResult, as_json, heading, table
+from lstm_jax.benchmark.size import Size
 from lstm_jax.benchmark.timing import Clock, Run, take_turns
 from lstm_jax.benchmark.work import (
     MEASURES,

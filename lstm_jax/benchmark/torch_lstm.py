@@ -26,7 +26,7 @@ from lstm_jax.benchmark.work import (
     Task,
     make_task,
 )
-from lstm_jax.kernels.interface import GATES  # PyTorch has them in the same order
+from lstm_jax.gates import GATES  # PyTorch has them in the same order
 
 
 class Model:

@@ -1,4 +1,4 @@
-"""The task that all candidates get, its arithmetic, and whether their answers agree.
+"""The task that all candidates get, and whether their answers agree.
 
 The task: sequences of random numbers (B, T, D); the last output of an LSTM with H hidden units goes through
 a dense layer to 10 logits; softmax cross-entropy with random labels; Adam. Three things are timed:
@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from lstm_jax.benchmark.options import Size
+from lstm_jax.benchmark.size import Size
 from lstm_jax.benchmark.timing import Run
-from lstm_jax.kernels.interface import GATES
+from lstm_jax.gates import GATES
 
 MEASURES = ("forward", "gradient", "train step", "dispatched")
 
@@ -119,22 +119,6 @@ def make_task(size: Size) -> Task:
     inputs = normal(NUM_BATCHES, size.batch, size.time, size.inputs)
     labels = rng.integers(0, NUM_CLASSES, (NUM_BATCHES, size.batch), np.int32)
     return Task(size, {"cell": cell, "head": head}, inputs, labels)
-
-
-def forward_flop(size: Size) -> int:
-    """Additions and multiplications of the matrix products of a forward pass, those of the LSTM alone.
-
-    Four gates, each (B, D + H) by (D + H, H) in every step; a product of n by k by m takes 2 n k m.
-    """
-    return 8 * size.time * size.batch * (size.inputs + size.hidden) * size.hidden
-
-
-def train_flop(size: Size) -> int:
-    """The same of a gradient or train step: the backward pass has two products for each one forward.
-
-    But not that which would give the gradient by the inputs: nobody needs it.
-    """
-    return 3 * forward_flop(size) - 8 * size.time * size.batch * size.inputs * size.hidden
 
 
 def difference(answer: Answer, reference: Answer) -> float:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32
 
-GATES = "ifgo"
+from lstm_jax.gates import GATES
 
 Carry: TypeAlias = tuple[Float[Array, "*batch hidden"], Float[Array, "*batch hidden"]]
 CellParameters: TypeAlias = Mapping[str, Mapping[str, Array]]
