@@ -12,8 +12,10 @@ import tyro
 
 from lstm_jax import command_line
 from lstm_jax.benchmark.options import Benchmark
+from lstm_jax.compare.options import Compare
 from lstm_jax.config import shown_option
 from lstm_jax.errors import ImageError
+from lstm_jax.exchange_commands import Export, Import
 
 PROG = "python -m lstm_jax"
 
@@ -94,7 +96,14 @@ class Predict:
 
 
 COMMANDS: Mapping[str, Callable[..., Command]] = MappingProxyType(
-    {"evaluate": Evaluate, "predict": Predict, "benchmark": Benchmark}
+    {
+        "evaluate": Evaluate,
+        "predict": Predict,
+        "benchmark": Benchmark,
+        "compare": Compare,
+        "export": Export,
+        "import": Import,
+    }
 )
 
 

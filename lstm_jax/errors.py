@@ -41,3 +41,11 @@ class NonFiniteLossError(UserError):
 
 class ImplementationError(UserError):
     """An implementation of the LSTM that cannot do what it was asked for, or not on this machine."""
+
+
+class ResultsError(UserError):
+    """A file of measurements that cannot be read."""
+
+
+class ConversionError(UserError):
+    """Weights that do not make up an `LSTMClassifier`, or a file of them that cannot be read or written."""

@@ -1,8 +1,12 @@
-"""Writing files that are never half there."""
+"""Writing files and folders that are never half there."""
 
 import os
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from lstm_jax.errors import ConversionError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -18,3 +22,38 @@ def write_whole(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def check_target(path: Path, *, overwrite: bool, advice: str) -> None:
+    """Refuse a place where something lies already, or whose folder is missing.
+
+    Args:
+        path: where a file or a folder is going to be.
+        overwrite: whether a file may be there.
+        advice: what to do if there is one.
+
+    Raises:
+        ConversionError: saying which.
+    """
+    if not path.parent.is_dir():
+        raise ConversionError(f"{path}: got a path in no existing folder, expected {path.parent} to be there")
+    if path.is_dir() or (path.exists() and not overwrite):
+        kind = "a folder" if path.is_dir() else "a file"
+        raise ConversionError(f"{path}: got the path of {kind} that exists, expected a new one; {advice}")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place for a file or a folder that is moved to ``path`` at the end, if no exception comes before it.
+
+    Args:
+        path: where it is going to be; a file there is replaced.
+    """
+    path = path.absolute()
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        if temporary.is_file():
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)

@@ -1,0 +1,74 @@
+"""What an adapter is: one framework's LSTM classifier behind the few calls that the comparison makes.
+
+The model is that of `lstm_jax.model`: one layer of LSTM from a zero state over sequences (B, T, D), a dense
+layer on the output h_T of the last step, softmax cross-entropy averaged over the batch, and Adam with
+b1 = 0.9, b2 = 0.999, epsilon = 1e-8 and without any decay; all in float32. Its parameters are exchanged in
+the layout of `LSTMClassifier`, {"lstm_0_forward": {"cell": ...}, "head": ...}, as NumPy arrays.
+
+An adapter lives in a process of its own (`lstm_jax.compare.worker`), which imports nothing of any other
+framework; importing its module imports its framework.
+"""
+
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32
+
+from lstm_jax.benchmark.size import Size
+
+Params: TypeAlias = Any  # see above
+
+NUM_CLASSES = 10
+
+
+class Gradient(NamedTuple):
+    """What one batch gives at the parameters as they are.
+
+    Attributes:
+        logits: (B, 10).
+        loss: mean softmax cross-entropy in nats.
+        gradients: of the loss by every parameter, in the layout of the parameters.
+    """
+
+    logits: Float[np.ndarray, "batch classes"]
+    loss: float
+    gradients: Params
+
+
+class Adapter(Protocol):
+    """One framework's classifier. Its functions return when the work is done."""
+
+    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+        """Build the model with these parameters, and an optimizer at its start."""
+
+    def load(
+        self,
+        images: Float32[np.ndarray, "steps batch time inputs"],
+        labels: Int32[np.ndarray, "steps batch"],
+    ) -> Any:
+        """The batches as the framework wants to have them; this is not timed."""
+
+    def train(self, batches: Any) -> float:
+        """Take one train step with each of the batches, in their order; returns the mean of their losses.
+
+        This is timed: it is what a user of the framework writes who wants it to be fast. Each loss is that
+        before its step.
+        """
+
+    def infer(self, batches: Any) -> Float32[np.ndarray, "steps batch classes"]:
+        """The logits of all batches, on the host. This is timed."""
+
+    def gradient(
+        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
+    ) -> Gradient:
+        """Logits, loss and gradients of one batch. The parameters stay as they are."""
+
+    def params(self) -> Params:
+        """The parameters as they are now."""
+
+    def tune(self, batches: Any) -> str | None:
+        """Choose by trial what a user would, such as a number of threads; it may train on the way.
+
+        Returns:
+            What was chosen, in words for a table ("2 threads"); None if there is nothing to choose.
+        """

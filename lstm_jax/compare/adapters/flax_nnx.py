@@ -1,0 +1,69 @@
+"""Flax NNX: ``nnx.RNN(nnx.OptimizedLSTMCell)``.
+
+The layer is used as the documentation of `flax.nnx.RNN` and of its cells shows; the cell is the one that it
+calls more efficient. The training loop is the "functional training loop" of Flax's guide "Performance
+considerations": the module is split once, before the loop, into its structure and its parameters, and merged
+again inside of the compiled step, so that no Python walks over the module between two steps. The module is
+made without computing initial values, by ``nnx.eval_shape``, as the guide "Save and load checkpoints" does
+before it puts in values from elsewhere.
+
+The cell has its gates side by side, in the order i, f, g, o, kernels (D, 4H) and (H, 4H), and one bias.
+"""
+
+from flax import nnx
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare.adapter import NUM_CLASSES, Params
+from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
+from lstm_jax.convert import Joined, join_gates, split_gates
+
+GATES = "ifgo"
+
+
+class Classifier(nnx.Module):
+    """``nnx.RNN`` and a dense layer."""
+
+    def __init__(self, size: Size, *, rngs: nnx.Rngs) -> None:
+        cell = nnx.OptimizedLSTMCell(size.inputs, size.hidden, rngs=rngs)
+        # It would keep a stream of random keys to initialise carries with; it is given one in the call.
+        self.lstm = nnx.RNN(cell, return_carry=True, rngs=False)
+        self.head = nnx.Linear(size.hidden, NUM_CLASSES, rngs=rngs)
+
+    def __call__(self, images: Images) -> Logits:
+        """The logits of images, from the output in the final state."""
+        (_, h), _ = self.lstm(images, rngs=nnx.Rngs(0))
+        return self.head(h)
+
+
+def classifier(size: Size) -> Model:
+    """The module as a model; its parameters are a nested dictionary of arrays."""
+    structure, _ = nnx.split(nnx.eval_shape(lambda: Classifier(size, rngs=nnx.Rngs(0))))
+
+    def logits(own: Tree, images: Images) -> Logits:
+        return nnx.merge(structure, own)(images)
+
+    return Model(logits, to_own, to_params)
+
+
+def to_own(params: Params) -> Tree:
+    """The parameters under the names in the module above."""
+    joined = join_gates(params["lstm_0_forward"]["cell"], gates=GATES)
+    cell = {
+        "dense_i": {"kernel": joined.input_kernel},
+        "dense_h": {"kernel": joined.recurrent_kernel, "bias": joined.bias},
+    }
+    return {"lstm": {"cell": cell}, "head": params["head"]}
+
+
+def to_params(own: Tree) -> Params:
+    """The inverse of `to_own`."""
+    cell = own["lstm"]["cell"]
+    joined = Joined(cell["dense_i"]["kernel"], cell["dense_h"]["kernel"], cell["dense_h"]["bias"])
+    return {"lstm_0_forward": {"cell": split_gates(joined, gates=GATES)}, "head": own["head"]}
+
+
+class NNX(InJax):
+    """``nnx.RNN(nnx.OptimizedLSTMCell)``."""
+
+    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+        super().__init__(classifier(size), params, learning_rate=learning_rate)

@@ -1,0 +1,159 @@
+"""Keras 3 on TensorFlow or JAX, whichever the variable KERAS_BACKEND names.
+
+The model is written as in Keras's guide "Working with RNNs", which reads digits row by row too: a sequential
+model, ``compile``, and ``fit`` with its defaults for everything that the work does not fix. On JAX, ``fit``
+gets arrays. On TensorFlow it gets what TensorFlow's users give it, a ``tf.data.Dataset``, and two settings:
+
+- ``steps_per_execution``: that many steps in one call of a compiled function, which Keras's documentation of
+  ``compile`` recommends for small models. On JAX it is a loop in Python, and changes nothing.
+- no autotuning of the dataset. There is nothing to tune, and its thread sleeps for ever longer times, 10 ms,
+  20 ms and so on; the end of an epoch waits until it wakes up. Epochs of a second became 1.3, 2.5 or 5.1 s.
+
+``LSTM`` keeps its loop (``unroll=False``, the default). Written out, a train step was not faster on
+TensorFlow, and took twice as long on JAX and with ``jit_compile``, besides 20 to 90 s to compile.
+
+`Keras` is ``jit_compile=False`` on TensorFlow, a graph of TensorFlow's own kernels; on JAX everything is
+compiled by XLA anyway. `KerasXLA` is ``jit_compile=True``. Logits come from ``predict_on_batch``, which does
+without a dataset. Gradients are computed as in the guides "Customizing what happens in `fit()`" for either.
+
+Keras's Adam adds epsilon before it corrects the bias of the averages, which the other frameworks do after it,
+and has 1e-7 where they have 1e-8. The second is set here. What the first changes is far below the tolerance.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Gradient, Params
+from lstm_jax.convert import from_keras, to_keras
+from lstm_jax.errors import ImplementationError
+
+ON_TENSORFLOW: bool = keras.config.backend() == "tensorflow"
+if ON_TENSORFLOW:
+    import tensorflow as tf
+else:
+    import jax
+
+# From images and labels to logits, loss and gradients.
+GradientFunction: TypeAlias = Callable[[Any, Any], tuple[Any, Any, Sequence[Any]]]
+
+EPSILON = 1e-8
+STEPS_PER_EXECUTION = 100 if ON_TENSORFLOW else 1
+
+
+class Batches(NamedTuple):
+    """Batches as ``fit`` and ``predict_on_batch`` want to have them.
+
+    Attributes:
+        to_fit: arguments of ``fit``.
+        images: one array for each batch.
+    """
+
+    to_fit: Mapping[str, Any]
+    images: Float32[np.ndarray, "steps batch time inputs"]
+
+
+class Keras(Adapter):
+    """A sequential model."""
+
+    jit_compile: ClassVar[bool | str] = False if ON_TENSORFLOW else "auto"
+
+    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+        """Build and compile the model.
+
+        Raises:
+            ImplementationError: if Keras refuses to compile it by XLA, as it does where it would call cuDNN.
+        """
+        self._model = keras.Sequential(
+            [
+                keras.Input((size.time, size.inputs)),
+                keras.layers.LSTM(size.hidden),
+                keras.layers.Dense(NUM_CLASSES),
+            ]
+        )
+        self._model.set_weights(to_keras(params))
+        self._model.compile(
+            optimizer=keras.optimizers.Adam(learning_rate, epsilon=EPSILON),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            steps_per_execution=STEPS_PER_EXECUTION,
+            jit_compile=self.jit_compile,
+        )
+        if self.jit_compile is True and not self._model.jit_compile:
+            raise ImplementationError("Keras does not compile its LSTM by XLA on this device")
+        self._gradient = (_gradient_in_tensorflow if ON_TENSORFLOW else _gradient_in_jax)(self._model)
+
+    def load(
+        self,
+        images: Float32[np.ndarray, "steps batch time inputs"],
+        labels: Int32[np.ndarray, "steps batch"],
+    ) -> Batches:
+        """The batches as a dataset of TensorFlow, or as arrays with all examples one after the other."""
+        if ON_TENSORFLOW:
+            options = tf.data.Options()
+            options.autotune.enabled = False
+            dataset = tf.data.Dataset.from_tensor_slices((images, labels)).with_options(options)
+            return Batches({"x": dataset, "shuffle": False}, images)
+        x, y = images.reshape(-1, *images.shape[2:]), labels.reshape(-1)
+        return Batches({"x": x, "y": y, "batch_size": labels.shape[1], "shuffle": False}, images)
+
+    def train(self, batches: Batches) -> float:
+        """Take a train step with each of the batches; returns their mean loss."""
+        history = self._model.fit(**batches.to_fit, epochs=1, verbose=0).history
+        return float(history["loss"][0])
+
+    def infer(self, batches: Batches) -> Float32[np.ndarray, "steps batch classes"]:
+        """The logits of all batches."""
+        return np.stack([self._model.predict_on_batch(images) for images in batches.images])
+
+    def gradient(
+        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
+    ) -> Gradient:
+        """Logits, loss and gradients of one batch, compiled as training is."""
+        logits, loss, gradients = self._gradient(images, labels)
+        return Gradient(np.array(logits), float(loss), from_keras([np.array(each) for each in gradients]))
+
+    def params(self) -> Params:
+        """The parameters as they are now."""
+        return from_keras([np.array(weight) for weight in self._model.get_weights()])
+
+    def tune(self, batches: Batches) -> None:
+        """Nothing to choose: both share out their work among the processor's cores by themselves."""
+
+
+class KerasXLA(Keras):
+    """The same, compiled by XLA."""
+
+    jit_compile = True
+
+
+def _gradient_in_tensorflow(model: Any) -> GradientFunction:
+    def gradient(images: Any, labels: Any) -> tuple[Any, Any, Sequence[Any]]:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = model.compute_loss(images, labels, logits)
+        return logits, loss, tape.gradient(loss, model.trainable_weights)
+
+    compiled: GradientFunction = tf.function(gradient, jit_compile=model.jit_compile)
+    return compiled
+
+
+def _gradient_in_jax(model: Any) -> GradientFunction:
+    def loss_and_logits(weights: Any, others: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+        logits, _ = model.stateless_call(weights, others, images, training=True)
+        return model.compute_loss(images, labels, logits), logits
+
+    compiled = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))
+
+    def gradient(images: Any, labels: Any) -> tuple[Any, Any, Sequence[Any]]:
+        weights, others = (
+            [variable.value for variable in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        )
+        (loss, logits), gradients = compiled(weights, others, images, labels)
+        return logits, loss, gradients
+
+    return gradient

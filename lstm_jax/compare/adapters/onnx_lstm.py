@@ -1,0 +1,89 @@
+"""ONNX Runtime: the operator LSTM of ONNX, for inference alone.
+
+The model is the file that ``python -m lstm_jax export --format onnx`` writes; the session is made as ONNX
+Runtime's "Get started with ONNX Runtime in Python" does. Its page "Thread management" has the option for the
+number of threads within an operator. Left alone, that number is one for each core of the machine, even those
+that this process may not use; so it is always given, and `OnnxRuntime.tune` tries which suits best.
+"""
+
+from typing import NoReturn
+
+import numpy as np
+import onnxruntime
+from jaxtyping import Float32, Int32
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare.adapter import Adapter, Params
+from lstm_jax.compare.adapters.threads import fastest, in_words, thread_counts, usable_cores
+from lstm_jax.errors import ImplementationError
+from lstm_jax.interchange import onnx_model
+
+
+class OnnxRuntime(Adapter):
+    """An inference session on the CPU."""
+
+    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+        self._params = params
+        self._model: bytes = onnx_model(params).SerializeToString()
+        self._session = self._with_threads(usable_cores())
+
+    def load(
+        self,
+        images: Float32[np.ndarray, "steps batch time inputs"],
+        labels: Int32[np.ndarray, "steps batch"],
+    ) -> Float32[np.ndarray, "steps batch time inputs"]:
+        """The images as they are: ONNX Runtime reads NumPy arrays."""
+        return images
+
+    def infer(
+        self, batches: Float32[np.ndarray, "steps batch time inputs"]
+    ) -> Float32[np.ndarray, "steps batch classes"]:
+        """The logits of all batches."""
+        return _infer(self._session, batches)
+
+    def train(self, batches: Float32[np.ndarray, "steps batch time inputs"]) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            ImplementationError: always.
+        """
+        raise _refusal()
+
+    def gradient(
+        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
+    ) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            ImplementationError: always.
+        """
+        raise _refusal()
+
+    def params(self) -> Params:
+        """The parameters that the session was made with."""
+        return self._params
+
+    def tune(self, batches: Float32[np.ndarray, "steps batch time inputs"]) -> str:
+        """Choose the number of threads with which inference is the fastest."""
+        sessions = {count: self._with_threads(count) for count in thread_counts(usable_cores())}
+        threads = fastest(lambda count: _infer(sessions[count], batches), list(sessions))
+        self._session = sessions[threads]
+        return in_words(threads)
+
+    def _with_threads(self, count: int) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = count
+        return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+
+
+def _infer(
+    session: onnxruntime.InferenceSession, batches: Float32[np.ndarray, "steps batch time inputs"]
+) -> Float32[np.ndarray, "steps batch classes"]:
+    """The logits of all batches."""
+    return np.stack([session.run(["logits"], {"images": images})[0] for images in batches])
+
+
+def _refusal() -> ImplementationError:
+    return ImplementationError(
+        "ONNX Runtime: got a request to train, expected inference; choose another framework"
+    )

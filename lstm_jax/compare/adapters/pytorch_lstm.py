@@ -1,0 +1,191 @@
+"""PyTorch: ``nn.LSTM`` and ``nn.Linear``, and the same with ``torch.compile``.
+
+The model is written as in PyTorch's example ``mnist_rnn``, which reads digits row by row too; but what the
+linear layer reads is ``h_n``, the last output, which ``nn.LSTM`` returns by itself. The loop is that of the
+tutorial "Optimizing Model Parameters", with what PyTorch's "Performance Tuning Guide" asks for: no host
+synchronisation within the loop, so losses stay tensors until its end; gradients set to None instead of zero;
+the fused optimizer; ``inference_mode`` where no gradient is wanted. The guide also says to try numbers of
+threads, and so does `PyTorch.tune`.
+
+``nn.LSTM`` has two biases and adds them up. Adam would move each of them by a whole step, and so their sum
+twice as fast as the one bias of the other frameworks. Therefore ``bias_ih_l0`` stays zero here: with
+``requires_grad_(False)`` it is no parameter of the optimizer.
+
+``torch.compile`` does not compile ``nn.LSTM``: it breaks its graph there on purpose, and a model that is
+little else runs as if it were not compiled (PyTorch issue 141184). What can be compiled is a loop over
+``nn.LSTMCell``, which has the same equations and the same names of weights; the loop is written out, so the
+time to compile grows with the number of steps. Forward and backward pass are one program each. It takes about
+as long per train step as ``nn.LSTM`` does, and a third less than the same loop without ``torch.compile``.
+Tried as well, and not faster: all products with the input in one before the loop, with which it compiles much
+longer; and ``torch._dynamo.config.allow_rnn``, which needs oneDNN switched off to compile at all.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Gradient, Params
+from lstm_jax.compare.adapters.threads import fastest, in_words, thread_counts, usable_cores
+from lstm_jax.convert import from_pytorch, to_pytorch
+
+# `torch.compile` gives up on a function that it has compiled so often: 8 times, if not told otherwise. Here
+# it compiles once for each size, mode and number of threads.
+RECOMPILE_LIMIT = 256
+
+# What `nn.LSTM` has at the end of the names of its weights, and `nn.LSTMCell` has not.
+FIRST_LAYER = "_l0"
+
+
+class Classifier(nn.Module):
+    """``nn.LSTM`` and a linear layer on its last output."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(size.inputs, size.hidden, batch_first=True)
+        self.head = nn.Linear(size.hidden, NUM_CLASSES)
+        self.lstm.bias_ih_l0.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From images (batch, time, inputs) to logits (batch, classes)."""
+        _, (h, _) = self.lstm(images)
+        logits: Tensor = self.head(h[-1])
+        return logits
+
+
+class CellClassifier(nn.Module):
+    """The same with ``nn.LSTMCell`` in a loop."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.lstm = nn.LSTMCell(size.inputs, size.hidden)
+        self.head = nn.Linear(size.hidden, NUM_CLASSES)
+        self.lstm.bias_ih.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From images (batch, time, inputs) to logits (batch, classes)."""
+        h = c = images.new_zeros(len(images), self.lstm.hidden_size)
+        for x in images.unbind(dim=1):
+            h, c = self.lstm(x, (h, c))
+        logits: Tensor = self.head(h)
+        return logits
+
+
+class Batches(NamedTuple):
+    """Batches one behind the other."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class InPyTorch(Adapter):
+    """An adapter (see there) of a module: what both of them share, which is everything but the model.
+
+    Args:
+        model: the classifier.
+        forward: how its logits are computed.
+        params: the parameters at the start, as they are exchanged.
+        learning_rate: of Adam.
+    """
+
+    def __init__(
+        self, model: nn.Module, forward: Callable[[Tensor], Tensor], params: Params, *, learning_rate: float
+    ) -> None:
+        names = model.state_dict()
+        state = {
+            _own_name(name, names): torch.from_numpy(array) for name, array in to_pytorch(params).items()
+        }
+        model.load_state_dict(state)
+        self._model = model
+        self._forward = forward
+        self._learnt = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._optimizer = torch.optim.Adam(self._learnt.values(), lr=learning_rate, fused=True)
+
+    def load(
+        self,
+        images: Float32[np.ndarray, "steps batch time inputs"],
+        labels: Int32[np.ndarray, "steps batch"],
+    ) -> Batches:
+        """The batches as tensors; PyTorch wants labels in 64 bits."""
+        return Batches(torch.tensor(images), torch.tensor(labels, dtype=torch.int64))
+
+    def train(self, batches: Batches) -> float:
+        """Take a train step with each of the batches; returns their mean loss."""
+        losses = []
+        for images, labels in zip(*batches, strict=True):
+            loss = functional.cross_entropy(self._forward(images), labels)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    def infer(self, batches: Batches) -> Float32[np.ndarray, "steps batch classes"]:
+        """The logits of all batches."""
+        with torch.inference_mode():
+            return torch.stack([self._forward(images) for images in batches.images]).numpy()
+
+    def gradient(
+        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
+    ) -> Gradient:
+        """Logits, loss and gradients of one batch."""
+        batches = self.load(images[np.newaxis], labels[np.newaxis])
+        logits = self._forward(batches.images[0])
+        loss = functional.cross_entropy(logits, batches.labels[0])
+        found = torch.autograd.grad(loss, tuple(self._learnt.values()))
+        # That of the bias that does not learn is the same as that of the other; their sum has it once.
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in self._model.state_dict().items()}
+        gradients = _exchanged({**zeros, **dict(zip(self._learnt, found, strict=True))})
+        return Gradient(logits.detach().numpy(), float(loss.detach()), gradients)
+
+    def params(self) -> Params:
+        """The parameters as they are now."""
+        return _exchanged(self._model.state_dict())
+
+    def tune(self, batches: Batches) -> str:
+        """Choose the number of threads with which a train step is the fastest."""
+
+        def train(threads: int) -> None:
+            torch.set_num_threads(threads)
+            self.train(batches)
+
+        threads = fastest(train, thread_counts(usable_cores()))
+        torch.set_num_threads(threads)
+        return in_words(threads)
+
+
+class PyTorch(InPyTorch):
+    """``nn.LSTM``."""
+
+    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+        model = Classifier(size)
+        super().__init__(model, model, params, learning_rate=learning_rate)
+
+
+class Compiled(InPyTorch):
+    """``torch.compile`` of a loop over ``nn.LSTMCell``; for each size a program of its own."""
+
+    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+        torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
+        model = CellClassifier(size)
+        forward = torch.compile(model, dynamic=False, fullgraph=True)
+        super().__init__(model, forward, params, learning_rate=learning_rate)
+
+
+def _own_name(name: str, names: dict[str, Tensor]) -> str:
+    """The name of a weight of ``nn.LSTM`` in a model that may have ``nn.LSTMCell`` instead."""
+    return name if name in names else name.removesuffix(FIRST_LAYER)
+
+
+def _exchanged(tensors: dict[str, Tensor]) -> Params:
+    """Weights or gradients in the layout in which they are exchanged: copies, which no step will change."""
+    arrays = {}
+    for name, tensor in tensors.items():
+        is_of_cell = name.startswith("lstm.") and not name.endswith(FIRST_LAYER)
+        arrays[name + FIRST_LAYER * is_of_cell] = np.array(tensor.numpy())
+    return from_pytorch(arrays)

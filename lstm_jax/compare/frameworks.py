@@ -1,0 +1,100 @@
+"""The frameworks that are compared: what they are called, and where their adapters are.
+
+Nothing heavy is imported here: it is read before the command line is.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Framework(NamedTuple):
+    """One row of the comparison.
+
+    Attributes:
+        title: what it is, in words.
+        adapter: module and class of its adapter in `lstm_jax.compare.adapters`, as "module:Class".
+        packages: the names under which it is imported, each with its name for pip, where that is another.
+        environment: variables that must be set before it is imported.
+        trains: whether it can train; if not, it is measured in inference alone.
+        slow_to_compile: whether its first step takes so long that a quick comparison leaves it out.
+        longest: the most time steps it is given; None if there is no limit.
+    """
+
+    title: str
+    adapter: str
+    packages: Mapping[str, str] = MappingProxyType({})
+    environment: Mapping[str, str] = MappingProxyType({})
+    trains: bool = True
+    slow_to_compile: bool = False
+    longest: int | None = None
+
+    def missing(self) -> list[str]:
+        """What pip would have to install."""
+        return [pip for name, pip in self.packages.items() if importlib.util.find_spec(name) is None]
+
+
+def _packages(**names: str) -> Mapping[str, str]:
+    return MappingProxyType(names)
+
+
+def _environment(**names: str) -> Mapping[str, str]:
+    return MappingProxyType(names)
+
+
+# A compiled program for each time step: T = 784 would take minutes to compile.
+UNROLLED_LONGEST = 112
+
+# In the order of tables and pictures.
+FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
+    {
+        "lstm_jax-native": Framework("lstm_jax, C++ kernel", "ours:Native"),
+        "lstm_jax-fused": Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused"),
+        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan"),
+        "lstm_jax-unrolled": Framework(
+            "lstm_jax, reference with its loop written out",
+            "ours:Unrolled",
+            slow_to_compile=True,
+            longest=UNROLLED_LONGEST,
+        ),
+        "flax-rnn": Framework("Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN"),
+        "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan"),
+        "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX"),
+        "equinox": Framework(
+            "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", _packages(equinox="equinox")
+        ),
+        "haiku": Framework(
+            "Haiku, hk.LSTM in hk.dynamic_unroll", "haiku_lstm:Haiku", _packages(haiku="dm-haiku")
+        ),
+        "keras-jax": Framework(
+            "Keras 3 on JAX", "keras_lstm:Keras", _packages(keras="keras"), _environment(KERAS_BACKEND="jax")
+        ),
+        "keras-tensorflow": Framework(
+            "Keras 3 on TensorFlow, graph",
+            "keras_lstm:Keras",
+            _packages(keras="keras", tensorflow="tensorflow-cpu"),
+            _environment(KERAS_BACKEND="tensorflow"),
+        ),
+        "keras-tensorflow-xla": Framework(
+            "Keras 3 on TensorFlow, jit_compile",
+            "keras_lstm:KerasXLA",
+            _packages(keras="keras", tensorflow="tensorflow-cpu"),
+            _environment(KERAS_BACKEND="tensorflow"),
+        ),
+        "pytorch": Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", _packages(torch="torch")),
+        "pytorch-compile": Framework(
+            "PyTorch, torch.compile",
+            "pytorch_lstm:Compiled",
+            _packages(torch="torch"),
+            slow_to_compile=True,
+            longest=UNROLLED_LONGEST,
+        ),
+        "onnxruntime": Framework(
+            "ONNX Runtime, inference only",
+            "onnx_lstm:OnnxRuntime",
+            _packages(onnxruntime="onnxruntime", onnx="onnx"),
+            trains=False,
+        ),
+    }
+)

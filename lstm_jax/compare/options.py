@@ -1,0 +1,116 @@
+"""What can be asked of the comparison. Nothing heavy is imported here, as in `lstm_jax.config`."""
+
+import dataclasses
+import difflib
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from lstm_jax.benchmark.options import LARGEST
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare.frameworks import FRAMEWORKS
+from lstm_jax.config import option, shown_option
+from lstm_jax.errors import ConfigError
+
+# An image has rows of 28 pixels; sequences of any length are made of the rows of real digits.
+INPUTS = 28
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compare frameworks on the same work: first whether they compute the same, then speed and accuracy.
+
+    Each framework runs in a process of its own. Those that are not installed are named, with what to
+    install.
+    """
+
+    frameworks: Annotated[str | None, shown_option("NAME,NAME,...", "all")] = None
+    """Which to compare."""
+    hidden_size: int = 64
+    """Hidden units."""
+    batch_size: int = 128
+    """Sequences per step."""
+    time_steps: int = 28
+    """Time steps of each sequence: rows of 28 pixels. Accuracy is compared at 28 alone, a whole digit."""
+    epochs: int = 5
+    """Epochs of the comparison of accuracy; 0 leaves it out."""
+    seeds: int = 3
+    """Runs of the comparison of accuracy, each with its own initial weights and order."""
+    repeats: int = 15
+    """Rounds of timing, in which all take turns."""
+    scaling: bool = True
+    """Time larger and smaller hidden sizes, batches and sequences as well."""
+    threads: Annotated[int | None, shown_option("INT", "all")] = None
+    """Processor cores that each framework may use."""
+    quick: bool = False
+    """A first look in under 2 minutes: few rounds, no curves, no accuracy, none that compile for long."""
+    against: Annotated[Path | None, shown_option("FILE", "none")] = None
+    """The results.json of an earlier comparison, to say what is faster or slower now."""
+    data_dir: Annotated[Path | None, shown_option("DIR", "$TFDS_DATA_DIR, else ~/tensorflow_datasets")] = None
+    """Folder of prepared data sets."""
+    output: Annotated[Path, arg(metavar="DIR")] = Path("comparison")
+    """Folder for results.json, pictures and report.html."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values, naming the option, what it got and what it accepts."""
+        least = {"hidden_size": 1, "batch_size": 1, "time_steps": 1, "epochs": 0, "seeds": 1, "repeats": 1}
+        for field, smallest in least.items():
+            _check(field, getattr(self, field), smallest, LARGEST)
+        if self.threads is not None:
+            _check("threads", self.threads, 1, len(usable_cores()))
+        for name in self.names():
+            if name not in FRAMEWORKS:
+                close = difflib.get_close_matches(name, FRAMEWORKS, 1)
+                guess = f" (did you mean {close[0]}?)" if close else ""
+                raise ConfigError(
+                    f"--frameworks: got {name!r}{guess}, expected some of {', '.join(FRAMEWORKS)}"
+                )
+
+    def names(self) -> tuple[str, ...]:
+        """The frameworks asked for, in the order of tables."""
+        if self.frameworks is None:
+            return tuple(FRAMEWORKS)
+        asked = self.frameworks.split(",")
+        return tuple(sorted(set(asked), key=lambda name: [*FRAMEWORKS, *asked].index(name)))
+
+    def size(self) -> Size:
+        """The size at which all is compared."""
+        return Size(self.hidden_size, self.batch_size, self.time_steps, INPUTS)
+
+    def cores(self) -> tuple[int, ...]:
+        """The processor cores that each framework may use."""
+        return usable_cores()[: self.threads]
+
+    def command(self) -> str:
+        """A command line that asks for the same, whatever the defaults of the day; but without places."""
+        words = ["python", "-m", "lstm_jax", "compare"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("against", "data_dir", "output") or value is None:
+                continue
+            if isinstance(value, bool):
+                words.append(option(field.name if value else f"no_{field.name}"))
+            else:
+                words += [option(field.name), str(value)]
+        return shlex.join(words)
+
+    def run(self) -> int:
+        """Compare; the table goes to standard output as soon as all is measured."""
+        from lstm_jax.compare import comparison
+
+        return comparison.run(self)
+
+
+def usable_cores() -> tuple[int, ...]:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _check(field: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{option(field)}: got {value}, expected a whole number from {least} to {most}")

@@ -1,0 +1,190 @@
+"""A process with one adapter, which does what it is told.
+
+`lstm_jax.compare.processes` starts it and tells it, over its standard input, which method of `Worker` to
+call; answers go out by its standard output. Nothing of JAX is imported here, so that each framework has its
+process for itself: its threads, its memory and its start.
+"""
+
+import importlib
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.benchmark.timing import Run
+from lstm_jax.compare.adapter import Adapter, Gradient, Params
+
+# Tags of an answer.
+DONE, FAILED = "done", "failed"
+
+Images = Float32[np.ndarray, "steps batch time inputs"]
+Labels = Int32[np.ndarray, "steps batch"]
+
+
+class Sample(NamedTuple):
+    """One measurement: seconds, and seconds of all processor cores together."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Memory(NamedTuple):
+    """Bytes of memory of this process: now, and the most it ever had; None where the system does not say."""
+
+    now: int | None
+    peak: int | None
+
+
+class Worker:
+    """What can be asked of the process. Batches are loaded under a name, and then asked for by it."""
+
+    def __init__(self, adapter: str) -> None:
+        """Remember the adapter, "module:Class"; it is imported when it is first built."""
+        self._spec = adapter
+        self._adapter: Adapter | None = None
+        self._batches: dict[str, Any] = {}
+        self._peak: Run | None = None
+
+    def build(self, size: Size, params: Params, learning_rate: float) -> float:
+        """Make the model anew, with an optimizer at its start; returns the time of day when it was ready."""
+        module, name = self._spec.split(":")
+        module = module if "." in module else f"lstm_jax.compare.adapters.{module}"
+        self._batches.clear()
+        self._adapter = None  # its memory can be used again
+        self._adapter = getattr(importlib.import_module(module), name)(
+            size, params, learning_rate=learning_rate
+        )
+        return time.time()
+
+    def load(self, name: str, images: Images, labels: Labels) -> float:
+        """Give the adapter batches; returns the seconds it took."""
+        start = time.perf_counter()
+        self._batches.pop(name, None)
+        self._batches[name] = self._built().load(images, labels)
+        return time.perf_counter() - start
+
+    def gradient(
+        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
+    ) -> Gradient:
+        """Logits, loss and gradients of one batch."""
+        return self._built().gradient(images, labels)
+
+    def losses(self, images: Images, labels: Labels) -> list[float]:
+        """Take train steps one by one, each a call of its own; returns their losses."""
+        adapter = self._built()
+        return [
+            float(adapter.train(adapter.load(images[i : i + 1], labels[i : i + 1])))
+            for i in range(len(images))
+        ]
+
+    def train(self, name: str) -> float:
+        """Train on loaded batches; returns the mean of the losses."""
+        return float(self._built().train(self._batches[name]))
+
+    def infer(self, name: str) -> Float32[np.ndarray, "steps batch classes"]:
+        """The logits of loaded batches."""
+        return np.asarray(self._built().infer(self._batches[name]))
+
+    def params(self) -> Params:
+        """The parameters as they are now."""
+        return self._built().params()
+
+    def tune(self, name: str) -> str | None:
+        """Let the adapter choose by trial what a user would; returns what was chosen."""
+        return self._built().tune(self._batches[name])
+
+    def time_training(self, name: str) -> Sample:
+        """Train on loaded batches, timed."""
+        return _timed(lambda: self._built().train(self._batches[name]))
+
+    def time_inference(self, name: str, calls: int) -> Sample:
+        """Compute the logits of loaded batches in so many calls, timed."""
+        adapter, batches = self._built(), self._batches[name]
+
+        def infer() -> None:
+            for _ in range(calls):
+                adapter.infer(batches)
+
+        return _timed(infer)
+
+    def time_peak(self, steps: int) -> Sample:
+        """Take steps of the machine's matrix product, timed. For a process without a framework."""
+        if self._peak is None:
+            from lstm_jax.benchmark.jax_lstm import peak_run
+
+            self._peak = peak_run()
+            self._peak(1)
+        run = self._peak
+        return _timed(lambda: run(steps))
+
+    def memory(self) -> Memory:
+        """The memory of this process."""
+        return Memory(_resident(), _most_resident())
+
+    def _built(self) -> Adapter:
+        if self._adapter is None:
+            raise RuntimeError("build comes first")
+        return self._adapter
+
+
+def _timed(work: Callable[[], object]) -> Sample:
+    # Threads of all kinds count towards the time of the process.
+    cpu, start = time.process_time(), time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    return Sample(seconds, time.process_time() - cpu)
+
+
+def _resident() -> int | None:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _most_resident() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def serve(worker: Worker, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Do what is asked until there is nothing more: (method, arguments) -> (tag, result).
+
+    What comes in is unpickled: both ends are processes of one command.
+    """
+    while True:
+        try:
+            method, arguments = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            answer = (DONE, getattr(worker, method)(*arguments))
+        except Exception as error:  # whatever it is, it is told, and the others go on
+            traceback.print_exc()
+            answer = (FAILED, f"{type(error).__name__}: {error}")
+        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def main(adapter: str, cores: str) -> None:
+    """Run with so many processor cores, given as "0,1"; an empty string means all."""
+    if cores:
+        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+    # What frameworks print must not get among the answers: it goes where errors go.
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    serve(Worker(adapter), requests, answers)

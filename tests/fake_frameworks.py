@@ -1,0 +1,188 @@
+"""Frameworks for tests of the comparison: of known speed, wrong, slow to answer, or broken.
+
+They are adapters as `lstm_jax.compare.adapter` describes them, named in `FRAMEWORKS` below. Time in their
+processes is not that of the world: the clock stands still but for what the fake says it takes, so that what
+is measured can be compared to the last digit.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare import judge
+from lstm_jax.compare.adapter import Gradient
+from lstm_jax.compare.frameworks import Framework
+
+# What a step of training and of inference takes, and of the first of all the compilation besides.
+STEP_SECONDS, INFER_SECONDS, COMPILE_SECONDS = 4.0, 1.0, 64.0
+
+
+class Clock:
+    """Seconds that pass only when they are said to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def install(self) -> None:
+        """Make it the clock of this process."""
+        time.perf_counter = lambda: self.now
+
+
+CLOCK = Clock()
+
+
+class Right:
+    """Computes what the judge does, and takes `STEP_SECONDS` for each step."""
+
+    step_seconds = STEP_SECONDS
+
+    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
+        CLOCK.install()
+        self._is_compiled = False
+        self._weights = judge.weights_of(params)
+        self._optimizer = judge.start_adam(self._weights)
+        self._learning_rate = learning_rate
+
+    def load(self, images: Any, labels: Any) -> Any:
+        return images, labels
+
+    def train(self, batches: Any) -> float:
+        losses = []
+        if not self._is_compiled:
+            CLOCK.now += COMPILE_SECONDS
+            self._is_compiled = True
+        for images, labels in zip(*batches, strict=True):
+            CLOCK.now += self.step_seconds
+            _, loss, gradient = judge.loss_and_gradient(self._weights, images, labels)
+            self._weights, self._optimizer = judge.adam_step(
+                self._weights, gradient, self._optimizer, learning_rate=self._learning_rate
+            )
+            losses.append(loss)
+        return float(np.mean(losses))
+
+    def infer(self, batches: Any) -> Any:
+        CLOCK.now += INFER_SECONDS * len(batches[0])
+        return np.stack([judge.logits(self.params(), images) for images in batches[0]])
+
+    def gradient(self, images: Any, labels: Any) -> Gradient:
+        return judge.gradient(self.params(), images, labels)
+
+    def params(self) -> Any:
+        return judge.params_of(self._weights)
+
+    def tune(self, batches: Any) -> str | None:
+        return "1 nap"
+
+
+class Slow(Right):
+    """Three times as slow."""
+
+    step_seconds = 3 * STEP_SECONDS
+
+
+class SwappedGates(Right):
+    """Takes the weights of the input gate for those of the forget gate: shapes fit, numbers do not."""
+
+    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
+        cell = params["lstm_0_forward"]["cell"]
+        swapped = {**cell, "ii": cell["if"], "if": cell["ii"], "hi": cell["hf"], "hf": cell["hi"]}
+        params = {**params, "lstm_0_forward": {"cell": swapped}}
+        super().__init__(size, params, learning_rate=learning_rate)
+
+
+class ForgetfulChunk(Right):
+    """Right step by step, but of many steps in one call it takes the first alone: fast, and wrong."""
+
+    def train(self, batches: Any) -> float:
+        return super().train(tuple(array[:1] for array in batches))
+
+
+class WrongOptimizer(Right):
+    """Right in the first step, but with twice the learning rate."""
+
+    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
+        super().__init__(size, params, learning_rate=2 * learning_rate)
+
+
+class NotANumber(Right):
+    """Computes NaN."""
+
+    def gradient(self, images: Any, labels: Any) -> Gradient:
+        right = super().gradient(images, labels)
+        return right._replace(loss=float("nan"))
+
+
+class Raises(Right):
+    """Cannot train."""
+
+    def train(self, batches: Any) -> float:
+        raise RuntimeError("no kernel\nfor this")
+
+
+class Dies(Right):
+    """Ends its process in the middle."""
+
+    def train(self, batches: Any) -> float:
+        print("the last words", flush=True)
+        os._exit(3)
+
+
+class Hangs(Right):
+    """Does not come back."""
+
+    def train(self, batches: Any) -> float:
+        time.sleep(600)
+        raise AssertionError("this process should have been ended")
+
+
+class DiesLater(Right):
+    """Ends its process when it is timed."""
+
+    def infer(self, batches: Any) -> Any:
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls > 3:
+            os._exit(4)
+        return super().infer(batches)
+
+
+class Noisy(Right):
+    """Prints, as frameworks do, to where the answers go."""
+
+    def train(self, batches: Any) -> float:
+        print("a warning of the framework")
+        os.write(1, b"and one of its C++ part\n")
+        return super().train(batches)
+
+
+class InferenceOnly(Right):
+    """Has no training."""
+
+    def train(self, batches: Any) -> float:
+        raise AssertionError("it does not train")
+
+    gradient = train  # type: ignore[assignment]
+
+
+def _named(kind: type, **options: Any) -> Framework:
+    return Framework(f"fake: {kind.__doc__}", f"tests.fake_frameworks:{kind.__name__}", **options)
+
+
+FRAMEWORKS: Mapping[str, Framework] = {
+    "right": _named(Right),
+    "slow": _named(Slow),
+    "swapped": _named(SwappedGates),
+    "forgetful": _named(ForgetfulChunk),
+    "optimizer": _named(WrongOptimizer),
+    "nan": _named(NotANumber),
+    "raises": _named(Raises),
+    "dies": _named(Dies),
+    "hangs": _named(Hangs),
+    "dies-later": _named(DiesLater),
+    "noisy": _named(Noisy),
+    "inference": _named(InferenceOnly, trains=False),
+    "missing": Framework("not installed", "nowhere:Nothing", {"no_such_package": "no-such-pip-name"}),
+}

@@ -1,0 +1,198 @@
+"""The adapters in JAX: each computes what the judge does, keeps its state, and compiles once."""
+
+import importlib
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import Run
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare import judge
+from lstm_jax.compare.adapter import Adapter, Gradient, Params
+from lstm_jax.compare.adapters import flax_linen, in_jax
+from lstm_jax.compare.frameworks import FRAMEWORKS
+
+SIZE = Size(hidden=5, batch=3, time=4, inputs=2)  # all different
+STEPS = 4
+LEARNING_RATE = 0.01
+
+# Of values near 1, float32 sums in another order differ by some units in the seventh digit; a few steps in
+# time add some. The mistakes below are in the first or second digit.
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+# Adam divides a gradient by its size: an error of 1e-6 in one that is as small as 1e-3 is a thousandth of a
+# step of 0.01. A step that is missing, or one too many, is a hundredth.
+AFTER_TRAINING = {"rtol": 1e-4, "atol": 1e-4}
+
+# Haiku's forget bias is another number, and the difference may round in its last bit.
+UNTOUCHED = {"rtol": 0.0, "atol": 2.0**-22}
+
+MODULES = ("ours", "flax_linen", "flax_nnx", "equinox_lstm", "haiku_lstm")
+NAMES = [name for name, framework in FRAMEWORKS.items() if framework.adapter.split(":")[0] in MODULES]
+
+
+def random_params(seed: int = 0) -> Params:
+    """All random, the biases too: where a value is zero, its wrong use cannot be seen."""
+    rng = np.random.default_rng(seed)
+    shapes = ((SIZE.inputs, 4 * SIZE.hidden), (SIZE.hidden, 4 * SIZE.hidden), (4 * SIZE.hidden,))
+    cell = [rng.normal(size=shape) for shape in shapes]
+    head = [rng.normal(size=(SIZE.hidden, 10)), rng.normal(size=10)]
+    return jax.tree.map(np.float32, judge.params_of(judge.Weights(*cell, *head)))
+
+
+def random_batches(steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(steps, SIZE.batch, SIZE.time, SIZE.inputs)).astype(np.float32)
+    return images, rng.integers(0, 10, (steps, SIZE.batch)).astype(np.int32)
+
+
+PARAMS = random_params()
+IMAGES, LABELS = random_batches()
+
+
+def build(name: str) -> Adapter:
+    framework = FRAMEWORKS[name]
+    for package in framework.packages:
+        pytest.importorskip(package)
+    module, adapter = framework.adapter.split(":")
+    built = getattr(importlib.import_module(f"lstm_jax.compare.adapters.{module}"), adapter)
+    return built(SIZE, PARAMS, learning_rate=LEARNING_RATE)
+
+
+@pytest.fixture(params=NAMES)
+def adapter(request: pytest.FixtureRequest) -> Adapter:
+    return build(request.param)
+
+
+def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, one), other in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, **tolerance, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_numpy_float32(tree: Any) -> None:
+    assert all(type(leaf) is np.ndarray and leaf.dtype == np.float32 for leaf in jax.tree.leaves(tree))
+
+
+def test_all_are_tested() -> None:
+    assert {FRAMEWORKS[name].adapter.split(":")[0] for name in NAMES} == set(MODULES)
+
+
+def compiles(caplog: pytest.LogCaptureFixture, run: Callable[[], Any]) -> bool:
+    """Whether JAX compiles anything while this runs."""
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        run()
+    return any("Compiling" in record.getMessage() for record in caplog.records)
+
+
+def test_gradient_and_inference_are_the_judges(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
+    def run() -> tuple[Gradient, np.ndarray]:
+        return adapter.gradient(IMAGES[0], LABELS[0]), adapter.infer(adapter.load(IMAGES, LABELS))
+
+    answer, logits = run()
+    assert isinstance(answer.loss, float)
+    assert_numpy_float32((answer.logits, answer.gradients, logits))
+    assert_close(answer, judge.gradient(PARAMS, IMAGES[0], LABELS[0]), **TOLERANCE)
+    assert_close(logits, np.stack([judge.logits(PARAMS, images) for images in IMAGES]), **TOLERANCE)
+    assert not compiles(caplog, run)
+    # Nothing of it trains, and there is nothing to choose; the parameters come back as they went in.
+    assert adapter.tune(adapter.load(IMAGES, LABELS)) is None
+    params = adapter.params()
+    assert_numpy_float32(params)
+    assert_close(params, PARAMS, **UNTOUCHED)
+
+
+def test_it_trains_as_the_judge_does(adapter: Adapter, caplog: pytest.LogCaptureFixture) -> None:
+    # Several steps, one by itself, and several again: the state of the optimizer is kept in between.
+    parts = [slice(0, 3), slice(3, 4), slice(0, 3)]
+    means = []
+
+    def train(part: slice) -> None:
+        before = adapter.params()
+        copy = jax.tree.map(np.array, before)
+        means.append(adapter.train(adapter.load(IMAGES[part], LABELS[part])))
+        assert_close(before, copy, rtol=0)  # a train step does not write into what was given away
+
+    assert [compiles(caplog, partial(train, part)) for part in parts] == [True, True, False]
+    assert all(isinstance(mean, float) for mean in means)
+    order = np.concatenate([np.arange(STEPS)[part] for part in parts])
+    losses, params = judge.train(PARAMS, IMAGES[order], LABELS[order], learning_rate=LEARNING_RATE)
+    np.testing.assert_allclose(means, [losses[:3].mean(), losses[3], losses[4:].mean()], **TOLERANCE)
+    assert_close(adapter.params(), params, **AFTER_TRAINING)
+
+
+def test_adapters_share_no_memory() -> None:
+    one, other = build("flax-rnn"), build("flax-rnn")
+    one.train(one.load(IMAGES, LABELS))
+    assert_close(other.params(), PARAMS, rtol=0)
+    assert_close(PARAMS, random_params(), rtol=0)
+
+
+def swapped(params: Params, gate: str, other: str) -> Params:
+    """The parameters with two gates taken for each other."""
+    cell = dict(params["lstm_0_forward"]["cell"])
+    for kind in "ih":
+        cell[kind + gate], cell[kind + other] = cell[kind + other], cell[kind + gate]
+    return {**params, "lstm_0_forward": {"cell": cell}}
+
+
+def shifted(params: Params, gate: str, by: float) -> Params:
+    """The parameters with something added to the bias of a gate."""
+    cell = dict(params["lstm_0_forward"]["cell"])
+    cell[f"h{gate}"] = {**cell[f"h{gate}"], "bias": cell[f"h{gate}"]["bias"] + by}
+    return {**params, "lstm_0_forward": {"cell": cell}}
+
+
+def assert_all_differ(answer: Gradient) -> None:
+    for one, other in zip(answer, judge.gradient(PARAMS, IMAGES[0], LABELS[0]), strict=True):
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            assert_close(one, other, **TOLERANCE)
+
+
+def test_a_wrong_adapter_is_seen() -> None:
+    right = flax_linen.classifier(flax_linen.RNNClassifier(SIZE.hidden))
+    wrong = right._replace(to_own=lambda params: flax_linen.to_own(swapped(params, "i", "f")))
+    assert_all_differ(in_jax.InJax(wrong, PARAMS, learning_rate=LEARNING_RATE).gradient(IMAGES[0], LABELS[0]))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        swapped(PARAMS, "f", "g"),
+        swapped(PARAMS, "g", "o"),
+        shifted(PARAMS, "f", 1),
+        shifted(PARAMS, "f", 0.01),
+    ],
+    ids=["f and g", "g and o", "forget bias", "a little"],
+)
+def test_other_mistakes_would_be_seen(params: Params) -> None:
+    assert_all_differ(judge.gradient(params, IMAGES[0], LABELS[0]))
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.98 * LEARNING_RATE}, {"images": IMAGES[::-1]}])
+def test_mistakes_in_training_would_be_seen(change: dict[str, Any]) -> None:
+    options = {"images": IMAGES, "labels": LABELS, "learning_rate": LEARNING_RATE}
+    _, params = judge.train(PARAMS, **options)
+    _, others = judge.train(PARAMS, **{**options, **change})
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_close(others, params, **AFTER_TRAINING)
+
+
+def test_an_adapter_imports_no_other_framework(run: Run) -> None:
+    # Of Equinox, because the others need Flax, Haiku's own package too.
+    pytest.importorskip("equinox")
+    code = """
+import sys
+from lstm_jax.compare import judge
+assert not {"jax", "flax"} & set(sys.modules)  # the judge judges by itself
+from lstm_jax.compare.adapters import equinox_lstm
+print(sorted({"flax", "haiku", "keras", "tensorflow", "torch", "jax"} & set(sys.modules)))
+"""
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["['jax']"]

@@ -1,0 +1,189 @@
+"""The adapters of Keras, PyTorch and ONNX Runtime: each computes what the judge does, and compiles once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from adapter_checks import (
+    AFTER_TRAINING,
+    IMAGES,
+    LABELS,
+    LEARNING_RATE,
+    PARAMS,
+    SIZE,
+    TOLERANCE,
+    check_gradient,
+    check_inference,
+    check_training,
+    judge_train,
+    keras_train,
+)
+from conftest import PROJECT
+
+from lstm_jax.compare import judge
+from lstm_jax.compare.adapters import threads
+from lstm_jax.compare.frameworks import FRAMEWORKS
+from lstm_jax.errors import ImplementationError
+
+
+def python(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, which the frameworks of this one are not in."""
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=PROJECT,
+        env={**os.environ, **variables, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("keras-jax", ["Keras"]), ("keras-tensorflow", ["Keras", "KerasXLA"])]
+)
+def test_keras(name: str, classes: list[str]) -> None:
+    framework = FRAMEWORKS[name]
+    if missing := framework.missing():
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    done = python(str(Path(__file__).with_name("adapter_checks.py")), *classes, **framework.environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "as the judge says"
+
+
+def test_keras_adam_is_a_little_different() -> None:
+    # Else there would be no need for a judge of its own; and the little is nothing in the losses.
+    (losses, params), (keras_losses, keras_params) = (
+        train(IMAGES, LABELS) for train in (judge_train, keras_train)
+    )
+    np.testing.assert_allclose(keras_losses, losses, **TOLERANCE)
+    head, keras_head = (tree["lstm_0_forward"]["cell"]["ii"]["kernel"] for tree in (params, keras_params))
+    assert 0 < np.max(np.abs(head - keras_head)) < LEARNING_RATE
+
+
+@pytest.fixture
+def torch() -> Iterator[Any]:
+    """PyTorch, with the number of threads that it had."""
+    module = pytest.importorskip("torch")
+    count = module.get_num_threads()
+    yield module
+    module.set_num_threads(count)
+
+
+# PyTorch uses itself what it calls deprecated, when it imports its compiler.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("name", ["PyTorch", "Compiled"])
+def test_pytorch(torch: Any, name: str) -> None:
+    from lstm_jax.compare.adapters import pytorch_lstm
+
+    def build() -> Any:
+        return getattr(pytorch_lstm, name)(SIZE, PARAMS, learning_rate=LEARNING_RATE)
+
+    def no_compilation() -> Any:
+        return torch.compiler.set_stance("fail_on_recompile")
+
+    check_gradient(build())
+    check_inference(build(), again=no_compilation)
+    check_training(build(), again=no_compilation)
+    with no_compilation():
+        check_training(build())  # another model of the same size has its program already
+    if name == "Compiled":  # which would be seen otherwise
+        adapter = build()
+        with pytest.raises(RuntimeError, match="recompile"), no_compilation():
+            adapter.infer(adapter.load(IMAGES[:, :, 1:], LABELS))
+
+
+def test_pytorch_chooses_threads(torch: Any) -> None:
+    from lstm_jax.compare.adapters import pytorch_lstm
+
+    adapter = pytorch_lstm.PyTorch(SIZE, PARAMS, learning_rate=LEARNING_RATE)
+    chosen = adapter.tune(adapter.load(IMAGES, LABELS))
+    assert chosen == threads.in_words(torch.get_num_threads())
+    assert torch.get_num_threads() in threads.thread_counts(threads.usable_cores())
+
+
+def test_two_learning_biases_would_be_seen(torch: Any) -> None:
+    from lstm_jax.compare.adapters import pytorch_lstm
+
+    model = pytorch_lstm.Classifier(SIZE)
+    model.lstm.bias_ih_l0.requires_grad_(True)
+    adapter = pytorch_lstm.InPyTorch(model, model, PARAMS, learning_rate=LEARNING_RATE)
+    for check in (check_gradient, check_training):
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            check(adapter)
+
+
+def test_onnx_runtime() -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from lstm_jax.compare.adapters.onnx_lstm import OnnxRuntime
+
+    adapter = OnnxRuntime(SIZE, PARAMS, learning_rate=LEARNING_RATE)
+    check_inference(adapter)
+    batches = adapter.load(IMAGES, LABELS)
+    assert adapter.tune(batches) in map(threads.in_words, threads.thread_counts(threads.usable_cores()))
+    check_inference(adapter)  # with the session that was chosen
+    with pytest.raises(ImplementationError, match="got a request to train, expected inference"):
+        adapter.train(batches)
+    with pytest.raises(ImplementationError, match="got a request to train, expected inference"):
+        adapter.gradient(IMAGES[0], LABELS[0])
+
+
+def test_they_import_no_other_framework() -> None:
+    for package in ("torch", "onnx", "onnxruntime"):
+        if package not in sys.modules:
+            pytest.importorskip(package)
+    done = python(
+        "-c",
+        """
+import sys
+from lstm_jax.compare.adapters import onnx_lstm
+assert not {"torch", "jax", "flax"} & set(sys.modules)
+from lstm_jax.compare.adapters import pytorch_lstm
+print(sorted({"flax", "keras", "tensorflow", "torch", "jax"} & set(sys.modules)))
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["['torch']"]
+
+
+def test_wrong_training_would_be_seen() -> None:
+    # Steps in another order, and a step of another size.
+    _, right = judge_train(IMAGES, LABELS)
+    for images, labels, learning_rate in (
+        (IMAGES[::-1], LABELS[::-1], LEARNING_RATE),
+        (IMAGES, LABELS, 0.98 * LEARNING_RATE),
+    ):
+        _, wrong = judge.train(PARAMS, images, labels, learning_rate=learning_rate)
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            np.testing.assert_allclose(wrong["head"]["kernel"], right["head"]["kernel"], **AFTER_TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("cores", "counts"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
+def test_numbers_of_threads(cores: int, counts: list[int]) -> None:
+    assert threads.thread_counts(cores) == counts
+    assert threads.in_words(counts[-1]) == (f"{cores} threads" if cores > 1 else "1 thread")
+
+
+def test_the_fastest_number_of_threads_is_found() -> None:
+    now, runs = 0.0, []
+    seconds = {1: 3.0, 2: 2.0, 4: 2.5}
+
+    def run(count: int) -> None:
+        nonlocal now
+        first = count not in runs
+        disturbed = runs.count(count) == 2  # once of three times, by something else
+        runs.append(count)
+        now += seconds[count] + 10 * first + 5 * disturbed
+
+    assert threads.fastest(run, [1, 2, 4], clock=lambda: now) == 2
+    assert runs == [1, 2, 4] * 4  # they take turns
+    runs.clear()
+    assert threads.fastest(run, [7], clock=lambda: now) == 7
+    assert not runs  # nothing to choose

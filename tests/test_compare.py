@@ -1,0 +1,368 @@
+"""The harness of the comparison, with frameworks of known speed and known faults."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare import comparison, judge, measuring, parity, work
+from lstm_jax.compare.comparison import Effort, compare
+from lstm_jax.compare.frameworks import FRAMEWORKS as REAL
+from lstm_jax.compare.frameworks import Framework
+from lstm_jax.compare.learning import learn
+from lstm_jax.compare.options import Compare
+from lstm_jax.compare.processes import FrameworkError, Process
+from lstm_jax.compare.results import Results
+from lstm_jax.compare.work import Examples, initial_params, row_batches
+from lstm_jax.errors import ConfigError
+from tests.fake_frameworks import COMPILE_SECONDS, FRAMEWORKS, INFER_SECONDS, STEP_SECONDS
+
+SIZE = Size(hidden=3, batch=4, time=5, inputs=28)
+OPTIONS = Compare(hidden_size=3, batch_size=4, time_steps=5, scaling=False)
+EFFORT = Effort(curve_steps=4, steps=3, rounds=3, scaling_steps=2, scaling_rounds=2)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Examples:
+    """Not digits, but as many classes, and every row differs."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 28, 28), np.uint8)
+    return Examples(images, rng.integers(0, 10, 60, np.int32))
+
+
+StartProcess = Callable[[str], Process]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartProcess]:
+    """Starts fake frameworks, and ends them after the test."""
+    processes: list[Process] = []
+
+    def start(name: str) -> Process:
+        processes.append(Process(FRAMEWORKS[name], cores=(), log=tmp_path / "log"))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.close()
+
+
+def check(process: Process, digits: Examples) -> Any:
+    params, batches = initial_params(SIZE, seed=0), row_batches(digits, SIZE, steps=4)
+    right = parity.verdict(params, batches)
+    return parity.compare_training(process, SIZE, params, batches, right)
+
+
+# --------------------------------------------------------------------------------------------------
+# Parity
+# --------------------------------------------------------------------------------------------------
+
+
+def test_one_that_computes_the_same_is_found_the_same(start: StartProcess, digits: Examples) -> None:
+    found = check(start("right"), digits)
+    assert found.why_different is None
+    assert (found.logits, found.loss, found.gradients, found.curve) == (0, 0, 0, 0)
+    assert found.chunk < 1e-12
+    assert len(found.losses) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "beyond"),
+    [
+        ("swapped", ["logits", "loss", "gradients", "curve"]),
+        ("optimizer", ["curve"]),
+        ("forgetful", ["chunk"]),
+        ("nan", ["loss off by inf"]),
+    ],
+)
+def test_one_that_computes_something_else_is_caught(
+    start: StartProcess, digits: Examples, name: str, beyond: list[str]
+) -> None:
+    found = check(start(name), digits)
+    for word in beyond:
+        assert word in (found.why_different or "")
+
+
+def test_wrong_names_and_shapes_are_different() -> None:
+    right = {"a": np.ones((2, 3)), "b": {"c": np.ones(4)}}
+    assert parity._tree_error(right, right) == 0
+    assert parity._tree_error({"a": np.ones((2, 3))}, right) == float("inf")
+    assert parity._tree_error({"a": np.ones((3, 2)), "b": {"c": np.ones(4)}}, right) == float("inf")
+    off = {"a": np.ones((2, 3)), "b": {"c": np.array([1, 1, 1.5, 1])}}
+    assert parity._tree_error(off, right) == 0.5
+
+
+# --------------------------------------------------------------------------------------------------
+# Processes
+# --------------------------------------------------------------------------------------------------
+
+
+def test_what_a_framework_raises_is_told_in_one_line(start: StartProcess, digits: Examples) -> None:
+    with pytest.raises(FrameworkError, match=r"^RuntimeError: no kernel for this$"):
+        check(start("raises"), digits)
+
+
+def test_a_process_that_ends_is_told_with_its_last_words(start: StartProcess, digits: Examples) -> None:
+    with pytest.raises(FrameworkError, match=r"^its process ended with code 3: the last words$"):
+        check(start("dies"), digits)
+
+
+def test_a_process_that_hangs_is_ended(start: StartProcess, digits: Examples) -> None:
+    process = start("hangs")
+    process.call("build", SIZE, initial_params(SIZE, seed=0), 0.1)
+    process.call("load", "many", *row_batches(digits, SIZE, steps=2))
+    began = time.monotonic()
+    with pytest.raises(FrameworkError, match=r"^train took longer than 0.2 s$"):
+        process.call("train", "many", seconds=0.2)
+    assert time.monotonic() - began < 60
+
+
+def test_what_a_framework_prints_does_not_get_among_the_answers(
+    start: StartProcess, digits: Examples
+) -> None:
+    assert check(start("noisy"), digits).why_different is None
+
+
+def test_a_missing_module_is_an_error_of_the_framework(tmp_path: Path) -> None:
+    framework = Framework("not there", "tests.no_such_module:Nothing")
+    with (
+        Process(framework, cores=(), log=tmp_path / "log") as process,
+        pytest.raises(FrameworkError, match=r"No module named 'tests\.no_such_module'"),
+    ):
+        process.call("build", SIZE, {}, 0.1)
+
+
+def test_the_cores_are_limited(start: StartProcess, tmp_path: Path) -> None:
+    cores = Compare(threads=1).cores()
+    assert len(cores) == 1
+    with Process(FRAMEWORKS["right"], cores=cores, log=tmp_path / "log") as process:
+        process.call("build", SIZE, initial_params(SIZE, seed=0), 0.1)
+        pid = process._popen.pid
+        found = Path(f"/proc/{pid}/status").read_text()
+        assert f"Cpus_allowed_list:\t{cores[0]}\n" in found
+
+
+def test_the_process_of_a_framework_has_nothing_of_jax_in_it() -> None:
+    """Or PyTorch's start and memory would be those of two frameworks."""
+    code = (
+        "import sys, lstm_jax.compare.worker as w; w.Worker('a:B'); "
+        "print([m for m in ('jax', 'flax', 'tyro', 'torch', 'tensorflow', 'keras') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# --------------------------------------------------------------------------------------------------
+# The whole
+# --------------------------------------------------------------------------------------------------
+
+
+def compared(
+    names: list[str], digits: Examples, *, options: Compare = OPTIONS
+) -> tuple[Results, list[Results], list[str]]:
+    saved: list[Results] = []
+    said: list[str] = []
+    chosen = {name: FRAMEWORKS[name] for name in names}
+    results = compare(options, chosen, digits, digits, save=saved.append, report=said.append, effort=EFFORT)
+    return results, saved, said
+
+
+def test_the_times_are_right_and_what_is_wrong_is_not_timed(digits: Examples) -> None:
+    names = ["right", "slow", "swapped", "raises", "dies-later", "missing", "inference"]
+    results, saved, said = compared(names, digits)
+    found = results.frameworks
+
+    right, slow = found["right"].speed, found["slow"].speed
+    assert right is not None
+    assert slow is not None
+    assert right.train_seconds == (STEP_SECONDS,) * EFFORT.rounds
+    assert slow.train_seconds == (3 * STEP_SECONDS,) * EFFORT.rounds
+    assert right.infer_seconds == slow.infer_seconds == (INFER_SECONDS,) * EFFORT.rounds
+    assert right.latency_seconds == (INFER_SECONDS,) * EFFORT.rounds
+    assert right.first_step_seconds == COMPILE_SECONDS + STEP_SECONDS
+    assert right.setting == "1 nap"
+    # The seconds of the processor are those of the world.
+    assert all(0 <= seconds < STEP_SECONDS for seconds in right.train_cpu_seconds)
+    assert 0 < right.start_seconds < 60
+    assert right.peak_memory is not None
+    assert right.peak_memory >= (right.start_memory or 0) > 1e6
+    assert results.peak is not None
+    assert len(results.peak.seconds) == EFFORT.rounds
+
+    assert found["swapped"].speed is None
+    assert (found["swapped"].why_not or "").startswith("different: logits off by")
+    assert found["raises"].why_not == "RuntimeError: no kernel for this"
+    assert (found["dies-later"].why_not or "").startswith("its process ended with code 4")
+    assert found["dies-later"].speed is None
+    assert found["missing"].why_not == "not installed: pip install no-such-pip-name"
+    assert "missing: not installed: pip install no-such-pip-name" in said
+
+    inference = found["inference"]
+    assert inference.why_not is None
+    assert inference.speed is not None
+    assert inference.speed.train_seconds == ()
+    assert len(inference.speed.latency_seconds) == EFFORT.rounds
+    # What was known was kept at each stage.
+    assert saved[0].frameworks["right"].parity is not None
+    assert saved[0].frameworks["right"].speed is None
+
+
+def test_curves_and_learning(digits: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "AXES", {"hidden": (2,), "batch": (3, 8)})
+    options = dataclasses.replace(OPTIONS, time_steps=28, scaling=True, epochs=2, seeds=2)
+    results, _, _ = compared(["right", "inference"], digits, options=options)
+
+    assert [curve.axis for curve in results.scaling] == ["hidden", "batch"]
+    assert [point.hidden for point in results.scaling[0].points] == [2, 3]
+    assert [point.batch for point in results.scaling[1].points] == [3, 4, 8]
+    for curve in results.scaling:
+        for point in curve.points:
+            # The other does not train.
+            assert point.seconds == {"right": (STEP_SECONDS,) * EFFORT.scaling_rounds}
+
+    runs = results.frameworks["right"].learning
+    assert [run.seed for run in runs] == [0, 1]
+    steps = 60 // 4 // 3
+    assert runs[0].steps == tuple(steps * part for part in range(1, 7))
+    assert runs[0].seconds == tuple(STEP_SECONDS * steps for steps in runs[0].steps)
+    assert runs[0].first_step_seconds == COMPILE_SECONDS
+    assert runs[0].accuracy != runs[1].accuracy
+    assert results.frameworks["inference"].learning == ()
+    assert results.epochs == 2
+
+
+def test_learning_is_that_of_the_judge(start: StartProcess, digits: Examples) -> None:
+    """The same accuracy as a loop written out here: no batch is left out, taken twice or out of order."""
+    size = SIZE._replace(time=28)
+    found = learn(lambda: start("right"), size, digits, digits, seed=3, epochs=2)
+
+    weights = judge.weights_of(initial_params(size, seed=3))
+    optimizer = judge.start_adam(weights)
+    expected = []
+    for epoch in range(2):
+        order = np.random.Generator(np.random.Philox(key=[3, epoch])).permutation(60)
+        for step in range(15):
+            chosen = order[4 * step : 4 * step + 4]
+            images = digits.images[chosen] / np.float32(255)
+            _, _, gradient = judge.loss_and_gradient(weights, images, digits.labels[chosen])
+            weights, optimizer = judge.adam_step(weights, gradient, optimizer, learning_rate=0.01)
+            if step % 5 == 4:
+                logits, _ = judge.logits_and_states(weights, digits.images / np.float32(255))
+                expected.append(np.mean(np.argmax(logits, axis=1) == digits.labels))
+    np.testing.assert_allclose(found.accuracy, expected, rtol=0, atol=1e-9)
+    first_best = expected.index(max(expected))
+    assert found.seconds_to(max(expected)) == found.seconds[first_best]
+    from_start = found.start_seconds + COMPILE_SECONDS + found.seconds[first_best]
+    assert found.seconds_from_start_to(max(expected)) == from_start
+    assert found.seconds_to(1.1) is None
+    assert found.seconds_from_start_to(1.1) is None
+
+
+def test_nothing_installed_is_an_error(digits: Examples) -> None:
+    with pytest.raises(ConfigError, match="none of those asked for is installed"):
+        compared(["missing"], digits)
+
+
+def test_slow_compilers_are_left_out_where_they_would_take_too_long() -> None:
+    unrolled = REAL["lstm_jax-unrolled"]
+    assert comparison._why_not(unrolled, SIZE, quick=False) is None
+    assert "quick" in (comparison._why_not(unrolled, SIZE, quick=True) or "")
+    assert "112 time steps" in (comparison._why_not(unrolled, SIZE._replace(time=784), quick=False) or "")
+
+
+# --------------------------------------------------------------------------------------------------
+# Work
+# --------------------------------------------------------------------------------------------------
+
+
+def test_sequences_of_any_length_are_rows_of_digits(digits: Examples) -> None:
+    order = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(60)
+    upper = row_batches(digits, SIZE, steps=2)
+    assert upper.images.shape == (2, 4, 5, 28)
+    np.testing.assert_array_equal(upper.images[1, 2], digits.images[order[6], :5] / np.float32(255))
+    assert upper.labels[1, 2] == digits.labels[order[6]]
+    # 30 rows: a digit, and two rows of the next one; of 60 digits, 20 steps need them several times.
+    longer = row_batches(digits, SIZE._replace(time=30), steps=20)
+    first, second = digits.images[order[2]], digits.images[order[3]]
+    rows = np.concatenate([first, second[:2]]) / np.float32(255)
+    np.testing.assert_array_equal(longer.images[0, 1], rows)
+    assert longer.labels[0, 1] == digits.labels[order[2]]
+    assert longer.images.dtype == np.float32
+
+
+def test_initial_weights_are_fixed_by_the_seed_and_have_the_right_size() -> None:
+    size = Size(hidden=50, batch=1, time=1, inputs=30)
+    cell = initial_params(size, seed=1)["lstm_0_forward"]["cell"]
+    limits = {"i": (6 / 80) ** 0.5, "h": (6 / 100) ** 0.5}
+    for kind, limit in limits.items():
+        for gate in "ifgo":
+            kernel = cell[f"{kind}{gate}"]["kernel"]
+            assert 0.95 * limit < np.abs(kernel).max() <= limit
+            assert abs(kernel.mean()) < 0.05 * limit
+    assert [cell[f"h{gate}"]["bias"][0] for gate in "ifgo"] == [0, 1, 0, 0]
+    again, other = initial_params(size, seed=1), initial_params(size, seed=2)
+    np.testing.assert_array_equal(cell["ii"]["kernel"], again["lstm_0_forward"]["cell"]["ii"]["kernel"])
+    assert np.any(cell["ii"]["kernel"] != other["lstm_0_forward"]["cell"]["ii"]["kernel"])
+
+
+def test_the_test_set_comes_whole_and_in_order(digits: Examples) -> None:
+    batches = work.test_batches(digits, batch=20)
+    assert batches.images.shape == (3, 20, 28, 28)
+    np.testing.assert_array_equal(batches.labels.ravel(), digits.labels)
+
+
+def test_the_number_of_steps_keeps_the_arithmetic() -> None:
+    assert measuring.steps_for(comparison.TUTORIAL, reference=comparison.TUTORIAL, steps=100) == 100
+    larger = comparison.TUTORIAL._replace(batch=512)
+    assert measuring.steps_for(larger, reference=comparison.TUTORIAL, steps=100) == 25
+    assert measuring.steps_for(larger._replace(hidden=512), reference=comparison.TUTORIAL, steps=100) == 2
+    assert measuring.steps_for(SIZE, reference=comparison.TUTORIAL, steps=100) == 100
+
+
+# --------------------------------------------------------------------------------------------------
+# Options
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"frameworks": "pytorh"}, "--frameworks: got 'pytorh' (did you mean pytorch?), expected some of"),
+        ({"frameworks": "pytorch,"}, "--frameworks: got '', expected some of"),
+        ({"hidden_size": 0}, "--hidden-size: got 0, expected a whole number from 1 to"),
+        ({"epochs": -1}, "--epochs: got -1, expected a whole number from 0 to"),
+        ({"threads": 10**6}, "--threads: got 1000000, expected a whole number from 1 to"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Compare(**options)
+    assert told in str(refusal.value)
+
+
+def test_the_order_of_names_is_that_of_the_tables() -> None:
+    assert Compare(frameworks="pytorch,equinox,pytorch").names() == ("equinox", "pytorch")
+    assert Compare().names() == tuple(REAL)
+
+
+def test_the_command_asks_for_the_same() -> None:
+    from lstm_jax.command_line import parse
+
+    options = Compare(frameworks="flax-rnn", hidden_size=5, quick=True, scaling=False, threads=1)
+    words = options.command().split()
+    assert words[:4] == ["python", "-m", "lstm_jax", "compare"]
+    assert parse(Compare, words[4:], prog="compare") == options
+
+
+def test_the_command_line(run: Callable[..., Any], tmp_path: Path) -> None:
+    refused = run("-m", "lstm_jax", "compare", "--against", tmp_path / "nothing.json")
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "nothing.json: cannot be read" in refused.stderr

@@ -1,0 +1,303 @@
+"""Weights in other layouts: there and back, and computed by the frameworks they are for."""
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from weights import assert_same_bits, model_of, random_params
+
+from lstm_jax import convert, keras_files
+from lstm_jax.convert import Architecture, architecture_of
+from lstm_jax.errors import ConversionError
+from lstm_jax.interchange import onnx_model, read_weights
+from lstm_jax.kernels import interface
+
+# Frameworks round a float32 sum in other orders, and their sigmoid and tanh differ in the last digits: after
+# seven steps of three layers, that is some units in the seventh digit of logits near 3. Two gates in the
+# wrong order, or a bias forgotten, change the first.
+EQUAL = {"rtol": 1e-5, "atol": 1e-5}
+
+TIME, BATCH = 7, 5
+# Odd sizes, no two of them equal, and the smallest there are; one layer and more; one direction and both.
+ARCHITECTURES = [
+    Architecture(3, 5, 1, False, 4),
+    Architecture(3, 5, 1, True, 4),
+    Architecture(3, 5, 2, True, 4),
+    Architecture(3, 5, 3, False, 4),
+    Architecture(1, 1, 2, True, 2),
+]
+
+
+def label(architecture: Architecture) -> str:
+    return "-".join(map(str, architecture))
+
+
+each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=label)
+
+
+def random_images(architecture: Architecture) -> np.ndarray:
+    shape = (BATCH, TIME, architecture.inputs)
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@functools.cache
+def compiled(architecture: Architecture) -> Any:
+    return jax.jit(model_of(architecture).apply)
+
+
+def logits_of(architecture: Architecture, params: Any, images: np.ndarray) -> np.ndarray:
+    return np.asarray(compiled(architecture)({"params": params}, jnp.asarray(images, jnp.float32)))
+
+
+@functools.cache
+def expected_logits(architecture: Architecture) -> np.ndarray:
+    return logits_of(architecture, random_params(architecture), random_images(architecture))
+
+
+def test_the_order_of_the_gates_is_that_of_the_layer() -> None:
+    assert convert.GATES == interface.GATES == "ifgo"
+
+
+@each_architecture
+def test_every_layout_comes_back_with_the_same_bits(architecture: Architecture) -> None:
+    params = random_params(architecture)
+    assert architecture_of(params) == architecture
+    assert_same_bits(convert.from_flat(convert.to_flat(params)), params)
+    assert_same_bits(convert.from_pytorch(convert.to_pytorch(params)), params)
+    bidirectional = architecture.bidirectional
+    assert_same_bits(convert.from_keras(convert.to_keras(params), bidirectional=bidirectional), params)
+    for arrays in (convert.to_flat(params), convert.to_pytorch(params)):
+        # Writers of files take the memory as it lies.
+        assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in arrays.values())
+
+
+def pytorch_module(torch: Any, architecture: Architecture) -> Any:
+    inputs, hidden_size, num_layers, bidirectional, num_classes = architecture
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = torch.nn.LSTM(
+                inputs, hidden_size, num_layers, bidirectional=bidirectional, batch_first=True
+            )
+            self.head = torch.nn.Linear(hidden_size * (1 + bidirectional), num_classes)
+
+        def forward(self, images: Any) -> Any:
+            _, (h, _) = self.lstm(images)
+            return self.head(torch.cat((h[-2], h[-1]), dim=-1) if bidirectional else h[-1])
+
+    return Classifier()
+
+
+@each_architecture
+def test_pytorch_computes_the_same(architecture: Architecture) -> None:
+    torch = pytest.importorskip("torch")
+    module = pytorch_module(torch, architecture)
+    state = convert.to_pytorch(random_params(architecture))
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    with torch.no_grad():
+        logits = module(torch.from_numpy(random_images(architecture))).numpy()
+    np.testing.assert_allclose(logits, expected_logits(architecture), **EQUAL)
+
+
+@each_architecture
+def test_a_module_of_pytorch_is_computed_the_same_here(architecture: Architecture) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = pytorch_module(torch, architecture)  # with two random biases, as it was made
+    images = random_images(architecture)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images)).numpy()
+    state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    renamed = {
+        name.replace("lstm.", "_orig_mod.rnn.").replace("head.", "_orig_mod.fc."): array
+        for name, array in state.items()
+    }
+    for arrays in (state, renamed):
+        params = convert.from_pytorch(arrays)
+        logits = logits_of(architecture, params, images)
+        np.testing.assert_allclose(logits, expected, **EQUAL)
+
+
+@each_architecture
+def test_onnx_runtime_computes_the_same(architecture: Architecture) -> None:
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = onnx_model(random_params(architecture), metadata={"step": "3"})
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == {"step": "3"}
+    images = random_images(architecture)
+    (logits,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(logits, expected_logits(architecture), **EQUAL)
+
+
+def test_a_model_of_onnx_takes_any_batch_and_any_number_of_steps() -> None:
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    architecture = ARCHITECTURES[2]
+    params, images = random_params(architecture), random_images(architecture)
+    session = onnxruntime.InferenceSession(onnx_model(params).SerializeToString())
+    for part in (images[:1], images[:2, :3]):
+        (logits,) = session.run(None, {"images": part})
+        np.testing.assert_allclose(logits, logits_of(architecture, params, part), **EQUAL)
+
+
+# In a process of its own, since a process has one backend of Keras: reads our files, computes, and saves the
+# models once more in all ways that Keras has.
+KERAS_PROGRAM = """
+import sys
+from pathlib import Path
+sys.modules["tensorflow"] = None  # Keras would import it in order to save, which takes many seconds
+import keras, numpy as np
+folder = Path(sys.argv[1])
+for path in sorted(folder.glob("*.keras")):
+    model = keras.models.load_model(path)
+    np.save(path.with_suffix(".logits.npy"), model(np.load(path.with_suffix(".images.npy"))))
+    model.save(path.with_suffix(".again.keras"))
+    model.save_weights(path.with_suffix(".again.weights.h5"))
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    model.save_weights(path.with_suffix(".plus1.weights.h5"))
+# As a user may write it: layers with names, dropout, a softmax, and an optimizer's state in the file.
+images = keras.Input((28, 28))
+x = keras.layers.LSTM(3, return_sequences=True, name="z")(images)
+x = keras.layers.LSTM(3, dropout=0.5, name="a")(keras.layers.Dropout(0.2)(x))
+model = keras.Model(images, keras.layers.Softmax()(keras.layers.Dense(10)(x)))
+model.compile("adam")
+model.optimizer.build(model.trainable_variables)
+model.save(folder / "functional.keras")
+x = np.random.default_rng(0).random((5, 28, 28), np.float32)
+np.savez(folder / "functional.npz", images=x, probabilities=model(x))
+"""
+
+
+@pytest.fixture(scope="module")
+def keras_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Keras made of the models of all architectures."""
+    pytest.importorskip("h5py")
+    if importlib.util.find_spec("keras") is None:  # not imported here, where no backend has been chosen
+        pytest.skip("could not import 'keras'")
+    folder = tmp_path_factory.mktemp("keras")
+    for number, architecture in enumerate(ARCHITECTURES):
+        path = folder / f"{number}.keras"
+        path.write_bytes(keras_files.keras_model(random_params(architecture)))
+        np.save(path.with_suffix(".images.npy"), random_images(architecture))
+    subprocess.run(
+        [sys.executable, "-c", KERAS_PROGRAM, folder],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        check=True,
+        timeout=300,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(ARCHITECTURES)), ids=lambda number: label(ARCHITECTURES[number]))
+def test_keras_computes_the_same(keras_folder: Path, number: int) -> None:
+    logits = np.load(keras_folder / f"{number}.logits.npy")
+    np.testing.assert_allclose(logits, expected_logits(ARCHITECTURES[number]), **EQUAL)
+
+
+@pytest.mark.parametrize("number", range(len(ARCHITECTURES)), ids=lambda number: label(ARCHITECTURES[number]))
+def test_files_of_keras_are_read_weights(keras_folder: Path, number: int) -> None:
+    params = random_params(ARCHITECTURES[number])
+    for suffix in (".keras", ".again.keras", ".again.weights.h5"):
+        assert_same_bits(read_weights(keras_folder / f"{number}{suffix}"), params)
+    # `get_weights` of Keras has the order that `to_keras` has.
+    plus_1 = read_weights(keras_folder / f"{number}.plus1.weights.h5")
+    assert_same_bits(plus_1, jax.tree.map(lambda leaf: leaf + np.float32(1), params))
+
+
+def test_a_model_as_a_user_of_keras_writes_it_is_read_weights(keras_folder: Path) -> None:
+    params = read_weights(keras_folder / "functional.keras")
+    case = np.load(keras_folder / "functional.npz")
+    logits = logits_of(Architecture(28, 3, 2, False, 10), params, case["images"])
+    np.testing.assert_allclose(jax.nn.softmax(logits), case["probabilities"], **EQUAL)
+
+
+def test_normalized_inputs_move_into_the_weights() -> None:
+    architecture = ARCHITECTURES[2]
+    params, images = random_params(architecture), random_images(architecture)
+    mean, std = 0.1307, 0.3081
+    expected = logits_of(architecture, params, (images - mean) / std)
+    folded = convert.with_normalized_inputs(params, mean=mean, std=std)
+    logits = logits_of(architecture, folded, images)
+    np.testing.assert_allclose(logits, expected, **EQUAL)
+    assert_same_bits(convert.with_normalized_inputs(params, mean=0.0, std=1.0), params)
+
+
+A_MODEL = ARCHITECTURES[2]
+
+
+def changed(**changes: Any) -> dict[str, np.ndarray]:
+    """The arrays of a PyTorch module, some of them others, or left out (None)."""
+    state = convert.to_pytorch(random_params(A_MODEL))
+    state |= {name.replace("__", "."): array for name, array in changes.items()}
+    return {name: array for name, array in state.items() if array is not None}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({}, "got 0 arrays called weight_ih_l0, as nn.LSTM has it, among nothing; expected one"),
+        (changed(fc__weight=np.zeros((2, 2))), "got 2 arrays called weight, as nn.Linear has it"),
+        (changed(head__bias=None), "got no head.bias, expected the 18 arrays"),
+        (changed(lstm__bias_hh_l1=None), "got no lstm.bias_hh_l1, expected the 18 arrays"),
+        (changed(lstm__weight_hr_l0=np.zeros((2, 5))), "got lstm.weight_hr_l0 besides, expected the 18"),
+        (changed(lstm__weight_hh_l0=np.zeros((15, 5))), "got shape (15, 5) (a GRU?), expected the 4"),
+        (changed(lstm__weight_hh_l0=np.zeros((5, 5))), "got shape (5, 5) (a plain RNN?)"),
+        (changed(lstm__weight_hh_l0=np.zeros(20)), "got shape (20,), expected 2 dimensions"),
+        (changed(lstm__weight_hh_l0=None), "got no lstm.weight_hh_l0 among"),
+        (changed(lstm__weight_ih_l1=np.zeros((20, 5))), "got shape (20, 5), expected (20, 10) to fit"),
+        (changed(head__weight=np.zeros((4, 5))), "head.weight: got shape (4, 5), expected (4, 10) to"),
+        (changed(lstm__bias_ih_l1_reverse=np.zeros(5)), "got shape (5,), expected (20,) to fit"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_module_is_refused(state: dict[str, np.ndarray], words: str) -> None:
+    with pytest.raises(ConversionError) as raised:
+        convert.from_pytorch(state)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_such_model_of_keras_is_refused() -> None:
+    weights = convert.to_keras(random_params(A_MODEL))
+    for wrong, words in (
+        ([], "got 0 weights, expected 3 for each LSTM cell"),
+        (weights[:-1], "got 13 weights, expected 3 for each LSTM cell"),
+        (
+            weights[3:],
+            "got cell 2 input_kernel, cell 2 recurrent_kernel, cell 2 bias besides, expected the 8",
+        ),
+        ([*weights[:9], weights[9].T, *weights[10:]], "cell 3 input_kernel: got shape (20, 10), expected"),
+        ([weights[0], weights[1][:, :15], *weights[2:]], "got shape (5, 15) (a GRU?), expected the 4 gates"),
+    ):
+        with pytest.raises(ConversionError) as raised:
+            convert.from_keras(wrong, bidirectional=True)
+        assert words in str(raised.value)
+    # The same weights, taken for four layers one on top of the other.
+    with pytest.raises(ConversionError, match=r"got shape \(3, 20\), expected \(5, 20\) to fit"):
+        convert.from_keras(weights)
+
+
+def test_what_are_no_parameters_of_ours_is_refused() -> None:
+    flat = convert.to_flat(random_params(A_MODEL))
+    for changes, words in (
+        ({"head.bias": None}, "got no head.bias among"),
+        (
+            {"lstm_1_backward.cell.ho.bias": None},
+            "got no lstm_1_backward.cell.ho.bias, expected the 50 arrays",
+        ),
+        ({"lstm_1_forward.cell.ig.kernel": np.zeros((5, 5))}, "got shape (5, 5), expected (10, 5) to fit"),
+        ({"lstm_0_forward": np.zeros(1), "x": np.zeros(1)}, "got lstm_0_forward, x besides"),
+    ):
+        wrong = {name: array for name, array in (flat | changes).items() if array is not None}
+        with pytest.raises(ConversionError) as raised:
+            convert.from_flat(wrong)
+        assert words in str(raised.value)

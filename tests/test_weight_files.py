@@ -1,0 +1,214 @@
+"""Files of weights that are read, and those that are refused, each in one line."""
+
+import functools
+import io
+import json
+import operator
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from weights import assert_same_bits, random_params
+
+from lstm_jax import convert, interchange, keras_files
+from lstm_jax.convert import Architecture
+from lstm_jax.errors import ConversionError
+
+PARAMS = random_params(Architecture(3, 5, 2, True, 10))
+
+
+def refusal(path: Path) -> str:
+    """The line that says why a file is not read."""
+    with pytest.raises(ConversionError) as raised:
+        interchange.read_weights(path)
+    text = str(raised.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text
+
+
+def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    pytest.importorskip("h5py")
+    for name in ("x.safetensors", "x.keras", "x.weights.h5", "x.onnx", "x.pth", "x.BIN", "x"):
+        (tmp_path / name).write_bytes(b"\x80\x04nothing of the kind")
+    assert "got a damaged file, or none of safetensors" in refusal(tmp_path / "x.safetensors")
+    assert "got a damaged file, or none of Keras 3" in refusal(tmp_path / "x.keras")
+    assert "got a damaged file, or none of HDF5" in refusal(tmp_path / "x.weights.h5")
+    assert "got .onnx at the end of the name, expected .safetensors" in refusal(tmp_path / "x.onnx")
+    assert "got nothing at the end of the name" in refusal(tmp_path / "x")
+    for name in ("x.pth", "x.BIN"):
+        assert "safetensors.torch.save_file(model.state_dict()" in refusal(tmp_path / name)
+    assert "got no such file" in refusal(tmp_path / "none.keras")
+    (tmp_path / "folder.keras").mkdir()
+    assert "got a folder" in refusal(tmp_path / "folder.keras")
+
+
+def test_values_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    safetensors_numpy = pytest.importorskip("safetensors.numpy")
+    state = convert.to_pytorch(PARAMS)
+    path = tmp_path / "x.safetensors"
+
+    def refused(name: str, array: np.ndarray) -> str:
+        path.write_bytes(safetensors_numpy.save({**state, name: array}))
+        return refusal(path)
+
+    bias = state["head.bias"].copy()
+    bias[3] = np.nan
+    assert "head.bias: got NaN or infinite values, expected finite ones" in refused("head.bias", bias)
+    assert "NaN or infinite" in refused("head.bias", np.full(10, 1e300))
+    assert "head.bias: got values of type int8" in refused("head.bias", np.zeros(10, np.int8))
+    assert "got fc.bias besides" in refused("fc.bias", np.zeros(10))
+    assert "got values of type complex64, expected float32, float64, float16" in refused(
+        "head.bias", np.zeros(10, np.complex64)
+    )
+    # A type that NumPy has under no name.
+    header = json.dumps({"head.bias": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert "got arrays of a type that cannot be read" in refusal(path)
+
+
+def test_floats_of_other_sizes_are_read(tmp_path: Path) -> None:
+    safetensors_numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "x.safetensors"
+    for dtype in (np.float16, np.float64, jnp.bfloat16):
+        state = {name: array.astype(dtype) for name, array in convert.to_pytorch(PARAMS).items()}
+        path.write_bytes(safetensors_numpy.save(state))
+        rounded = {name: array.astype("float32") for name, array in state.items()}
+        assert_same_bits(interchange.read_weights(path), convert.from_pytorch(rounded))
+
+
+def with_config(content: bytes, change: Callable[[Any], object]) -> bytes:
+    """A ``.keras`` file with another description of its layers."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
+        config = json.loads(old.read(keras_files.CONFIG))
+        change(config)
+        new.writestr(keras_files.CONFIG, json.dumps(config))
+        new.writestr(keras_files.WEIGHTS, old.read(keras_files.WEIGHTS))
+    return changed.getvalue()
+
+
+FORWARD = (1, "config", "layer")
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "words"),
+    [
+        ((*FORWARD, "config"), {"activation": "relu"}, "got activation='relu' in the layer 'lstm_0_forward'"),
+        ((*FORWARD, "config"), {"use_bias": False}, "got use_bias=False"),
+        ((*FORWARD, "config"), {"go_backwards": True}, "got go_backwards=True"),
+        ((*FORWARD, "config"), {"return_sequences": False}, "got return_sequences=False"),
+        (FORWARD, {"class_name": "GRU"}, "got GRU within Bidirectional, expected LSTM"),
+        ((2, "config"), {"merge_mode": "sum"}, "got merge_mode='sum' in the layer 'lstm_1'"),
+        ((3, "config"), {"activation": "relu"}, "got activation='relu' in the layer 'head'"),
+        ((0,), {"class_name": "Rescaling"}, "got the layers Rescaling, Bidirectional, Bidirectional, Dense"),
+        ((2,), {"class_name": "Dense"}, "got the layers Bidirectional, Dense, Dense"),
+        ((2,), {"class_name": 3}, "describes no layers as Keras 3 does"),
+    ],
+)
+def test_models_of_keras_that_compute_something_else_are_refused(
+    tmp_path: Path, place: tuple[Any, ...], change: dict[str, Any], words: str
+) -> None:
+    pytest.importorskip("h5py")
+
+    def apply(config: Any) -> None:
+        functools.reduce(operator.getitem, place, config["config"]["layers"]).update(change)
+
+    path = tmp_path / "x.keras"
+    path.write_bytes(with_config(keras_files.keras_model(PARAMS), apply))
+    assert words in refusal(path)
+
+
+def test_models_of_keras_whose_layers_are_unknown_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    path = tmp_path / "x.keras"
+    for change, words in (
+        ({"class_name": "Mine"}, "got a model of class Mine, whose layers the file does not describe"),
+        ({"config": {"layers": 7}}, "describes no layers as Keras 3 does"),
+        ({"config": {"layers": []}}, "got the layers none, expected"),
+        ({"config": {}}, "describes no layers as Keras 3 does ('layers')"),
+    ):
+        path.write_bytes(
+            with_config(keras_files.keras_model(PARAMS), operator.methodcaller("update", change))
+        )
+        assert words in refusal(path)
+
+
+def test_a_softmax_at_the_end_is_no_matter(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    path = tmp_path / "x.keras"
+    last = {"class_name": "Activation", "config": {"activation": "softmax"}}
+    for change in (
+        lambda config: config["config"]["layers"][3]["config"].update(activation="softmax"),
+        lambda config: config["config"]["layers"].append(last),
+    ):
+        path.write_bytes(with_config(keras_files.keras_model(PARAMS), change))
+        assert_same_bits(interchange.read_weights(path), PARAMS)
+
+
+def test_files_of_keras_with_other_weights_are_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path, secret = tmp_path / "x.weights.h5", tmp_path / "secret"
+    secret.write_bytes(bytes(4096))
+    cell = {"lstm/cell/vars/0": (28, 20), "lstm/cell/vars/1": (5, 20), "lstm/cell/vars/2": (20,)}
+    head = {"dense/vars/0": (5, 10), "dense/vars/1": (10,)}
+
+    def refused(
+        shapes: dict[str, tuple[int, ...]], links: Callable[[Any], object] = lambda file: None
+    ) -> str:
+        with h5py.File(path, "w") as file:
+            for name, shape in shapes.items():
+                file[name] = np.ones(shape, np.float32)
+            links(file)
+        return refusal(path)
+
+    other = {name.replace("lstm", "upper"): (5 if n == 28 else n, *rest) for name, (n, *rest) in cell.items()}
+    assert "got 0 LSTM cells and 1 other layers (dense/vars), expected at least one cell" in refused(head)
+    assert "got 1 LSTM cells and 2 other layers" in refused({**cell, **head, "norm/vars/0": (5,)})
+    assert "got layers whose order the file does not tell (lstm/cell/vars, upper/" in refused(
+        {**cell, **other, **head}
+    )
+    assert "got 4 weights, expected 3 for each LSTM cell" in refused(
+        {name: shape for name, shape in {**cell, **head}.items() if name != "lstm/cell/vars/2"}
+    )
+    # What lies outside of the file is not read, whoever asks for it.
+    rest = {name: shape for name, shape in {**cell, **head}.items() if name != "dense/vars/1"}
+    assert "dense/vars/1: got an array that is not in the file" in refused(
+        rest, lambda file: file.create_dataset("dense/vars/1", (10,), "f4", external=[(secret, 0, 40)])
+    )
+    assert "expected 3 for each LSTM cell" in refused(
+        rest, lambda file: file.update({"dense/vars/1": h5py.ExternalLink(str(secret), "/x")})
+    )
+    assert "got an array that is not in the file, expected its 4000000000000 bytes" in refused(
+        rest, lambda file: file.create_dataset("dense/vars/1", (10**12,), "f4")
+    )
+
+
+@pytest.mark.parametrize("name", ["pytorch", "safetensors", "keras"])
+def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("h5py" if name == "keras" else "safetensors")
+    whole_file = interchange.FORMATS[name].encode(PARAMS, {})
+    path = tmp_path / f"x{interchange.FORMATS[name].suffix}"
+    rng = random.Random(0)
+    told = []
+    for trial in range(150):
+        damaged = bytearray(whole_file)
+        if trial % 3 == 0:
+            del damaged[rng.randrange(len(damaged)) :]
+        else:  # some bytes: near the beginning, where the structure is, or anywhere
+            end = min(len(damaged), 4000) if trial % 3 == 1 else len(damaged)
+            for _ in range(rng.choice((1, 10, 100))):
+                damaged[rng.randrange(end)] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            interchange.read_weights(path)
+        except ConversionError as error:
+            told.append(str(error))
+    assert len(told) > 50
+    assert all("\n" not in text for text in told)
