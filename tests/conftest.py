@@ -33,20 +33,34 @@ def strict_dtypes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once, for all processes where pytest-xdist shares out the tests.
+
+    Put there only what several processes may make at the same time.
+    """
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> None:
     """Compile each program, and the native kernel, once, not once per test."""
-    os.environ["LSTM_JAX_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    os.environ["LSTM_JAX_CACHE_DIR"] = str(cache)
+    # Built kernels are shared, programs are not: JAX writes a program where others may be reading it.
+    (shared / "native").mkdir(mode=0o700, exist_ok=True)
+    (cache / "native").symlink_to(shared / "native")
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_dir(shared: Path) -> Path:
     """A data directory with MNIST prepared from the archives of the package."""
-    path = tmp_path_factory.mktemp("data")
-    load_dataset("mnist", data_dir=path)
+    path = shared / "data"
+    load_dataset("mnist", data_dir=path)  # whoever comes second waits for its lock
     return path
 
 

@@ -39,11 +39,11 @@ def test_the_two_main_commands() -> None:
     assert commands()[0] == (
         "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt && python train.py"
     )
-    assert commands()[1] == "pip install -r requirements-dev.txt && python -m pytest"
+    assert commands()[1] == "pip install -r requirements-dev.txt && python -m pytest -n 2"
     # CI makes its environment from the same file and runs the same tests.
     ci = (PROJECT / ".ci" / "run").read_text()
     assert "-r requirements-dev.txt" in ci
-    assert "\npython -m pytest\n" in ci
+    assert "\npython -m pytest -n 2\n" in ci
 
 
 def shorter(command: str) -> str:
