@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.checkpoint import digest
+from lstm_jax.checkpoint import CHECKSUMS, digest
 from lstm_jax.trained import load_state
 
 PROJECT = Path(__file__).parents[1]
@@ -33,8 +33,9 @@ def train_command(run_dir: Path, options: Sequence[str]) -> list[str]:
 
 
 def newest_step(run_dir: Path) -> int:
-    saved = run_dir.glob("checkpoints/[0-9]*")
-    return max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+    """Of the states that are whole: one whose checksums are still to be written is not saved yet."""
+    saved = run_dir.glob(f"checkpoints/*/{CHECKSUMS}")
+    return max((int(path.parent.name) for path in saved if path.parent.name.isdigit()), default=0)
 
 
 def kill_at_random_moments(
