@@ -19,7 +19,7 @@ from lstm_jax.compare.frameworks import Framework
 from lstm_jax.compare.learning import learn
 from lstm_jax.compare.options import Compare
 from lstm_jax.compare.processes import FrameworkError, Process
-from lstm_jax.compare.results import Results
+from lstm_jax.compare.results import Results, read_results
 from lstm_jax.compare.work import Examples, initial_params, row_batches
 from lstm_jax.errors import ConfigError
 from tests.fake_frameworks import COMPILE_SECONDS, FRAMEWORKS, INFER_SECONDS, STEP_SECONDS
@@ -361,7 +361,20 @@ def test_the_command_asks_for_the_same() -> None:
     assert parse(Compare, words[4:], prog="compare") == options
 
 
-def test_the_command_line(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_whole_command(run: Callable[..., Any], tmp_path: Path) -> None:
+    # One of our own: the others need not be installed where this runs. A single round, on next to nothing.
+    options = "--quick --frameworks lstm_jax-scan --hidden-size 2 --batch-size 2 --time-steps 2 --repeats 1"
+    done = run("-m", "lstm_jax", "compare", *options.split(), "--output", tmp_path / "new" / "folder")
+    assert done.returncode == 0, done.stderr
+    assert "lstm_jax-scan starts" in done.stderr
+    assert "| lstm_jax-scan |" in done.stdout
+    found = read_results(tmp_path / "new" / "folder" / "results.json")
+    assert found.frameworks["lstm_jax-scan"].agrees
+    assert found.frameworks["lstm_jax-scan"].speed is not None
+    assert "<table" in (tmp_path / "new" / "folder" / "report.html").read_text()
+
+
+def test_an_impossible_earlier_comparison(run: Callable[..., Any], tmp_path: Path) -> None:
     refused = run("-m", "lstm_jax", "compare", "--against", tmp_path / "nothing.json")
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1

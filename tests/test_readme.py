@@ -67,6 +67,9 @@ def shorter(command: str) -> str:
     ids=lambda block: block[0],
 )
 def test_the_other_commands_run(commands: list[str], project: Path, environment: dict[str, str]) -> None:
+    if any(" export " in command for command in commands):  # with what requirements-compare.txt installs
+        for package in ("h5py", "onnx", "safetensors"):
+            pytest.importorskip(package)
     canvas = np.full((80, 60), 255, np.uint8)
     canvas[10:70, 26:34] = 0
     Image.fromarray(canvas).save(project / "digit.png")

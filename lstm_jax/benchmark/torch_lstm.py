@@ -26,7 +26,7 @@ from lstm_jax.benchmark.work import (
     Task,
     make_task,
 )
-from lstm_jax.gates import GATES  # PyTorch has them in the same order
+from lstm_jax.convert import from_pytorch, to_pytorch
 
 
 class Model:
@@ -36,10 +36,10 @@ class Model:
         torch = _import()
         self._lstm = torch.nn.LSTM(task.size.inputs, task.size.hidden, batch_first=True)
         self._head = torch.nn.Linear(task.size.hidden, NUM_CLASSES)
-        weights = {**_named(self._lstm), **_named(self._head)}
-        for name, array in to_torch(task.params).items():
-            weights[name].data.copy_(torch.from_numpy(np.ascontiguousarray(array)))
-        self._parameters = list(weights.values())
+        self._model = torch.nn.ModuleDict({"lstm": self._lstm, "head": self._head})
+        state = to_pytorch(as_classifier(task.params))
+        self._model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        self._parameters = list(self._model.parameters())
         self._optimizer = torch.optim.Adam(self._parameters, lr=LEARNING_RATE, fused=True)
         self._inputs = torch.from_numpy(task.inputs)
         self._labels = torch.from_numpy(task.labels).long()
@@ -75,9 +75,10 @@ class Model:
     def answer(self) -> Answer:
         """What the first step computes."""
         largest, loss = self.forward(1), self.gradient(1)
-        named = {**_named(self._lstm), **_named(self._head)}
-        gradients = from_torch({name: parameter.grad.numpy() for name, parameter in named.items()})
-        return Answer(largest, loss, gradients)
+        gradients = {name: parameter.grad.numpy() for name, parameter in self._model.named_parameters()}
+        # That of either bias is the gradient of their sum, and reading adds them up.
+        gradients["lstm.bias_ih_l0"] = np.zeros_like(gradients["lstm.bias_ih_l0"])
+        return Answer(largest, loss, from_classifier(from_pytorch(gradients)))
 
     def _logits(self, index: int) -> Any:
         _, (h, _) = self._lstm(self._inputs[index % NUM_BATCHES])
@@ -145,32 +146,14 @@ def _fastest(run: Run, counts: Sequence[int], *, seconds: float, clock: Clock) -
     return min(counts, key=lambda count: best[count])
 
 
-def to_torch(params: Params) -> dict[str, np.ndarray]:
-    """The parameters under PyTorch's names: kernels transposed, gates one below the other, two biases."""
-    cell, head = params["cell"], params["head"]
-    bias = np.concatenate([cell[f"h{gate}"]["bias"] for gate in GATES])
-    return {
-        "weight_ih_l0": np.concatenate([cell[f"i{gate}"]["kernel"].T for gate in GATES]),
-        "weight_hh_l0": np.concatenate([cell[f"h{gate}"]["kernel"].T for gate in GATES]),
-        "bias_hh_l0": bias,
-        "bias_ih_l0": np.zeros_like(bias),
-        "weight": head["kernel"].T,
-        "bias": head["bias"],
-    }
+def as_classifier(params: Params) -> Params:
+    """The parameters of a task as `lstm_jax.convert` and `LSTMClassifier` name them."""
+    return {"lstm_0_forward": {"cell": params["cell"]}, "head": params["head"]}
 
 
-def from_torch(named: dict[str, np.ndarray]) -> Params:
-    """The inverse of `to_torch`, also for gradients: that of either bias is the gradient of their sum."""
-    cell = {}
-    of_gates = (np.split(named[name], 4) for name in ("weight_ih_l0", "weight_hh_l0", "bias_hh_l0"))
-    for gate, ih, hh, bias in zip(GATES, *of_gates, strict=True):
-        cell[f"i{gate}"] = {"kernel": ih.T}
-        cell[f"h{gate}"] = {"kernel": hh.T, "bias": bias}
-    return {"cell": cell, "head": {"kernel": named["weight"].T, "bias": named["bias"]}}
-
-
-def _named(module: Any) -> dict[str, Any]:
-    return dict(module.named_parameters())
+def from_classifier(params: Params) -> Params:
+    """The inverse of `as_classifier`."""
+    return {"cell": params["lstm_0_forward"]["cell"], "head": params["head"]}
 
 
 def _import() -> Any:

@@ -1,4 +1,4 @@
-"""A whole comparison in its order: parity, speed, curves over sizes, learning; each saved once it is there."""
+"""A whole comparison in its order: parity, speed, curves over sizes, learning; saved as soon as found."""
 
 import contextlib
 import dataclasses
