@@ -14,7 +14,7 @@ from lstm_jax import command_line
 from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.compare.options import Compare
 from lstm_jax.config import shown_option
-from lstm_jax.errors import ImageError
+from lstm_jax.errors import ConfigError, ImageError
 from lstm_jax.exchange_commands import Export, Import
 
 PROG = "python -m lstm_jax"
@@ -31,19 +31,29 @@ class Command(Protocol):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the newest state of a run on the test images: loss, accuracy, accuracy per class, confusions."""
+    """Score the newest state of a run on the test images: accuracy, calibration, confusions, mistakes."""
 
     run_dir: RunDir
     """Folder that train.py wrote."""
+    output: Annotated[Path | None, shown_option("DIR", "none")] = None
+    """Folder for evaluation.json and pictures of the confusions, the calibration and the mistakes."""
+    mistakes: int = 20
+    """How many of the wrongly named images to list; evaluation.json lists them all."""
     data_dir: Annotated[Path | None, shown_option("DIR", "the one the run was trained with")] = None
     """Folder of prepared data sets."""
     archive_dir: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
 
+    def __post_init__(self) -> None:
+        """Refuse a negative number."""
+        if self.mistakes < 0:
+            raise ConfigError(f"--mistakes: got {self.mistakes}, expected 0 or more")
+
     def run(self) -> int:
-        """Print the evaluation."""
-        from lstm_jax import evaluation, runtime
+        """Print the evaluation, and write it where asked to."""
+        from lstm_jax import evaluation, evaluation_report, runtime
         from lstm_jax.data import load_dataset
+        from lstm_jax.evaluation_files import write_report
         from lstm_jax.trained import load_trained
 
         runtime.start(devices=None)
@@ -55,11 +65,15 @@ class Evaluate:
             report=_note,
         )
         mesh = runtime.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
-        result = evaluation.evaluate(
-            evaluation.compile_score(trained.model, mesh), trained.params, dataset.test, mesh=mesh
+        predict = evaluation.compile_predict(trained.model, mesh)
+        report = evaluation_report.report_on(
+            evaluation.predict(predict, trained.params, dataset.test, mesh=mesh)
         )
         print(f"{self.run_dir}, step {trained.step}, on {len(dataset.test):,} test images of {dataset.name}")
-        print(evaluation.as_text(result))
+        print(evaluation_report.as_text(report, most_mistakes=self.mistakes))
+        if self.output is not None:
+            about = {"run": self.run_dir.name, "step": trained.step, "dataset": dataset.name, "split": "test"}
+            write_report(report, dataset.test, self.output, about=about, note=_note)
         return 0
 
 

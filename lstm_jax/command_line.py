@@ -72,6 +72,10 @@ def box_on_one_line(box: str) -> str:
     if wrong_type:
         name, got, kind = wrong_type.groups()
         text = f"{name}: got {got}, expected a {'whole number' if kind == 'INT' else 'number'}"
+    of_two = re.match(r"Error parsing (--[\w-]+): .* (INT|FLOAT)\|{([\w-]+)} .* from \[('.*?')\]", text)
+    if of_two:
+        name, kind, word, got = of_two.groups()
+        text = f"{name}: got {got}, expected a {'whole number' if kind == 'INT' else 'number'}, or '{word}'"
     return text
 
 

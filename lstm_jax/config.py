@@ -1,4 +1,4 @@
-"""What a run is: one frozen dataclass, one documented line per option, named recipes.
+"""What a run is: one frozen dataclass, one documented line per option.
 
 Nothing heavy is imported here, so that ``python train.py --help`` answers at once: JAX is imported
 after the command line has been read and found possible.
@@ -11,17 +11,26 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from tyro.conf import arg, create_mutex_group
 
 from lstm_jax.errors import ConfigError
+from lstm_jax.recipes import RECIPES, purposes
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
 InputName = Literal["memory", "stream"]
 ImplementationName = Literal["auto", "scan", "unrolled", "fused", "native"]
 DtypeName = Literal["float32", "bfloat16"]
-RecipeName = Literal["tutorial"]
+RecipeName = Literal["tutorial", "fast", "accurate", "accurate-bidirectional", "pixels", "permuted"]
+TaskName = Literal["rows", "columns", "pixels", "permuted"]
+OptimizerName = Literal["adam", "adamw"]
+ScheduleName = Literal["constant", "linear", "cosine"]
+
+# Time steps of each task.
+SEQUENCE_LENGTHS: Mapping[str, int] = MappingProxyType(
+    {"rows": 28, "columns": 28, "pixels": 784, "permuted": 784}
+)
 
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 INPUTS: tuple[str, ...] = get_args(InputName)
@@ -45,6 +54,39 @@ _LARGEST: Mapping[str, int] = MappingProxyType(
         "steps": MOST_STEPS,
         "devices": 2**16,
         "checkpoint_every": MOST_STEPS,
+        "remat": max(SEQUENCE_LENGTHS.values()),
+    }
+)
+
+
+class _Number(NamedTuple):
+    """What a number must be, in words and as a test."""
+
+    accepted: str
+    fits: Callable[[float], bool]
+
+
+_SHARE = _Number("a number from 0 up to, not including, 1", lambda x: 0 <= x < 1)
+_POSITIVE = _Number("a number above 0 (and at most 3.4e38)", lambda x: x > 0)
+_NUMBERS: Mapping[str, _Number] = MappingProxyType(
+    {
+        "learning_rate": _POSITIVE,
+        "warmup": _SHARE,
+        "final_learning_rate_share": _Number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "weight_decay": _Number("a number from 0 to 3.4e38", lambda x: x >= 0),
+        "clip_norm": _POSITIVE,
+        "label_smoothing": _SHARE,
+        "ema_decay": _Number("a number between 0 and 1", lambda x: 0 < x < 1),
+        "dropout_rate": _SHARE,
+        "output_dropout_rate": _SHARE,
+        "recurrent_dropout_rate": _SHARE,
+        "augment_rotation": _Number("degrees from 0 up to, not including, 90", lambda x: 0 <= x < 90),
+        "augment_shift": _Number("pixels from 0 to 28", lambda x: 0 <= x <= 28),
+        "augment_scale": _SHARE,
+        "augment_shear": _SHARE,
+        "augment_elastic": _Number("pixels from 0 to 28", lambda x: 0 <= x <= 28),
+        # Below 1, neighbouring pixels would go their own ways; there would be hundreds of random numbers.
+        "augment_smoothness": _Number("pixels from 1 to 28", lambda x: 1 <= x <= 28),
     }
 )
 
@@ -54,19 +96,22 @@ def shown_option(metavar: str, default: str) -> Any:
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+_RECIPE_HELP = arg(
+    help="Named set of defaults for all other options; what you give besides overrides it. " + purposes()
+)
 _LENGTH = create_mutex_group(required=False, title="length of training (one of the two)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Train an LSTM that reads an image row by row and names what it shows.
+    """Train an LSTM that reads an image as a sequence and names what it shows.
 
     Every option has the value of the original tutorial unless you give another one. Running the
     same command again continues an unfinished run.
     """
 
-    recipe: RecipeName = "tutorial"
-    """Named set of defaults for all other options; what you give besides overrides it."""
+    recipe: Annotated[RecipeName, _RECIPE_HELP] = "tutorial"
+    """Named set of defaults for all other options; see `recipe_config`."""
 
     dataset: DatasetName = "mnist"
     """Data set: 60,000 training and 10,000 test images of 28 x 28 pixels in 10 classes."""
@@ -76,6 +121,12 @@ class Config:
     """Folder with the four original .gz archives of the data set (MNIST's come with the package)."""
     input: InputName = "memory"
     """'memory' holds the images on the device, 'stream' reads batches from disk while training."""
+    train_on_all: bool = False
+    """Train on all 60,000 training images; none are left to choose the best epoch on."""
+    task: TaskName = "rows"
+    """What one step reads: a row, a column, or a pixel (784 steps) in order or in a permuted order."""
+    permutation_seed: Annotated[int | Literal["bit-reversal"], arg(metavar="INT|bit-reversal")] = 92916
+    """The order of the permuted pixels: numpy.random.RandomState(INT).permutation(784), or bit-reversal."""
 
     hidden_size: int = 64
     """Hidden units of each LSTM layer (and of each direction)."""
@@ -85,12 +136,18 @@ class Config:
     """Read the rows from the top and from the bottom, and use the last output of both."""
     dropout_rate: float = 0.0
     """Share of each layer's outputs that is dropped on the way to the next layer."""
-    forget_bias: float = 1.0
-    """Initial value of the forget gate's bias."""
+    output_dropout_rate: float = 0.0
+    """Share of the last layer's last outputs that is dropped on the way to the dense layer."""
+    recurrent_dropout_rate: float = 0.0
+    """Share of the recurrent weights that is dropped, the same in all time steps of a training step."""
+    forget_bias: Annotated[float | Literal["chrono"], arg(metavar="FLOAT|chrono")] = 1.0
+    """Initial value of the forget gate's bias; chrono spreads memories over the length of the sequence."""
     implementation: ImplementationName = "auto"
     """How the LSTM is computed; the numbers are the same."""
     dtype: DtypeName = "float32"
     """Type of the computation; parameters are float32 always."""
+    remat: Annotated[int | None, shown_option("INT", "none")] = None
+    """Cut sequences into so many parts and compute each again for its gradient: less memory, more time."""
 
     batch_size: int = 128
     """Images per training step, over all devices."""
@@ -98,10 +155,38 @@ class Config:
     """Passes over the training images."""
     steps: Annotated[int | None, _LENGTH, shown_option("INT", "none")] = None
     """Training steps, instead of whole epochs."""
+    optimizer: OptimizerName = "adam"
+    """'adamw' is Adam with weight decay that does not pass through its averages."""
     learning_rate: float = 0.01
-    """Step size of Adam."""
+    """Step size of Adam, the largest of its schedule."""
+    schedule: ScheduleName = "constant"
+    """How the learning rate falls from its largest value to the end of training."""
+    warmup: float = 0.0
+    """Share of all steps over which the learning rate first rises, in a line."""
+    final_learning_rate_share: float = 0.0
+    """Where a linear or cosine schedule ends, as a share of the learning rate."""
+    weight_decay: float = 0.0
+    """With adamw: kernels lose this share of themselves per step, times the learning rate."""
+    clip_norm: Annotated[float | None, shown_option("FLOAT", "none")] = None
+    """Scale gradients down to this global norm, if theirs is larger."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    ema_decay: Annotated[float | None, shown_option("FLOAT", "none")] = None
+    """Evaluate an exponential moving average of the weights, which keeps this share of itself per step."""
+    augment_rotation: float = 0.0
+    """Turn training images by up to so many degrees, at random, each time anew."""
+    augment_shift: float = 0.0
+    """Move training images by up to so many pixels, vertically and horizontally."""
+    augment_scale: float = 0.0
+    """Stretch or shrink training images by up to this share, in height and in width."""
+    augment_shear: float = 0.0
+    """Slant training images by up to so many pixels per pixel of height."""
+    augment_elastic: float = 0.0
+    """Bend training images by so many pixels (root mean square)."""
+    augment_smoothness: float = 4.0
+    """How far a bend reaches, in pixels (standard deviation of a Gaussian)."""
     seed: int = 0
-    """Fixes initial weights, order of the images and dropout."""
+    """Fixes initial weights, order of the images, dropout and augmentation."""
 
     run_dir: Annotated[Path | None, shown_option("DIR", "in runs/, named after these options")] = None
     """Folder of this run."""
@@ -121,30 +206,54 @@ class Config:
                 raise _refusal(field, path, "a path")
             # Frozen for everybody but its maker: `~` and strings are for users, paths for the code.
             object.__setattr__(self, field, None if path is None else _expanded(field, Path(path)))
-        if not isinstance(self.bidirectional, bool):
-            raise _refusal("bidirectional", self.bidirectional, "True or False")
+        for field in ("bidirectional", "train_on_all"):
+            if not isinstance(getattr(self, field), bool):
+                raise _refusal(field, getattr(self, field), "True or False")
         for field, most in _LARGEST.items():
             # None is a value only where it is the default.
             if getattr(self, field) is not None or getattr(Config, field) is not None:
                 _check_whole(field, getattr(self, field), at_least=1, at_most=most)
         # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
         _check_whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
-        _check_number(
-            "learning_rate", self.learning_rate, "a number above 0 (and at most 3.4e38)", lambda x: x > 0
-        )
-        _check_number(
-            "dropout_rate", self.dropout_rate, "a number from 0 up to, not including, 1", lambda x: 0 <= x < 1
-        )
-        _check_number("forget_bias", self.forget_bias, "a number from -3.4e38 to 3.4e38", lambda x: True)
-        if self.devices is not None and self.batch_size % self.devices:
-            raise ConfigError(
-                f"--devices: got {self.devices} with --batch-size {self.batch_size}, "
-                "expected a number that divides the batch"
+        for field, number in _NUMBERS.items():
+            if getattr(self, field) is not None or getattr(Config, field) is not None:
+                _check_number(field, getattr(self, field), number)
+        if self.forget_bias != "chrono":
+            any_number = _Number("a number from -3.4e38 to 3.4e38, or 'chrono'", lambda x: True)
+            _check_number("forget_bias", self.forget_bias, any_number)
+        if self.permutation_seed != "bit-reversal":
+            _check_whole(
+                "permutation_seed", self.permutation_seed, 0, 2**32 - 1, besides=", or 'bit-reversal'"
             )
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        """Refuse options that each are possible, but not together: one of them would do nothing."""
+        if self.devices is not None and self.batch_size % self.devices:
+            raise _contradiction(self, "devices", "batch_size", expected="a number that divides the batch")
         if self.dropout_rate and self.num_layers == 1:
-            raise ConfigError(
-                f"--dropout-rate: got {self.dropout_rate} with --num-layers 1, expected 0 "
-                "(dropout acts between layers) or --num-layers 2 or more"
+            raise _contradiction(
+                self,
+                "dropout_rate",
+                "num_layers",
+                expected="0 (dropout acts between layers), --num-layers 2 or more, or --output-dropout-rate",
+            )
+        if self.permutation_seed != Config.permutation_seed and self.task != "permuted":
+            raise _contradiction(self, "permutation_seed", "task", expected="--task permuted")
+        length = SEQUENCE_LENGTHS[self.task]
+        if self.remat is not None and length % self.remat:
+            raise _contradiction(self, "remat", "task", expected=f"a divisor of its {length} steps")
+        if self.weight_decay and self.optimizer == "adam":
+            raise _contradiction(self, "weight_decay", "optimizer", expected="0, or --optimizer adamw")
+        if not self.weight_decay and self.optimizer == "adamw":
+            raise _contradiction(self, "weight_decay", "optimizer", expected="a number above 0")
+        if self.final_learning_rate_share and self.schedule == "constant":
+            raise _contradiction(
+                self, "final_learning_rate_share", "schedule", expected="0, or --schedule linear or cosine"
+            )
+        if self.augment_smoothness != Config.augment_smoothness and not self.augment_elastic:
+            raise _contradiction(
+                self, "augment_smoothness", "augment_elastic", expected="--augment-elastic above 0"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,35 +295,33 @@ class Config:
         return Path("runs") / f"{self.dataset}-{self.recipe}-seed{self.seed}-{digest[:8]}"
 
 
-# What each recipe changes against the defaults above.
-RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        # LSTM-64, the last output, Adam at a constant 0.01, batches of 128, 10 epochs of the first
-        # 55,000 training images: the script this project began as.
-        "tutorial": MappingProxyType({}),
-    }
-)
-
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "recipe": get_args(RecipeName),
         "dataset": DATASETS,
         "input": INPUTS,
+        "task": tuple(SEQUENCE_LENGTHS),
         "implementation": IMPLEMENTATIONS,
         "dtype": get_args(DtypeName),
+        "optimizer": get_args(OptimizerName),
+        "schedule": get_args(ScheduleName),
     }
 )
 
 
-def recipe_config(name: str) -> Config:
+def recipe_config(name: str, **overrides: Any) -> Config:
     """The configuration of a named recipe.
 
+    Args:
+        name: the recipe.
+        overrides: options that differ from it.
+
     Raises:
-        ConfigError: if there is no such recipe.
+        ConfigError: if there is no such recipe, or an option cannot be.
     """
     if name not in RECIPES:
         raise _refusal("recipe", name, f"one of {', '.join(RECIPES)}")
-    return Config(**{"recipe": name, **RECIPES[name]})
+    return Config(**{"recipe": name, **RECIPES[name].options, **overrides})
 
 
 def option(field: str) -> str:
@@ -233,13 +340,20 @@ def _expanded(field: str, path: Path) -> Path:
         raise _refusal(field, str(path), "a folder; there is no such home directory") from error
 
 
-def _check_whole(field: str, value: Any, at_least: int, at_most: int) -> None:
+def _contradiction(config: Config, field: str, other: str, *, expected: str) -> ConfigError:
+    return ConfigError(
+        f"{option(field)}: got {getattr(config, field)} with {option(other)} {getattr(config, other)}, "
+        f"expected {expected}"
+    )
+
+
+def _check_whole(field: str, value: Any, at_least: int, at_most: int, *, besides: str = "") -> None:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not is_whole or not at_least <= value <= at_most:
-        raise _refusal(field, value, f"a whole number from {at_least} to {at_most}")
+        raise _refusal(field, value, f"a whole number from {at_least} to {at_most}{besides}")
 
 
-def _check_number(field: str, value: Any, accepted: str, fits: Callable[[float], bool]) -> None:
+def _check_number(field: str, value: Any, number: _Number) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or abs(value) > FLOAT32_MAX or not fits(value):
-        raise _refusal(field, value, accepted)
+    if not is_number or not math.isfinite(value) or abs(value) > FLOAT32_MAX or not number.fits(value):
+        raise _refusal(field, value, number.accepted)

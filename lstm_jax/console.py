@@ -59,10 +59,11 @@ class TerminalConsole(Console):
     def epoch_finished(self, epochs: int, record: Mapping[str, Any]) -> None:
         """Print the epoch's line, short enough for 80 columns."""
         self.close()
+        validation = record["validation_accuracy"]
         self.message(
             f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}"
             f"  cost {record['train_loss']:.4f}"
-            f"  validation {record['validation_accuracy']:.2%}"
+            f"{'' if validation is None else f'  validation {validation:.2%}'}"
             f"  test {record['test_accuracy']:.2%}"
             f"  {record['train_seconds']:.1f} s"
             f"  {record['examples_per_second']:,.0f} images/s"

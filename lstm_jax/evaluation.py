@@ -1,8 +1,8 @@
 """How good a model is: loss, accuracy and confusion matrix, every example scored exactly once."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,21 @@ class Evaluation:
         return np.divide(np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0)
 
 
+class Predictions(NamedTuple):
+    """What a model says about each example of a split, in the split's order.
+
+    Attributes:
+        loss: softmax cross-entropy in nats.
+        probability: of each class.
+        label: the true class.
+    """
+
+    loss: Float32[np.ndarray, " examples"]
+    probability: Float32[np.ndarray, "examples classes"]
+    label: Int32[np.ndarray, " examples"]
+
+
+# Of (params, images, labels), with each example's label last.
 Score: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array, Array]]
 
 # The label of what fills up a last batch.
@@ -58,13 +73,24 @@ def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
     device, of every process, gets all results.
     """
 
+    def score(logits: Float32[Array, "batch classes"]) -> Int32[Array, " batch"]:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    return _compile(model, mesh, score)
+
+
+def compile_predict(model: LSTMClassifier, mesh: Mesh) -> Score:
+    """Make the function (params, images, labels) -> (loss, probabilities, label), as `compile_score` does."""
+    return _compile(model, mesh, jax.nn.softmax)
+
+
+def _compile(model: LSTMClassifier, mesh: Mesh, answer: Callable[[Array], Array]) -> Score:
     def score(
         params: Params, images: UInt8[Array, "batch 28 28"], labels: Int32[Array, " batch"]
-    ) -> tuple[Float32[Array, " whole"], Int32[Array, " whole"], Int32[Array, " whole"]]:
+    ) -> tuple[Float32[Array, " whole"], Array, Int32[Array, " whole"]]:
         logits = logits_of(model, params, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        whole = jax.lax.all_gather((losses, predicted, labels), runtime.DATA_AXIS, tiled=True)
+        whole = jax.lax.all_gather((losses, answer(logits), labels), runtime.DATA_AXIS, tiled=True)
         return whole[0], whole[1], whole[2]
 
     shared = P(runtime.DATA_AXIS)
@@ -76,9 +102,8 @@ def evaluate(
 ) -> Evaluation:
     """Score every example of a split exactly once.
 
-    The last batch is filled up to the size of the others, so that nothing is compiled twice, and what
-    fills it is left out of the score. Each process loads its own share. Sums are taken in float64 on
-    the host: the result does not depend on how the examples fall into batches.
+    Sums are taken in float64 on the host: the result does not depend on how the examples fall into
+    batches.
 
     Args:
         score: what `compile_score` made.
@@ -87,42 +112,43 @@ def evaluate(
         mesh: the devices that ``score`` was made for.
         num_classes: number of classes.
     """
+    total_loss, confusion = 0.0, np.zeros((num_classes, num_classes), np.int64)
+    for losses, predicted, labels in _scored(score, params, split, mesh):
+        total_loss += float(np.sum(losses, dtype=np.float64))
+        np.add.at(confusion, (labels, predicted), 1)
+    return Evaluation(total_loss / len(split), confusion)
+
+
+def predict(score: Score, params: Params, split: Split, *, mesh: Mesh) -> Predictions:
+    """What a model says about every example of a split.
+
+    Args:
+        score: what `compile_predict` made.
+        params: the model's parameters.
+        split: the examples.
+        mesh: the devices that ``score`` was made for.
+    """
+    batches = zip(*_scored(score, params, split, mesh), strict=True)
+    return Predictions(*(np.concatenate(results) for results in batches))
+
+
+def _scored(score: Score, params: Params, split: Split, mesh: Mesh) -> Iterator[list[Any]]:
+    """The results of every example, batch by batch.
+
+    The last batch is filled up to the size of the others, so that nothing is compiled twice, and what
+    fills it is left out of the results. Each process loads its own share.
+    """
     batch_size = -(-BATCH_SIZE // mesh.size) * mesh.size
     rows = runtime.own_rows(batch_size)
-    total_loss, confusion = 0.0, np.zeros((num_classes, num_classes), np.int64)
     for own in split.batches(batch_size, rows=rows):
         filled = (_fill(own.image, rows, 0), _fill(own.label, rows, NO_EXAMPLE))
         image, label = (runtime.place(mesh, array, P(runtime.DATA_AXIS)) for array in filled)
-        losses, predicted, labels = (np.asarray(result) for result in score(params, image, label))
-        real = labels != NO_EXAMPLE
-        total_loss += float(np.sum(losses[real], dtype=np.float64))
-        np.add.at(confusion, (labels[real], predicted[real]), 1)
-    return Evaluation(total_loss / len(split), confusion)
+        results = [np.asarray(result) for result in score(params, image, label)]
+        real = results[-1] != NO_EXAMPLE
+        yield [result[real] for result in results]
 
 
 def _fill(array: np.ndarray, rows: slice, value: int) -> np.ndarray:
     missing = rows.stop - rows.start - len(array)
     widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
     return np.pad(array, widths, constant_values=value) if missing else array
-
-
-def as_text(evaluation: Evaluation) -> str:
-    """An evaluation as a page of text: loss, accuracy, accuracy per class, confusion matrix."""
-    confusion = evaluation.confusion
-    width = max(5, len(str(confusion.max())) + 1)
-    classes = range(len(confusion))
-    lines = [
-        f"loss {evaluation.loss:.4f}",
-        f"accuracy {evaluation.accuracy:.2%} ({np.trace(confusion):,} of {np.sum(confusion):,})",
-        "",
-        "accuracy per class",
-        *(
-            f"{name:3d} {accuracy:8.2%}"
-            for name, accuracy in zip(classes, evaluation.class_accuracy, strict=True)
-        ),
-        "",
-        "confusion matrix (row: true class, column: named class)",
-        "   " + "".join(f"{name:{width}d}" for name in classes),
-        *(f"{name:3d}" + "".join(f"{count:{width}d}" for count in row) for name, row in enumerate(confusion)),
-    ]
-    return "\n".join(lines)

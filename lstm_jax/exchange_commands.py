@@ -53,18 +53,21 @@ class Export:
         trained = load_trained(self.run_dir, report=_note)
         params = jax.tree.map(np.asarray, trained.params)
         architecture = architecture_of(params)
+        sequence = _sequence(trained.config)
         metadata = {
             "producer": f"lstm_jax {__version__}",
             "dataset": trained.config.dataset,
             "step": str(trained.step),
-            "images": "float32 (batch, time, inputs): rows of pixels from 0 (black) to 1 (white)",
+            "images": f"float32 (batch, time, inputs): {sequence}, from 0 (black) to 1 (white)",
             **{field: str(value) for field, value in architecture._asdict().items()},
         }
         content = kind.encode(params, metadata)
         with whole(output) as temporary:
             temporary.write_bytes(content)
         _note(f"Wrote {output}, of {self.run_dir} at step {trained.step}. To compute logits with it:")
-        print(f"# images: float32 (batch, time, {architecture.inputs}), from 0 (black) to 1 (white)")
+        print(
+            f"# images: float32 (batch, time, {architecture.inputs}): {sequence}, from 0 (black) to 1 (white)"
+        )
         print(kind.example(architecture, output))
         return 0
 
@@ -146,6 +149,17 @@ class Import:
         if (self.pixel_mean, self.pixel_std) == (0.0, 1.0):
             return "as it is; --pixel-mean and --pixel-std are for weights that were trained otherwise"
         return f"as (p - {self.pixel_mean:g}) / {self.pixel_std:g}"
+
+
+def _sequence(config: Config) -> str:
+    """What the exported model reads step by step: other frameworks do not know of our tasks."""
+    order = f"lstm_jax.sequences.permutation(784, {config.permutation_seed!r})"
+    return {
+        "rows": "rows of pixels",
+        "columns": "columns of pixels",
+        "pixels": "single pixels, row after row",
+        "permuted": f"single pixels in the order of {order}",
+    }[config.task]
 
 
 def _note(text: str) -> None:

@@ -21,8 +21,7 @@ from lstm_jax.files import whole, write_whole
 from lstm_jax.idx import IMAGE_SHAPE, NUM_CLASSES
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.loop import Notes
-from lstm_jax.model import build_model
-from lstm_jax.training import build_optimizer, init_state
+from lstm_jax.training import Method, init_state
 
 
 def config_for(architecture: Architecture, options: Config) -> Config:
@@ -60,14 +59,11 @@ def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) 
     Raises:
         CheckpointError: if it cannot be written.
     """
-    # For names and shapes; `scan` is there on every machine.
-    model, optimizer = (
-        build_model(dataclasses.replace(config, implementation="scan")),
-        build_optimizer(config),
-    )
-    fresh = init_state(model, optimizer, seed=config.seed)
+    # For names and shapes: `scan` is there on every machine, and the number of steps does not matter.
+    method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
+    fresh = init_state(method, config.seed)
     params = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), fresh.params, params)
-    state = fresh._replace(params=params, opt_state=optimizer.init(params))
+    state = fresh._replace(params=params, opt_state=method.optimizer.init(params))
     # As if it had been trained here so far, so that train.py has no change to tell of.
     notes = Notes(
         devices=runtime.make_mesh(devices=config.devices, batch_size=config.batch_size).size,

@@ -7,19 +7,13 @@ images and all random keys follow from the seed, the epoch and the step.
 """
 
 import dataclasses
-import platform
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -27,25 +21,18 @@ from lstm_jax import runtime
 from lstm_jax.checkpoint import Checkpoints, digest
 from lstm_jax.config import Config
 from lstm_jax.console import Console
-from lstm_jax.data import Dataset, load_dataset
+from lstm_jax.data import VALIDATION_SIZE, Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.feed import Feed, make_feed
 from lstm_jax.kernels.choice import Task, choose, will_build
-from lstm_jax.model import Params, build_model
+from lstm_jax.model import Params
 from lstm_jax.plan import Plan
 from lstm_jax.run_directory import Record, RunDirectory
 from lstm_jax.signals import StopSignals
+from lstm_jax.summary import Notes, summarise, tell_end, tell_start
 from lstm_jax.trained import load_state
-from lstm_jax.training import (
-    NEVER,
-    TrainEpoch,
-    TrainState,
-    build_optimizer,
-    compile_train_epoch,
-    init_state_on,
-)
-from lstm_jax.version import __version__
+from lstm_jax.training import NEVER, Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
 
 # Seconds between two looks at signals and the progress bar: one program runs that long.
 DISPATCH_SECONDS = 0.25
@@ -68,32 +55,6 @@ class TrainResult:
     summary: Record | None
     stopped_by: signal.Signals | None
     run_dir: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Notes:
-    """What is saved beside the state: figures that nothing is computed from.
-
-    Attributes:
-        history: the records of the epochs so far.
-        epoch_seconds: time spent in training steps since the start of the epoch.
-        train_seconds: time spent in training steps since the start of the run.
-        wall_seconds: time spent in `train` since the start of the run.
-        devices: number of devices.
-        implementation: the one that computes the LSTM.
-    """
-
-    history: tuple[Record, ...] = ()
-    epoch_seconds: float = 0.0
-    train_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    devices: int = 1
-    implementation: str = "scan"  # of runs that do not say: there was no other default
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Notes":
-        """The notes that were saved as a JSON object."""
-        return cls(**{**values, "history": tuple(values["history"])})
 
 
 def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
@@ -127,8 +88,18 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
         with runtime.leader_first(
             lambda: Checkpoints(run.checkpoints, report=console.message)
         ) as checkpoints:
-            model, optimizer = build_model(config), build_optimizer(config)
-            state = init_state_on(mesh, model, optimizer, seed=config.seed)
+            with stop.at_once():
+                dataset = load_dataset(
+                    config.dataset,
+                    data_dir=config.data_dir,
+                    archive_dir=config.archive_dir,
+                    input=config.input,
+                    validation_size=0 if config.train_on_all else VALIDATION_SIZE,
+                    report=console.message,
+                )
+            plan = Plan.of(config, num_examples=len(dataset.train))
+            method = Method.of(config, total_steps=plan.total_steps)
+            state = init_state_on(mesh, method, config.seed)
             notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
@@ -144,15 +115,6 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                     "goes on the same up to float32 rounding, not bit by bit."
                 )
                 notes = dataclasses.replace(notes, implementation=implementation)
-            with stop.at_once():
-                dataset = load_dataset(
-                    config.dataset,
-                    data_dir=config.data_dir,
-                    archive_dir=config.archive_dir,
-                    input=config.input,
-                    report=console.message,
-                )
-            plan = Plan.of(config, num_examples=len(dataset.train))
             tell_start(console, config, dataset, state, mesh, implementation)
             feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=config.seed)
             loop = Loop(
@@ -161,10 +123,8 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                 mesh=mesh,
                 dataset=dataset,
                 feed=feed,
-                train_epoch=compile_train_epoch(
-                    model, optimizer, seed=config.seed, mesh=mesh, data_spec=feed.spec
-                ),
-                score=compile_score(model, mesh),
+                train_epoch=compile_train_epoch(method, mesh, data_spec=feed.spec),
+                score=compile_score(method.model, mesh),
                 run=run,
                 checkpoints=checkpoints,
                 console=console,
@@ -182,8 +142,9 @@ def finished(run: RunDirectory, summary: Record, console: Console) -> TrainResul
     history: tuple[Record, ...] = ()
     try:
         restored = load_state(run.path, report=console.message)
-        if digest(restored.state.params) == summary["parameters_sha256"]:
-            params, history = restored.state.params, Notes.from_json(restored.notes).history
+        found = restored.state.evaluated_params
+        if digest(found) == summary["parameters_sha256"]:
+            params, history = found, Notes.from_json(restored.notes).history
     except CheckpointError as error:
         console.message(str(error))
     if params is None:
@@ -234,13 +195,18 @@ class Loop:
         summary = summarise(state, dataclasses.replace(notes, wall_seconds=self.wall_seconds()), self.mesh)
         self.run.write_summary(summary)
         tell_end(self.console, summary, self.run.path)
-        return TrainResult(state.params, notes.history, summary, None, self.run.path)
+        return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
 
     def compile(self, state: TrainState) -> TrainState:
         """Compile the training program by running it over no steps, so that no epoch's time includes it."""
         epoch, done, _ = self.plan.epoch_of(int(state.step))
         self.feed.begin(epoch, done)
-        return jax.block_until_ready(self.train_epoch(state, *self.feed.take(done, done)))
+        return self.take_steps(state, done, done)
+
+    def take_steps(self, state: TrainState, start: int, stop: int) -> TrainState:
+        """Take the steps ``start`` to ``stop - 1`` of the epoch that the feed has begun."""
+        data = self.feed.take(start, stop)
+        return jax.block_until_ready(self.train_epoch(state, *data, np.uint32(self.config.seed)))
 
     def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes]:
         """Take the steps left of an epoch, evaluate and save; when told to stop, save and return."""
@@ -253,7 +219,7 @@ class Loop:
             until_save = every - int(state.step) % every if every else end - done
             count = runtime.from_leader(min(pace, until_save, end - done, self.feed.limit))
             clock = time.perf_counter()
-            state = jax.block_until_ready(self.train_epoch(state, *self.feed.take(done, done + count)))
+            state = self.take_steps(state, done, done + count)
             seconds = time.perf_counter() - clock
             notes = dataclasses.replace(
                 notes,
@@ -278,17 +244,20 @@ class Loop:
         return state, notes
 
     def evaluate(self, state: TrainState, notes: Notes, epoch: int, steps: int) -> Record:
-        """The figures of an epoch of so many steps that has just ended."""
-        validation, test = (
-            evaluate(self.score, state.params, split, mesh=self.mesh)
-            for split in (self.dataset.validation, self.dataset.test)
-        )
+        """The figures of an epoch of so many steps that has just ended.
+
+        Those of the validation split are None if there is none.
+        """
+        params, validation = state.evaluated_params, None
+        if len(self.dataset.validation):
+            validation = evaluate(self.score, params, self.dataset.validation, mesh=self.mesh)
+        test = evaluate(self.score, params, self.dataset.test, mesh=self.mesh)
         return {
             "epoch": epoch,
             "step": int(state.step),
             "train_loss": float(state.loss_sum) / steps,
-            "validation_loss": validation.loss,
-            "validation_accuracy": validation.accuracy,
+            "validation_loss": validation and validation.loss,
+            "validation_accuracy": validation and validation.accuracy,
             "test_loss": test.loss,
             "test_accuracy": test.accuracy,
             "train_seconds": notes.epoch_seconds,
@@ -329,47 +298,11 @@ class Loop:
         by = self.stop.received or signal.SIGTERM  # heard by another process
         saved = f"step {int(state.step)} of {self.plan.total_steps} is saved in {self.run.path}"
         self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
-        return TrainResult(state.params, notes.history, None, by, self.run.path)
+        return TrainResult(state.evaluated_params, notes.history, None, by, self.run.path)
 
     def wall_seconds(self) -> float:
         """Seconds spent in `train` since the start of the run."""
         return time.perf_counter() - self.started
-
-
-def summarise(state: TrainState, notes: Notes, mesh: Mesh) -> Record:
-    """What ``summary.json`` says of a run that has come to its end."""
-    last = notes.history[-1]
-    best = max(notes.history, key=lambda record: record["validation_accuracy"])  # the first of equals
-    return {
-        "test_accuracy": last["test_accuracy"],
-        "best_validation_test_accuracy": best["test_accuracy"],
-        "best_validation_epoch": best["epoch"],
-        "validation_accuracy": last["validation_accuracy"],
-        "best_validation_accuracy": best["validation_accuracy"],
-        "parameter_count": count_parameters(state.params),
-        "parameters_sha256": digest(state.params),
-        "wall_seconds": notes.wall_seconds,
-        "train_seconds": notes.train_seconds,
-        "epochs": last["epoch"],
-        "steps": int(state.step),
-        "device": describe_devices(mesh),
-        "implementation": notes.implementation,
-        "versions": {
-            "lstm_jax": __version__,
-            "python": platform.python_version(),
-            **{package.__name__: package.__version__ for package in (jax, jaxlib, flax, optax)},
-        },
-    }
-
-
-def count_parameters(params: Params) -> int:
-    """Number of trained values."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def describe_devices(mesh: Mesh) -> str:
-    """For instance ``2 x cpu`` or ``4 x TPU v5 lite``."""
-    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
 def prepare_implementation(config: Config, console: Console) -> str:
@@ -382,33 +315,3 @@ def prepare_implementation(config: Config, console: Console) -> str:
     if will_build(config.implementation, task):
         console.message("Building the native kernel, once; this takes some seconds")
     return choose(config.implementation, task)
-
-
-def tell_start(
-    console: Console, config: Config, dataset: Dataset, state: TrainState, mesh: Mesh, implementation: str
-) -> None:
-    """Say what is going to be trained on what."""
-    sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
-    console.message(
-        f"{dataset.name}: {sizes[0]:,} training, {sizes[1]:,} validation, {sizes[2]:,} test images"
-    )
-    console.message(
-        f"LSTM: {count_parameters(state.params):,} parameters, implementation {implementation}, "
-        f"{config.dtype}, on {describe_devices(mesh)}"
-    )
-    if int(state.step):
-        console.message(f"Continuing after step {int(state.step)}")
-    console.message("Each epoch: cost (mean training loss), accuracy on validation and test images, speed")
-
-
-def tell_end(console: Console, summary: Record, path: Path) -> None:
-    """Say what came out of it, and where it is."""
-    console.message(
-        f"Test accuracy {summary['test_accuracy']:.2%} after epoch {summary['epochs']}; "
-        f"{summary['best_validation_test_accuracy']:.2%} after epoch {summary['best_validation_epoch']}, "
-        "the best on validation"
-    )
-    console.message(
-        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
-    )
-    console.message(f"Run directory: {path}")

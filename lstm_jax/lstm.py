@@ -39,6 +39,7 @@ from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, last_step
 from lstm_jax.kernels.native import native
+from lstm_jax.wrappers import chrono_bias, in_parts, without_some_weights
 
 # --------------------------------------------------------------------------------------------------
 # The reference implementations. To add one, write a function as `Implementation` has it, name it in
@@ -148,7 +149,6 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
     {"scan": scan, "unrolled": unrolled, "fused": fused, "native": native}
 )
 
-
 # --------------------------------------------------------------------------------------------------
 # The layer
 # --------------------------------------------------------------------------------------------------
@@ -178,7 +178,9 @@ class LSTM(nn.Module):
             ones; what is exported (`jax.export`) or lowered for another platform than that of this
             process should name ``fused`` or ``scan``.
         forget_bias: initial value of the forget gate's bias, added to ``bias_init`` there. The default
-            is Flax's 0; 1 is what Gers et al. (2000) and Jozefowicz et al. (2015) advise.
+            is Flax's 0; 1 is what Gers et al. (2000) and Jozefowicz et al. (2015) advise. ``chrono``
+            draws it for the length of the sequence, see `wrappers.chrono_bias`, and gives the input gate
+            the negative of it.
         time_major: whether inputs and outputs are (time, *batch, features), not (*batch, time, features).
         return_carry: whether to return ``(carry, outputs)``, not only the outputs.
         return_outputs: False returns the carry alone, and the outputs of the steps before the last are
@@ -186,6 +188,10 @@ class LSTM(nn.Module):
         reverse: whether to process the sequence from its end.
         keep_order: whether the outputs of a reversed sequence are put back in the order of the inputs.
         unroll: how many steps `scan` writes out in one turn of its loop.
+        remat: into how many parts to cut the time steps, to save memory in the backward pass, see
+            `wrappers.in_parts`; None saves all that the backward pass needs.
+        recurrent_dropout_rate: share of the recurrent weights that is dropped while training, see
+            `wrappers.without_some_weights`.
         gate_fn: activation of the gates i, f, o.
         activation_fn: activation of the candidate g and of the memory c on its way out.
         kernel_init: initializer of the input kernels.
@@ -198,13 +204,15 @@ class LSTM(nn.Module):
 
     features: int
     implementation: str = "auto"
-    forget_bias: float = 0.0
+    forget_bias: float | str = 0.0
     time_major: bool = False
     return_carry: bool = False
     return_outputs: bool = True
     reverse: bool = False
     keep_order: bool = False
     unroll: int = 1
+    remat: int | None = None
+    recurrent_dropout_rate: float = 0.0
     gate_fn: Callable[..., Any] = nn.sigmoid
     activation_fn: Callable[..., Any] = nn.tanh
     kernel_init: Initializer = initializers.lecun_normal()
@@ -226,6 +234,7 @@ class LSTM(nn.Module):
         time_major: bool | None = None,
         reverse: bool | None = None,
         keep_order: bool | None = None,
+        deterministic: bool = True,
     ) -> (
         Float[Array, "*batch_and_time hidden"] | tuple[Carry, Float[Array, "*batch_and_time hidden"]] | Carry
     ):
@@ -243,6 +252,7 @@ class LSTM(nn.Module):
             time_major: overrides the attribute.
             reverse: overrides the attribute.
             keep_order: overrides the attribute.
+            deterministic: False switches dropout on; it needs the random key ``dropout``.
 
         Returns:
             The outputs h_t of all steps, in the layout of ``inputs``; with ``return_carry`` the pair of
@@ -250,7 +260,8 @@ class LSTM(nn.Module):
 
         Raises:
             ValueError: for an unknown implementation, one that cannot compute this or not on this
-                machine, ``unroll`` with one that has no loop, and a carry of another shape.
+                machine, ``unroll`` with one that has no loop, ``remat`` that does not divide the time
+                steps or with lengths for the final state, and a carry of another shape.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
@@ -273,7 +284,9 @@ class LSTM(nn.Module):
         for state, array in zip(("c", "h"), initial_carry, strict=True):
             if array.shape != expected:
                 raise ValueError(f"initial_carry: got {state} of shape {array.shape}, expected {expected}")
-        params = self._parameters(num_inputs=inputs.shape[-1])
+        params = self._parameters(time=len(inputs), num_inputs=inputs.shape[-1])
+        if self.recurrent_dropout_rate and not deterministic:
+            params = without_some_weights(params, self.make_rng("dropout"), self.recurrent_dropout_rate)
         lengths = seq_lengths if return_carry or not self.return_outputs else None
         implementation = self._implementation(
             Task.of(cell, params, inputs, initial_carry, unroll=self.unroll)
@@ -299,10 +312,11 @@ class LSTM(nn.Module):
             parent=None,  # a bag of hyperparameters, not a submodule with weights of its own
         )
 
-    def _parameters(self, num_inputs: int) -> CellParameters:
+    def _parameters(self, time: int, num_inputs: int) -> CellParameters:
         declare = _CellParameters(
             self.features,
             self.forget_bias,
+            time,
             kernel_init=self.kernel_init,
             recurrent_kernel_init=self.recurrent_kernel_init,
             bias_init=self.bias_init,
@@ -313,14 +327,16 @@ class LSTM(nn.Module):
 
     def _implementation(self, task: Task) -> Implementation:
         name = choose(self.implementation, task)
-        return partial(scan, unroll=self.unroll) if self.unroll != 1 else IMPLEMENTATIONS[name]
+        whole = partial(scan, unroll=self.unroll) if self.unroll != 1 else IMPLEMENTATIONS[name]
+        return whole if self.remat is None else in_parts(whole, self.remat)
 
 
 class _CellParameters(nn.Module):
     """The parameters of an `nn.LSTMCell`, declared under its names, with its initial values."""
 
     features: int
-    forget_bias: float
+    forget_bias: float | str
+    time: int
     kernel_init: Initializer
     recurrent_kernel_init: Initializer
     bias_init: Initializer
@@ -329,8 +345,9 @@ class _CellParameters(nn.Module):
     @nn.compact
     def __call__(self, num_inputs: int) -> CellParameters:
         params: dict[str, Mapping[str, Array]] = {}
+        shifts = self._bias_shifts()
         for gate in GATES:
-            bias_init = _shifted(self.bias_init, self.forget_bias) if gate == "f" else self.bias_init
+            bias_init = _shifted(self.bias_init, shifts[gate]) if gate in shifts else self.bias_init
             shapes_and_inits: dict[str, dict[str, tuple[tuple[int, ...], Initializer]]] = {
                 f"i{gate}": {"kernel": ((num_inputs, self.features), self.kernel_init)},
                 f"h{gate}": {
@@ -341,6 +358,17 @@ class _CellParameters(nn.Module):
             for name, dense in shapes_and_inits.items():
                 params[name] = _DenseParameters(dense, self.param_dtype, name=name)()
         return params
+
+    def _bias_shifts(self) -> dict[str, float | Array]:
+        """What is added to the initial biases of some gates."""
+        if not isinstance(self.forget_bias, str):
+            return {"f": self.forget_bias}
+        if self.forget_bias != "chrono":
+            raise ValueError(f"forget_bias: got {self.forget_bias!r}, expected a number or 'chrono'")
+        if not self.is_initializing():
+            return {}  # the biases are there already
+        bias = chrono_bias(self.make_rng("params"), self.features, self.time)
+        return {"f": bias, "i": -bias}
 
 
 class _DenseParameters(nn.Module):
@@ -357,6 +385,6 @@ class _DenseParameters(nn.Module):
         }
 
 
-def _shifted(init: Initializer, by: float) -> Initializer:
+def _shifted(init: Initializer, by: float | Array) -> Initializer:
     """The initializer ``init``, plus ``by``."""
     return lambda key, shape, dtype: init(key, shape, dtype) + jnp.asarray(by, dtype)

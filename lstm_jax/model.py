@@ -1,6 +1,6 @@
-"""The classifier: layers of LSTM over the rows of an image, and a dense layer on the last output.
+"""The classifier: layers of LSTM over an image as a sequence, and a dense layer on the last output.
 
-    x   (B, 28, 28)    an image is a sequence of 28 rows of 28 pixels
+    x   (B, 28, 28)    an image is a sequence of 28 rows of 28 pixels (or another, see `sequences.py`)
     h   (B, 28, 64)    the LSTM's output after each row
     h_T (B, 64)        the output after the last row has seen them all
     y   (B, 10)        logits = h_T W + b, one per class
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 from lstm_jax.config import Config
 from lstm_jax.idx import NUM_CLASSES
 from lstm_jax.lstm import LSTM
+from lstm_jax.sequences import as_sequence
 
 Params: TypeAlias = Any  # a pytree of float32 arrays
 
@@ -49,8 +50,13 @@ class LSTMClassifier(nn.Module):
         num_layers: LSTM layers; each reads the outputs of the one below.
         bidirectional: whether each layer also reads its inputs from the end; the two outputs are
             concatenated.
+        task: how the inputs become sequences, see `sequences.as_sequence`; ``rows`` leaves them as they are.
+        permutation_seed: the order of the pixels in the task ``permuted``, see `sequences.permutation`.
         dropout_rate: share of the outputs dropped between two layers.
-        forget_bias: initial value of the forget gates' biases.
+        output_dropout_rate: share of the last outputs dropped on the way to the dense layer.
+        recurrent_dropout_rate: share of the recurrent weights dropped, see `LSTM`.
+        forget_bias: initial value of the forget gates' biases, or ``chrono``, see `LSTM`.
+        remat: into how many parts to cut the sequences, to save memory in the backward pass, see `LSTM`.
         implementation: how the LSTM is computed, see `LSTM`.
         dtype: dtype of the LSTM's computation; parameters and logits are float32.
     """
@@ -59,23 +65,28 @@ class LSTMClassifier(nn.Module):
     num_classes: int = 10
     num_layers: int = 1
     bidirectional: bool = False
+    task: str = "rows"
+    permutation_seed: int | str = 92916
     dropout_rate: float = 0.0
-    forget_bias: float = 1.0
+    output_dropout_rate: float = 0.0
+    recurrent_dropout_rate: float = 0.0
+    forget_bias: float | str = 1.0
+    remat: int | None = None
     implementation: str = "auto"
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self,
-        inputs: Float[Array, "batch time features"],
+        inputs: Float[Array, "batch rows columns"],
         *,
         deterministic: bool = True,
         example_index: Int[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
-        """Compute the logits of a batch of sequences.
+        """Compute the logits of a batch of images, or of sequences (time, features) in the task ``rows``.
 
         Args:
-            inputs: the sequences.
+            inputs: the images.
             deterministic: False switches dropout on; it needs the random key ``dropout``.
             example_index: the place of each example in the whole batch; None if this is the whole
                 batch. Dropout depends on it, and so not on how a batch is spread over devices.
@@ -85,9 +96,11 @@ class LSTMClassifier(nn.Module):
         """
         if example_index is None:
             example_index = jnp.arange(inputs.shape[0])
+        inputs = as_sequence(inputs, self.task, self.permutation_seed)
         for layer in range(self.num_layers - 1):
             outputs: list[Any] = [
-                self._lstm(layer, direction, keep_order=True)(inputs) for direction in self._directions()
+                self._lstm(layer, direction, keep_order=True)(inputs, deterministic=deterministic)
+                for direction in self._directions()
             ]
             inputs = ExampleDropout(self.dropout_rate, name=f"dropout_{layer}")(
                 jnp.concatenate(outputs, axis=-1), example_index, deterministic=deterministic
@@ -95,9 +108,13 @@ class LSTMClassifier(nn.Module):
         last = []
         for direction in self._directions():
             # The last output is the h of the final carry.
-            _, h = self._lstm(self.num_layers - 1, direction, return_outputs=False)(inputs)
+            lstm = self._lstm(self.num_layers - 1, direction, return_outputs=False)
+            _, h = lstm(inputs, deterministic=deterministic)
             last.append(h)
         features = jnp.concatenate(last, axis=-1).astype(jnp.float32)
+        if self.output_dropout_rate:
+            dropout = ExampleDropout(self.output_dropout_rate, name="dropout_output")
+            features = dropout(features, example_index, deterministic=deterministic)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(features)
 
     def _directions(self) -> tuple[str, ...]:
@@ -108,6 +125,8 @@ class LSTMClassifier(nn.Module):
             self.hidden_size,
             implementation=self.implementation,
             forget_bias=self.forget_bias,
+            remat=self.remat,
+            recurrent_dropout_rate=self.recurrent_dropout_rate,
             kernel_init=KERNEL_INIT,
             recurrent_kernel_init=KERNEL_INIT,
             reverse=direction == "backward",
@@ -153,7 +172,7 @@ class ExampleDropout(nn.Module):
 def logits_of(
     model: LSTMClassifier,
     params: Params,
-    images: UInt8[Array, "batch rows columns"],
+    images: UInt8[Array, "batch rows columns"] | Float32[Array, "batch rows columns"],
     *,
     example_index: Int[Array, " batch"] | None = None,
     dropout_key: Key[Array, ""] | None = None,
@@ -184,8 +203,13 @@ def build_model(config: Config, num_classes: int = NUM_CLASSES) -> LSTMClassifie
         num_classes=num_classes,
         num_layers=config.num_layers,
         bidirectional=config.bidirectional,
+        task=config.task,
+        permutation_seed=config.permutation_seed,
         dropout_rate=config.dropout_rate,
+        output_dropout_rate=config.output_dropout_rate,
+        recurrent_dropout_rate=config.recurrent_dropout_rate,
         forget_bias=config.forget_bias,
+        remat=config.remat,
         implementation=config.implementation,
         dtype=jnp.dtype(config.dtype),
     )

@@ -158,7 +158,8 @@ class RunDirectory:
         with self._writing():
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(_json_line(record))
-            self._events.write(record["step"], {tag: record[key] for key, tag in _SCALARS.items()})
+            known = {tag: record[key] for key, tag in _SCALARS.items() if record[key] is not None}
+            self._events.write(record["step"], known)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.run_directory import read_config
-from lstm_jax.training import TrainState, build_optimizer, init_state
+from lstm_jax.training import Method, TrainState, init_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trained:
     Attributes:
         config: the options it was trained with.
         model: the classifier.
-        params: its parameters.
+        params: its parameters; their moving average, if it was trained with one.
         step: the training steps they have seen.
     """
 
@@ -61,7 +61,7 @@ def load_trained(run_dir: str | Path, *, report: Callable[[str], None] = lambda 
     restored = load_state(run_dir, report=report)
     # Wherever it was trained: what computes it here is for this machine to say.
     model = build_model(dataclasses.replace(config, implementation="auto"))
-    return Trained(config, model, restored.state.params, restored.step)
+    return Trained(config, model, restored.state.evaluated_params, restored.step)
 
 
 def load_state(
@@ -78,12 +78,13 @@ def load_state(
         CheckpointError: if no state has been saved, or none is whole.
     """
     run_dir = Path(run_dir)
-    # Only names and shapes are read off the model; for them nothing need be built.
-    config = dataclasses.replace(read_config(run_dir), implementation="scan")
+    # Only names and shapes are read off the method: for them nothing need be built, and the number of
+    # steps does not matter.
+    method = Method.of(dataclasses.replace(read_config(run_dir), implementation="scan"), total_steps=1)
     on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=jax.process_count()))
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
-        jax.eval_shape(partial(init_state, build_model(config), build_optimizer(config), seed=config.seed)),
+        jax.eval_shape(partial(init_state, method, 0)),
     )
     with Checkpoints(run_dir / "checkpoints", report=report, read_only=True) as checkpoints:
         restored = checkpoints.restore(like)

@@ -1,29 +1,41 @@
 """One step of training, an epoch of them in one program, as pure functions.
 
-    train_step(state, batch) -> (state, loss)
-    train_epoch(state, data, start, stop) -> state       the same step, in a compiled loop
+    train_step(state, batch, seed) -> (state, loss)
+    train_epoch(state, data, start, stop, seed) -> state       the same step, in a compiled loop
+
+All arguments are values, the seed too: one program serves every seed, and `jax.vmap` over states, orders
+and seeds trains many of them at once. What is trained, and how, is a `Method`.
 
 Both are written for one device's share of the batch; `runtime.over_devices` runs them on all devices
 of the mesh. The loop over epochs, with its files and messages, is in `loop.py`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float32, Int32, UInt8
+from jaxtyping import Array, Float32, Int32, Key, UInt8, UInt32
 
+from lstm_jax.augmentation import Augmentation, augment
 from lstm_jax.config import Config
-from lstm_jax.model import LSTMClassifier, Params, logits_of
+from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
+from lstm_jax.optimizer import averaged, build_optimizer
 from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, replicated
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1
+# Folded into the key of a step, it gives the key of the augmentation; the key itself is that of dropout.
+_AUGMENTATION = 1
+
+# A run's seed: a number, or an array within a compiled program.
+Seed: TypeAlias = int | np.uint32 | UInt32[Array, ""]
 
 
 class TrainState(NamedTuple):
@@ -42,6 +54,46 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     loss_sum: Float32[Array, ""]
     nonfinite_step: Int32[Array, ""]
+
+    @property
+    def evaluated_params(self) -> Params:
+        """The parameters to evaluate and to use: their moving average, if the optimizer keeps one."""
+        average = averaged(self.opt_state)
+        return self.params if average is None else average
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """What is trained, and how: all of a training step but its values.
+
+    Attributes:
+        model: the classifier.
+        optimizer: turns gradients into updates.
+        label_smoothing: share of the target that is spread evenly over all classes.
+        augmentation: how the images of a step are changed at random.
+    """
+
+    model: LSTMClassifier
+    optimizer: optax.GradientTransformation
+    label_smoothing: float = 0.0
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    @classmethod
+    def of(cls, config: Config, *, total_steps: int) -> "Method":
+        """The method of a configuration, for a run of so many steps."""
+        return cls(
+            model=build_model(config),
+            optimizer=build_optimizer(config, total_steps=total_steps),
+            label_smoothing=config.label_smoothing,
+            augmentation=Augmentation(
+                rotation=config.augment_rotation,
+                shift=config.augment_shift,
+                scale=config.augment_scale,
+                shear=config.augment_shear,
+                elastic=config.augment_elastic,
+                smoothness=config.augment_smoothness,
+            ),
+        )
 
 
 # Images of grey levels 0 to 255, and their classes.
@@ -77,49 +129,54 @@ DataSpec: TypeAlias = Any
 RESIDENT_SPEC: DataSpec = Resident._make([P(), P(), P(None, DATA_AXIS)])
 BLOCK_SPEC: DataSpec = Block._make([P(None, DATA_AXIS), P(None, DATA_AXIS)])
 
-TrainStep: TypeAlias = Callable[[TrainState, DeviceBatch], tuple[TrainState, Array]]
-TrainEpoch: TypeAlias = Callable[[TrainState, Any, Any, Any], TrainState]
+TrainStep: TypeAlias = Callable[[TrainState, DeviceBatch, Seed], tuple[TrainState, Array]]
+TrainEpoch: TypeAlias = Callable[[TrainState, Any, Any, Any, Seed], TrainState]
 
 
-def build_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980) as the configuration has it."""
-    return optax.adam(config.learning_rate)
-
-
-def keys_of(seed: int) -> tuple[Array, Array]:
+def keys_of(seed: Seed) -> tuple[Key[Array, ""], Key[Array, ""]]:
     """The random keys of a run: for the initial parameters, and for what each step draws."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
     return init_key, step_key
 
 
-def init_state(model: LSTMClassifier, optimizer: optax.GradientTransformation, *, seed: int) -> TrainState:
+def init_state(method: Method, seed: Seed) -> TrainState:
     """The state before the first step."""
-    params = model.init(keys_of(seed)[0], jnp.zeros((1, 28, 28)))["params"]
+    params = method.model.init(keys_of(seed)[0], jnp.zeros((1, 28, 28)))["params"]
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=method.optimizer.init(params),
         loss_sum=jnp.float32(0),
         nonfinite_step=jnp.int32(NEVER),
     )
 
 
-def init_state_on(
-    mesh: Mesh, model: LSTMClassifier, optimizer: optax.GradientTransformation, *, seed: int
-) -> TrainState:
+def init_state_on(mesh: Mesh, method: Method, seed: Seed) -> TrainState:
     """The state before the first step, the same on every device of the mesh."""
-    return jax.jit(partial(init_state, model, optimizer, seed=seed), out_shardings=replicated(mesh))()
+    return jax.jit(partial(init_state, method), out_shardings=replicated(mesh))(np.uint32(seed))
+
+
+def loss_of(
+    logits: Float32[Array, "batch classes"], label: Int32[Array, " batch"], label_smoothing: float
+) -> Float32[Array, ""]:
+    """The mean softmax cross-entropy of a batch.
+
+    Args:
+        logits: of each class.
+        label: the true classes.
+        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016,
+            arXiv 1512.00567, section 7).
+    """
+    if not label_smoothing:
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
+    targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), label_smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 
 def train_step(
-    state: TrainState,
-    batch: DeviceBatch,
-    *,
-    model: LSTMClassifier,
-    optimizer: optax.GradientTransformation,
-    seed: int,
+    state: TrainState, batch: DeviceBatch, seed: Seed, *, method: Method
 ) -> tuple[TrainState, Float32[Array, ""]]:
-    """Take one step down the gradient of the mean softmax cross-entropy of a batch.
+    """Take one step down the gradient of the loss of a batch.
 
     Runs on each device with its share of the batch; losses and gradients are averaged over the axis
     ``data``, so that all devices take the same step.
@@ -127,25 +184,29 @@ def train_step(
     Args:
         state: the state before the step.
         batch: this device's share of the batch.
-        model: the classifier.
-        optimizer: turns gradients into updates.
-        seed: the run's seed; dropout follows from it, the step and the example's place in the batch.
+        seed: the run's seed; dropout and augmentation follow from it, the step and the example's place
+            in the batch.
+        method: what is trained, and how.
 
     Returns:
         The state after the step, and the mean loss over the whole batch before it.
     """
     image, label = batch
     share = len(label)
-    dropout_key = jax.random.fold_in(keys_of(seed)[1], state.step)
+    key = jax.random.fold_in(keys_of(seed)[1], state.step)
     example_index = jax.lax.axis_index(DATA_AXIS) * share + jnp.arange(share)
+    inputs: Array = image
+    if method.augmentation.is_active:
+        augment_key = jax.random.fold_in(key, _AUGMENTATION)
+        inputs = augment(augment_key, image, example_index, method.augmentation)
 
-    def loss_of(params: Params) -> Float32[Array, ""]:
-        logits = logits_of(model, params, image, example_index=example_index, dropout_key=dropout_key)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
+    def loss_at(params: Params) -> Float32[Array, ""]:
+        logits = logits_of(method.model, params, inputs, example_index=example_index, dropout_key=key)
+        return loss_of(logits, label, method.label_smoothing)
 
     # One mean of loss and gradients together, after the backward pass: see `over_devices`.
-    loss, gradients = mean_over_devices(jax.value_and_grad(loss_of)(state.params))
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    loss, gradients = mean_over_devices(jax.value_and_grad(loss_at)(state.params))
+    updates, opt_state = method.optimizer.update(gradients, state.opt_state, state.params)
     step = state.step + 1
     is_first_nonfinite = ~jnp.isfinite(loss) & (state.nonfinite_step == NEVER)
     return TrainState(
@@ -162,8 +223,9 @@ def train_epoch(
     data: Resident | Block,
     start: Int32[Array, ""],
     stop: Int32[Array, ""],
+    seed: Seed,
     *,
-    step: TrainStep,
+    method: Method,
 ) -> TrainState:
     """Take the steps ``start`` up to, not including, ``stop`` of the steps that ``data`` holds.
 
@@ -175,36 +237,29 @@ def train_epoch(
         data: the batches.
         start: index of the first step in ``data``.
         stop: index after the last step.
-        step: the training step.
+        seed: the run's seed.
+        method: what is trained, and how.
     """
-    return jax.lax.fori_loop(start, stop, lambda i, state: step(state, data.batch(i))[0], state)
+
+    def body(index: Array, state: TrainState) -> TrainState:
+        return train_step(state, data.batch(index), seed, method=method)[0]
+
+    return jax.lax.fori_loop(start, stop, body, state)
 
 
-def compile_train_step(
-    model: LSTMClassifier, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh
-) -> TrainStep:
+def compile_train_step(method: Method, mesh: Mesh) -> TrainStep:
     """The jitted `train_step`; it consumes the state it is given."""
-    step = partial(train_step, model=model, optimizer=optimizer, seed=seed)
-    return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS))), donate=0)
+    step = partial(train_step, method=method)
+    return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS)), P()), donate=0)
 
 
-def compile_train_epoch(
-    model: LSTMClassifier,
-    optimizer: optax.GradientTransformation,
-    *,
-    seed: int,
-    mesh: Mesh,
-    data_spec: DataSpec,
-) -> TrainEpoch:
+def compile_train_epoch(method: Method, mesh: Mesh, *, data_spec: DataSpec) -> TrainEpoch:
     """The jitted `train_epoch` for one kind of data; it consumes the state it is given.
 
     Args:
-        model: the classifier.
-        optimizer: turns gradients into updates.
-        seed: the run's seed.
+        method: what is trained, and how.
         mesh: the devices.
         data_spec: `RESIDENT_SPEC` or `BLOCK_SPEC`.
     """
-    step = partial(train_step, model=model, optimizer=optimizer, seed=seed)
-    epoch = partial(train_epoch, step=step)
-    return over_devices(epoch, mesh, in_specs=(P(), data_spec, P(), P()), donate=0)
+    epoch = partial(train_epoch, method=method)
+    return over_devices(epoch, mesh, in_specs=(P(), data_spec, P(), P(), P()), donate=0)

@@ -263,9 +263,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     def poisoned(*args: Any, **kwargs: Any) -> Any:
         epoch = real(*args, **kwargs)
 
-        def run(state: Any, data: Any, start: Any, stop: Any) -> Any:
+        def run(state: Any, data: Any, start: Any, stop: Any, seed: Any) -> Any:
             broken = jax.tree.map(lambda leaf: leaf * np.float32("nan"), state.params)
-            return epoch(state._replace(params=broken) if stop > start else state, data, start, stop)
+            return epoch(state._replace(params=broken) if stop > start else state, data, start, stop, seed)
 
         return run
 

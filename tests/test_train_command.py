@@ -15,7 +15,7 @@ import pytest
 from conftest import PROJECT, Run
 
 from lstm_jax import command_line
-from lstm_jax.config import Config, option
+from lstm_jax.config import RECIPES, Config, option, recipe_config
 from lstm_jax.errors import DataError
 
 
@@ -27,6 +27,8 @@ def test_help_names_and_explains_every_option(run: Run) -> None:
         # An option is followed by a sentence about it and by its default.
         assert re.search(rf" {option(field.name)}[ ,][^.]*[A-Z'][^()]+", text), field.name
     assert text.count("(default: ") >= len(dataclasses.fields(Config))
+    for name, recipe in RECIPES.items():
+        assert f"{name}: {recipe.purpose}" in text
 
 
 def test_reading_options_does_not_import_jax(run: Run) -> None:
@@ -47,6 +49,15 @@ def test_reading_options_does_not_import_jax(run: Run) -> None:
         (["--dataset", "cifar"], ["--dataset", "'cifar'", "'mnist', 'fashion_mnist', 'kmnist'"]),
         (["--recipe", "quick"], ["--recipe", "'quick'", "'tutorial'"]),
         (["--recipe"], ["--recipe", "Missing value"]),
+        (["--forget-bias", "slow"], ["--forget-bias: got 'slow', expected a number, or 'chrono' ("]),
+        (
+            ["--task", "permuted", "--permutation-seed", "x"],
+            ["--permutation-seed: got 'x', expected a whole number, or 'bit-reversal' ("],
+        ),
+        (
+            ["--recipe", "fast", "--schedule", "constant", "--final-learning-rate-share", "0.5"],
+            ["--schedule constant"],
+        ),
         (["--learning-rate", "nan"], ["--learning-rate", "got nan", "above 0"]),
         (["--epochs", "1", "--steps", "2"], ["--epochs", "--steps", "not allowed together"]),
         (["--batch-size", "10", "--devices", "4"], ["--devices", "got 4", "divides"]),
@@ -92,6 +103,13 @@ def test_options_override_the_recipe() -> None:
     )
     assert config == Config(hidden_size=32, bidirectional=True, steps=9)
     assert train.read_config(["--recipe=tutorial", "--no-bidirectional"]) == Config()
+    both_ways = ["--recipe", "accurate", "--no-train-on-all", "--steps", "9", "--schedule", "cosine"]
+    expected = recipe_config("accurate", train_on_all=False, steps=9, schedule="cosine")
+    assert train.read_config(both_ways) == expected
+    assert train.read_config(["--recipe", "pixels", "--forget-bias", "2"]).forget_bias == 2.0
+    permuted = ["--recipe", "permuted", "--permutation-seed", "bit-reversal"]
+    assert train.read_config(permuted).permutation_seed == "bit-reversal"
+    assert train.read_config(["--recipe", "permuted"]).permutation_seed == 92916
 
 
 def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""What augmentation adds to a training step: ``python -m lstm_jax.benchmark.augmentation_cost``.
+
+The steps are those of training, in the loop of an epoch, on MNIST: noise would soon train the LSTM to
+saturate, and arithmetic with what is left of its gradients then, denormal numbers, is slow. Without and with
+augmentation they take turns, first by the clock on the wall and then by the processor time of this process,
+which says more on a machine that others use too: it counts work, on all cores, and not waiting.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from lstm_jax import command_line, runtime
+from lstm_jax.augmentation import Augmentation
+from lstm_jax.benchmark.timing import Run, Timing, take_turns
+from lstm_jax.config import Config, recipe_config
+from lstm_jax.data import Split, load_dataset
+from lstm_jax.errors import ConfigError
+from lstm_jax.training import RESIDENT_SPEC, Method, Resident, compile_train_epoch, init_state_on
+
+PROG = "python -m lstm_jax.benchmark.augmentation_cost"
+
+STEPS = 2**16  # as many as are ever asked for at once
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationCost:
+    """Time training steps of LSTM-64 without and with the augmentation of the recipe accurate."""
+
+    rounds: int = 15
+    """How often each is timed; they take turns."""
+    seconds: float = 0.3
+    """Shortest time of one measurement, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        for field in ("rounds", "seconds"):
+            value = getattr(self, field)
+            if not 0 < value < 1e6:
+                raise ConfigError(f"--{field}: got {value}, expected a number above 0 and below a million")
+
+    def run(self) -> int:
+        """Print the table."""
+        runtime.start(devices=None)
+        images = load_dataset("mnist").train
+        runs = {name: prepare(images, augmentation) for name, augmentation in variants().items()}
+        for title, clock in (("wall clock", time.perf_counter), ("processor time", time.process_time)):
+            timings = take_turns(runs, rounds=self.rounds, seconds=self.seconds, clock=clock)
+            print(as_text(title, timings))
+        return 0
+
+
+def variants() -> Mapping[str, Augmentation]:
+    """What is timed: none, all of a recipe, and what of it is not elastic."""
+    everything = method_of(recipe_config("accurate")).augmentation
+    return {"none": Augmentation(), "affine": dataclasses.replace(everything, elastic=0.0), "all": everything}
+
+
+def method_of(config: Config) -> Method:
+    """The method of a configuration; how long its schedule is does not matter here."""
+    return Method.of(config, total_steps=STEPS)
+
+
+def prepare(images: Split, augmentation: Augmentation) -> Run:
+    """Compile an epoch of the tutorial's steps with this augmentation."""
+    config = Config()
+    method = dataclasses.replace(method_of(config), augmentation=augmentation)
+    mesh = runtime.make_mesh(devices=1, batch_size=config.batch_size)
+    epoch = compile_train_epoch(method, mesh, data_spec=RESIDENT_SPEC)
+    (image, label) = next(images.batches(len(images)))
+    order = np.random.default_rng(0).integers(0, len(images), (STEPS, config.batch_size), np.int32)
+    arrays = zip((image, label.astype(np.int32), order), RESIDENT_SPEC, strict=True)
+    data = Resident(*(runtime.place(mesh, array, spec) for array, spec in arrays))
+    state = init_state_on(mesh, method, config.seed)
+
+    def run(steps: int) -> None:
+        nonlocal state  # the epoch consumes it
+        state = epoch(state, data, np.int32(0), np.int32(steps), np.uint32(config.seed))
+        jax.block_until_ready(state)
+
+    return run
+
+
+def as_text(title: str, timings: Mapping[str, Timing]) -> str:
+    """A Markdown table: milliseconds per step with their interquartile range, and what is added to none."""
+    lines = [f"| augmentation | {title}, ms per step | added |", "|---|---:|---:|"]
+    for name, timing in timings.items():
+        low, median, high = timing.quartiles
+        added = median / timings["none"].median - 1
+        lines.append(f"| {name} | {1e3 * median:.2f} ({1e3 * (high - low):.2f}) | {added:+.0%} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    command_line.run(lambda: command_line.parse(AugmentationCost, sys.argv[1:], prog=PROG).run(), prog=PROG)

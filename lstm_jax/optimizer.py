@@ -1,0 +1,122 @@
+"""From gradients to new weights: schedule of the learning rate, clipping, Adam, averaged weights.
+
+The learning rate of step k of N, counted from 0, with W steps of warm-up and D = N - W steps of decay:
+
+    k < W                     peak * (k + 1) / (W + 1)
+    linear, j = k - W         peak + (final - peak) * j / D
+    cosine, j = k - W         final + (peak - final) * (1 + cos(pi * j / D)) / 2
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float32, Int32
+
+from lstm_jax.config import Config
+
+
+def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransformation:
+    """The optimizer of a configuration: Adam (Kingma & Ba 2015, arXiv 1412.6980) and what goes with it.
+
+    Args:
+        config: the options.
+        total_steps: the steps of the whole run, which the schedule spans. The form of the optimizer's
+            state does not depend on it.
+    """
+    learning_rate = learning_rate_schedule(config, total_steps=total_steps)
+    if config.optimizer == "adamw":
+        # Decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). Biases are left alone:
+        # that of the forget gate is there to be large.
+        optimizer = optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=are_kernels)
+    else:
+        optimizer = optax.adam(learning_rate)
+    if config.clip_norm is not None:
+        # By the norm of all gradients together (Pascanu, Mikolov & Bengio 2013, arXiv 1211.5063).
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer if config.ema_decay is None else with_average(optimizer, config.ema_decay)
+
+
+def learning_rate_schedule(config: Config, *, total_steps: int) -> float | optax.Schedule:
+    """The learning rate: a number, or a function of the steps taken before, as the module says."""
+    peak = config.learning_rate
+    warmup = round(config.warmup * total_steps)
+    decay = max(total_steps - warmup, 1)
+    falling: optax.Schedule
+    match config.schedule:
+        case "linear":
+            falling = optax.linear_schedule(peak, peak * config.final_learning_rate_share, decay)
+        case "cosine":
+            falling = optax.cosine_decay_schedule(peak, decay, alpha=config.final_learning_rate_share)
+        case _ if config.warmup:
+            falling = optax.constant_schedule(peak)
+        case _:
+            return peak  # a number: the optimizer need not count
+    if not config.warmup:
+        return falling
+    # From the first step above 0, which would be a step that does nothing.
+    rising = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
+    return optax.join_schedules([rising, falling], [warmup])
+
+
+def are_kernels(params: Any) -> Any:
+    """Which leaves of a tree of parameters are kernels, and not biases."""
+    return jax.tree.map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", params
+    )
+
+
+class AverageState(NamedTuple):
+    """The state of `with_average`.
+
+    Attributes:
+        steps: steps taken.
+        average: the moving average of the parameters.
+        inner: the state of the optimizer inside.
+    """
+
+    steps: Int32[Array, ""]
+    average: Any
+    inner: optax.OptState
+
+
+def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """An optimizer that also keeps an exponential moving average of the parameters it makes.
+
+    With p_t for the parameters after step t, this is Adam's average with its correction for the start
+    (Polyak & Juditsky 1992 for the idea; Kingma & Ba 2015, sections 3 and 7.2, for this form):
+
+        e_t = decay * e_{t-1} + (1 - decay) * p_t,    e_0 = 0,    average_t = e_t / (1 - decay^t)
+
+    Args:
+        optimizer: makes the updates.
+        decay: the share of itself that the average keeps in a step.
+    """
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jnp.int32(0), jax.tree.map(jnp.copy, params), optimizer.init(params))
+
+    def update(gradients: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+        updates, inner = optimizer.update(gradients, state.inner, params)
+        steps = state.steps + 1
+        weight = average_weight(decay, steps)
+        # Without e_t: average_t = average_{t-1} + (1 - decay) / (1 - decay^t) * (p_t - average_{t-1}).
+        average = jax.tree.map(
+            lambda mean, new: mean + weight * (new - mean),
+            state.average,
+            optax.apply_updates(params, updates),
+        )
+        return updates, AverageState(steps, average, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def average_weight(decay: float, steps: Int32[Array, ""]) -> Float32[Array, ""]:
+    """The weight (1 - decay) / (1 - decay^steps) of the newest parameters, exact also for a decay near 1."""
+    return (1 - decay) / -jnp.expm1(steps.astype(jnp.float32) * jnp.log1p(jnp.float32(decay - 1)))
+
+
+def averaged(opt_state: optax.OptState) -> Any:
+    """The moving average of the parameters in an optimizer's state; None if it keeps none."""
+    return opt_state.average if isinstance(opt_state, AverageState) else None
