@@ -65,9 +65,8 @@ class Export:
         with whole(output) as temporary:
             temporary.write_bytes(content)
         _note(f"Wrote {output}, of {self.run_dir} at step {trained.step}. To compute logits with it:")
-        print(
-            f"# images: float32 (batch, time, {architecture.inputs}): {sequence}, from 0 (black) to 1 (white)"
-        )
+        shape = f"(batch, time, {architecture.inputs})"
+        print(f"# images: float32 {shape}: {sequence}, from 0 (black) to 1 (white)")
         print(kind.example(architecture, output))
         return 0
 

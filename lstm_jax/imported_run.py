@@ -20,7 +20,7 @@ from lstm_jax.errors import ConversionError
 from lstm_jax.files import whole, write_whole
 from lstm_jax.idx import IMAGE_SHAPE, NUM_CLASSES
 from lstm_jax.kernels.choice import Task, choose
-from lstm_jax.loop import Notes
+from lstm_jax.summary import Notes
 from lstm_jax.training import Method, init_state
 
 

@@ -18,6 +18,7 @@ from lstm_jax.compare.results import (
     ScalingPoint,
     Speed,
 )
+from lstm_jax.compare.tables import Table
 
 SIZE = Size(hidden=64, batch=128, time=28, inputs=28)
 # Milliseconds of a train step, a batch of inference and a single image; seconds of start-up and first step;
@@ -39,8 +40,17 @@ COSTS = {
     "pytorch-compile": (6.6, 2.2, 0.48, 2.4, 44.0, 610),
     "onnxruntime": (None, 1.1, 0.08, 0.3, None, 120),
 }
+# What is chosen by trial for PyTorch.
+THREADS = {"train": "2 threads", "infer": "1 thread", "latency": "1 thread"}
 STEPS = 100
-TOLERANCES = {"logits": 1e-4, "loss": 1e-5, "gradients": 1e-3, "curve": 1e-3, "chunk": 1e-3}
+TOLERANCES = {
+    "logits": 1e-4,
+    "inference": 1e-4,
+    "loss": 1e-5,
+    "gradients": 1e-3,
+    "curve": 1e-3,
+    "chunk": 1e-3,
+}
 VERSIONS = {"jax": "0.10.2", "numpy": "2.3.5"}
 
 
@@ -61,7 +71,7 @@ def speed_of(rng: np.random.Generator, costs: Sequence[float | None], rounds: in
     return Speed(
         start_seconds=start,
         first_step_seconds=first,
-        setting="2 threads" if first == 0.04 else None,
+        settings=THREADS if first == 0.04 else {},
         train_seconds=seconds,
         train_cpu_seconds=tuple(1.7 * value for value in seconds),
         infer_seconds=samples(rng, infer / 1e3, rounds),
@@ -79,10 +89,10 @@ def losses_of(judge: Sequence[float], rng: np.random.Generator, error: float) ->
 
 def parity_of(judge: Sequence[float], rng: np.random.Generator, error: float, *, trains: bool) -> Parity:
     if not trains:
-        return Parity(logits=2e-7)
+        return Parity(logits=2e-7, inference=2e-7)
     losses = losses_of(judge, rng, error)
     curve = max(abs(one / other - 1) for one, other in zip(losses, judge, strict=True))
-    return Parity(2e-7, 1e-7, 3e-6, losses, curve, curve / 3)
+    return Parity(2e-7, 1e-7, 3e-6, losses, curve, curve / 3, inference=4e-7)
 
 
 def learning_of(rng: np.random.Generator, costs: Sequence[float | None], seed: int, epochs: int) -> Learning:
@@ -118,7 +128,8 @@ def _point(rng: np.random.Generator, size: Size, names: Sequence[str], rounds: i
         # PyTorch's kernels gain with size: somebody else is faster at the largest.
         power = 0.75 if name == "pytorch" else 0.95
         seconds[name] = samples(rng, 1e-3 * (base - 0.4) * work**power + 0.4e-3, rounds)
-    return ScalingPoint(*size, seconds=seconds, why_not=why_not)
+    steps = max(2, round(30 / work))
+    return ScalingPoint(*size, steps, seconds=seconds, why_not=why_not)
 
 
 def example_results(
@@ -164,6 +175,7 @@ def example_results(
         versions={"python": "3.11.2", "lstm_jax": "0.1.0"},
         **SIZE._asdict(),
         threads=2,
+        steps_per_call=STEPS,
         train_flop=train_flop(SIZE),
         forward_flop=forward_flop(SIZE),
         judge_losses=judge,
@@ -173,6 +185,7 @@ def example_results(
         scaling=scaling_of(rng, names, max(rounds // 2, 1)) if scaling else (),
         learning_rate=0.01,
         epochs=epochs if seeds else 0,
+        test_images=10_000,
         notes=("The processor's clock was not fixed.",),
     )
 
@@ -186,9 +199,21 @@ def with_troubles(results: Results) -> Results:
     rng = np.random.default_rng(0)
     losses = losses_of(results.judge_losses, rng, 0.3)
     why = "gradients: relative error 1.2e-01, allowed 1e-03"
-    wrong = Parity(3e-7, 1e-7, 0.12, losses, 0.3, 0.1, why)
+    wrong = Parity(3e-7, 1e-7, 0.12, losses, 0.3, 0.1, 3e-7, why)
     frameworks["equinox"] = dataclasses.replace(equinox, parity=wrong, why_not=why)
     return dataclasses.replace(results, frameworks=frameworks)
+
+
+def with_speed(results: Results, name: str, **changes: Any) -> Results:
+    """The same with other measurements of one framework."""
+    speed = results.frameworks[name].speed
+    assert speed is not None
+    return results.with_framework(name, speed=dataclasses.replace(speed, **changes))
+
+
+def rows_of(table: Table) -> dict[str, dict[str, str]]:
+    """The cells of a table by the name of the row and the title of the column."""
+    return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
 
 
 # Comparisons of which something is missing.

@@ -16,9 +16,14 @@ from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import judge
 from lstm_jax.compare.adapter import Gradient
 from lstm_jax.compare.frameworks import Framework
+from lstm_jax.cores import usable_cores
 
 # What a step of training and of inference takes, and of the first of all the compilation besides.
 STEP_SECONDS, INFER_SECONDS, COMPILE_SECONDS = 4.0, 1.0, 64.0
+
+
+# By what share a step takes longer for each thread too many or too few.
+TOO_MANY = 0.5
 
 
 class Clock:
@@ -33,30 +38,34 @@ class Clock:
 
 
 CLOCK = Clock()
+COMPILED: set[str] = set()
 
 
 class Right:
     """Computes what the judge does, and takes `STEP_SECONDS` for each step."""
 
     step_seconds = STEP_SECONDS
+    # Training takes longer with another number, inference with every thread more.
+    best_threads = min(2, len(usable_cores()))
 
     def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
         CLOCK.install()
-        self._is_compiled = False
         self._weights = judge.weights_of(params)
         self._optimizer = judge.start_adam(self._weights)
         self._learning_rate = learning_rate
+        self._threads = self.best_threads
 
     def load(self, images: Any, labels: Any) -> Any:
         return images, labels
 
     def train(self, batches: Any) -> float:
         losses = []
-        if not self._is_compiled:
+        # As in PyTorch, a program is there for all models of a process: only the very first step is a first.
+        if "train" not in COMPILED:
             CLOCK.now += COMPILE_SECONDS
-            self._is_compiled = True
+            COMPILED.add("train")
         for images, labels in zip(*batches, strict=True):
-            CLOCK.now += self.step_seconds
+            CLOCK.now += self.step_seconds * (1 + TOO_MANY * abs(self._threads - self.best_threads))
             _, loss, gradient = judge.loss_and_gradient(self._weights, images, labels)
             self._weights, self._optimizer = judge.adam_step(
                 self._weights, gradient, self._optimizer, learning_rate=self._learning_rate
@@ -65,7 +74,7 @@ class Right:
         return float(np.mean(losses))
 
     def infer(self, batches: Any) -> Any:
-        CLOCK.now += INFER_SECONDS * len(batches[0])
+        CLOCK.now += INFER_SECONDS * len(batches[0]) * self._threads
         return np.stack([judge.logits(self.params(), images) for images in batches[0]])
 
     def gradient(self, images: Any, labels: Any) -> Gradient:
@@ -74,8 +83,9 @@ class Right:
     def params(self) -> Any:
         return judge.params_of(self._weights)
 
-    def tune(self, batches: Any) -> str | None:
-        return "1 nap"
+    def set_threads(self, count: int) -> bool:
+        self._threads = count
+        return True
 
 
 class Slow(Right):
@@ -116,6 +126,13 @@ class NotANumber(Right):
         return right._replace(loss=float("nan"))
 
 
+class WrongInference(Right):
+    """Right in all but the logits that it gives when nobody asks for a gradient."""
+
+    def infer(self, batches: Any) -> Any:
+        return 1.01 * super().infer(batches)
+
+
 class Raises(Right):
     """Cannot train."""
 
@@ -149,6 +166,14 @@ class DiesLater(Right):
         return super().infer(batches)
 
 
+class Large(Right):
+    """Has 100 MB, once, while it is made."""
+
+    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
+        super().__init__(size, params, learning_rate=learning_rate)
+        np.ones(100_000_000, np.uint8).sum()
+
+
 class Noisy(Right):
     """Prints, as frameworks do, to where the answers go."""
 
@@ -178,10 +203,12 @@ FRAMEWORKS: Mapping[str, Framework] = {
     "forgetful": _named(ForgetfulChunk),
     "optimizer": _named(WrongOptimizer),
     "nan": _named(NotANumber),
+    "inference-off": _named(WrongInference),
     "raises": _named(Raises),
     "dies": _named(Dies),
     "hangs": _named(Hangs),
     "dies-later": _named(DiesLater),
+    "large": _named(Large),
     "noisy": _named(Noisy),
     "inference": _named(InferenceOnly, trains=False),
     "missing": Framework("not installed", "nowhere:Nothing", {"no_such_package": "no-such-pip-name"}),

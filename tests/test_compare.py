@@ -1,6 +1,7 @@
 """The harness of the comparison, with frameworks of known speed and known faults."""
 
 import dataclasses
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import comparison, judge, measuring, parity, work
@@ -21,12 +23,19 @@ from lstm_jax.compare.options import Compare
 from lstm_jax.compare.processes import FrameworkError, Process
 from lstm_jax.compare.results import Results, read_results
 from lstm_jax.compare.work import Examples, initial_params, row_batches
+from lstm_jax.cores import usable_cores
 from lstm_jax.errors import ConfigError
 from tests.fake_frameworks import COMPILE_SECONDS, FRAMEWORKS, INFER_SECONDS, STEP_SECONDS
 
 SIZE = Size(hidden=3, batch=4, time=5, inputs=28)
 OPTIONS = Compare(hidden_size=3, batch_size=4, time_steps=5, scaling=False)
 EFFORT = Effort(curve_steps=4, steps=3, rounds=3, scaling_steps=2, scaling_rounds=2)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the tests' sizes a call would take a thousand."""
+    monkeypatch.setattr(measuring, "MOST_STEPS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +88,7 @@ def test_one_that_computes_the_same_is_found_the_same(start: StartProcess, digit
         ("swapped", ["logits", "loss", "gradients", "curve"]),
         ("optimizer", ["curve"]),
         ("forgetful", ["chunk"]),
+        ("inference-off", ["inference"]),
         ("nan", ["loss off by inf"]),
     ],
 )
@@ -165,18 +175,21 @@ def test_the_process_of_a_framework_has_nothing_of_jax_in_it() -> None:
 
 
 def compared(
-    names: list[str], digits: Examples, *, options: Compare = OPTIONS
+    names: list[str], digits: Examples, logs: Path, *, options: Compare = OPTIONS
 ) -> tuple[Results, list[Results], list[str]]:
     saved: list[Results] = []
     said: list[str] = []
     chosen = {name: FRAMEWORKS[name] for name in names}
-    results = compare(options, chosen, digits, digits, save=saved.append, report=said.append, effort=EFFORT)
+    results = compare(
+        options, chosen, digits, digits, logs=logs, save=saved.append, report=said.append, effort=EFFORT
+    )
     return results, saved, said
 
 
-def test_the_times_are_right_and_what_is_wrong_is_not_timed(digits: Examples) -> None:
+@pytest.mark.usefixtures("few_steps")
+def test_the_times_are_right_and_what_is_wrong_is_not_timed(digits: Examples, tmp_path: Path) -> None:
     names = ["right", "slow", "swapped", "raises", "dies-later", "missing", "inference"]
-    results, saved, said = compared(names, digits)
+    results, saved, said = compared(names, digits, tmp_path / "logs")
     found = results.frameworks
 
     right, slow = found["right"].speed, found["slow"].speed
@@ -187,7 +200,8 @@ def test_the_times_are_right_and_what_is_wrong_is_not_timed(digits: Examples) ->
     assert right.infer_seconds == slow.infer_seconds == (INFER_SECONDS,) * EFFORT.rounds
     assert right.latency_seconds == (INFER_SECONDS,) * EFFORT.rounds
     assert right.first_step_seconds == COMPILE_SECONDS + STEP_SECONDS
-    assert right.setting == "1 nap"
+    training = "1 thread" if len(usable_cores()) == 1 else "2 threads"
+    assert right.settings == {"train": training, "infer": "1 thread", "latency": "1 thread"}
     # The seconds of the processor are those of the world.
     assert all(0 <= seconds < STEP_SECONDS for seconds in right.train_cpu_seconds)
     assert 0 < right.start_seconds < 60
@@ -208,16 +222,24 @@ def test_the_times_are_right_and_what_is_wrong_is_not_timed(digits: Examples) ->
     assert inference.why_not is None
     assert inference.speed is not None
     assert inference.speed.train_seconds == ()
+    assert inference.speed.first_step_seconds is None
     assert len(inference.speed.latency_seconds) == EFFORT.rounds
+    # What the broken ones printed is kept, and nothing else.
+    logs = {path.stem for path in (tmp_path / "logs").iterdir()}
+    assert logs == {"swapped", "raises", "dies-later"}
+    assert "no kernel" in (tmp_path / "logs" / "raises.log").read_text()
+    assert results.steps_per_call == 5
+    assert results.test_images == 60
     # What was known was kept at each stage.
     assert saved[0].frameworks["right"].parity is not None
     assert saved[0].frameworks["right"].speed is None
 
 
-def test_curves_and_learning(digits: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "AXES", {"hidden": (2,), "batch": (3, 8)})
+@pytest.mark.usefixtures("few_steps")
+def test_curves_and_learning(digits: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "CURVES", {"hidden": (2,), "batch": (3, 8)})
     options = dataclasses.replace(OPTIONS, time_steps=28, scaling=True, epochs=2, seeds=2)
-    results, _, _ = compared(["right", "inference"], digits, options=options)
+    results, _, _ = compared(["right", "inference"], digits, tmp_path / "logs", options=options)
 
     assert [curve.axis for curve in results.scaling] == ["hidden", "batch"]
     assert [point.hidden for point in results.scaling[0].points] == [2, 3]
@@ -265,9 +287,21 @@ def test_learning_is_that_of_the_judge(start: StartProcess, digits: Examples) ->
     assert found.seconds_from_start_to(1.1) is None
 
 
-def test_nothing_installed_is_an_error(digits: Examples) -> None:
+def test_nothing_installed_is_an_error(digits: Examples, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none of those asked for is installed"):
-        compared(["missing"], digits)
+        compared(["missing"], digits, tmp_path / "logs")
+
+
+def test_memory_is_that_of_the_framework(start: StartProcess) -> None:
+    """Not that of the process that starts it, and not that of what was before."""
+    ours = np.ones(400_000_000, np.uint8)  # more than any of the fakes has
+    process = start("large")
+    process.call("build", SIZE, initial_params(SIZE, seed=0), 0.1)
+    before = process.call("memory")
+    process.call("forget_memory")
+    after = process.call("memory")
+    assert before.now + 50e6 < before.peak < ours.size
+    assert before.now - 50e6 < after.peak < before.peak - 50e6
 
 
 def test_slow_compilers_are_left_out_where_they_would_take_too_long() -> None:
@@ -284,10 +318,10 @@ def test_slow_compilers_are_left_out_where_they_would_take_too_long() -> None:
 
 def test_sequences_of_any_length_are_rows_of_digits(digits: Examples) -> None:
     order = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(60)
-    upper = row_batches(digits, SIZE, steps=2)
-    assert upper.images.shape == (2, 4, 5, 28)
-    np.testing.assert_array_equal(upper.images[1, 2], digits.images[order[6], :5] / np.float32(255))
-    assert upper.labels[1, 2] == digits.labels[order[6]]
+    middle = row_batches(digits, SIZE, steps=2)
+    assert middle.images.shape == (2, 4, 5, 28)
+    np.testing.assert_array_equal(middle.images[1, 2], digits.images[order[6], 11:16] / np.float32(255))
+    assert middle.labels[1, 2] == digits.labels[order[6]]
     # 30 rows: a digit, and two rows of the next one; of 60 digits, 20 steps need them several times.
     longer = row_batches(digits, SIZE._replace(time=30), steps=20)
     first, second = digits.images[order[2]], digits.images[order[3]]
@@ -323,7 +357,8 @@ def test_the_number_of_steps_keeps_the_arithmetic() -> None:
     larger = comparison.TUTORIAL._replace(batch=512)
     assert measuring.steps_for(larger, reference=comparison.TUTORIAL, steps=100) == 25
     assert measuring.steps_for(larger._replace(hidden=512), reference=comparison.TUTORIAL, steps=100) == 2
-    assert measuring.steps_for(SIZE, reference=comparison.TUTORIAL, steps=100) == 100
+    # However small, a call takes no more than so many steps.
+    assert measuring.steps_for(SIZE, reference=comparison.TUTORIAL, steps=100) == measuring.MOST_STEPS
 
 
 # --------------------------------------------------------------------------------------------------
@@ -372,6 +407,35 @@ def test_the_whole_command(run: Callable[..., Any], tmp_path: Path) -> None:
     assert found.frameworks["lstm_jax-scan"].agrees
     assert found.frameworks["lstm_jax-scan"].speed is not None
     assert "<table" in (tmp_path / "new" / "folder" / "report.html").read_text()
+
+
+def test_a_comparison_is_not_overwritten_by_mistake(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"results\.json exists, expected a new folder"):
+        comparison.run(Compare(output=tmp_path))
+
+
+def test_ctrl_c_keeps_what_is_known(environment: dict[str, str], tmp_path: Path) -> None:
+    options = "--frameworks lstm_jax-scan --hidden-size 2 --batch-size 2 --time-steps 28 --repeats 2"
+    words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(tmp_path)]
+    with subprocess.Popen(
+        words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stderr is not None
+        for line in program.stderr:
+            if "round 1 of 2" in line:
+                break
+        program.send_signal(signal.SIGINT)
+        output, rest = program.communicate(
+            timeout=120
+        )  # which waits for all that have its pipes: no one is left
+    assert program.returncode == 130
+    assert rest.endswith("python -m lstm_jax: stopped by SIGINT\n")
+    assert "Traceback" not in rest
+    assert "Stopped before its end" in output
+    found = read_results(tmp_path / "results.json")
+    assert found.frameworks["lstm_jax-scan"].agrees
+    assert found.frameworks["lstm_jax-scan"].speed is None
 
 
 def test_an_impossible_earlier_comparison(run: Callable[..., Any], tmp_path: Path) -> None:

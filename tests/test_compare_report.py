@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparison_example import COSTS, PAIR, PARTS, example_results, with_troubles
+from comparison_example import COSTS, PAIR, PARTS, example_results, rows_of, with_speed, with_troubles
 
-from lstm_jax.compare.against import against_finding, against_table
 from lstm_jax.compare.findings import Finding, Standing, findings, rank
 from lstm_jax.compare.frameworks import FRAMEWORKS
+from lstm_jax.compare.learning import RECIPE_RATE
+from lstm_jax.compare.measuring import TIMING_RATE
+from lstm_jax.compare.page import how
+from lstm_jax.compare.parity import PARITY_RATE
 from lstm_jax.compare.plots import NAMES, SUFFIXES
 from lstm_jax.compare.report import NO_PICTURES, as_text, write_report
-from lstm_jax.compare.results import FrameworkResult, Peak, Results, read_results
-from lstm_jax.compare.statistics import (
-    LEAST_ROUNDS,
-    ratio,
-)
+from lstm_jax.compare.results import FrameworkResult, Results, read_results
+from lstm_jax.compare.statistics import LEAST_ROUNDS, ratio
 from lstm_jax.compare.styles import STYLES
 from lstm_jax.compare.tables import (
     Table,
@@ -29,24 +29,15 @@ from lstm_jax.compare.tables import (
     frameworks_table,
     parity_table,
     scaling_tables,
+    settings_in_words,
     speed_table,
     three_digits,
     with_spread,
 )
 
 
-def rows_of(table: Table) -> dict[str, dict[str, str]]:
-    return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
-
-
 def finding_of(results: Results, topic: str) -> Finding:
     return next(finding for finding in findings(results) if finding.topic == topic)
-
-
-def with_speed(results: Results, name: str, **changes: Any) -> Results:
-    speed = results.frameworks[name].speed
-    assert speed is not None
-    return results.with_framework(name, speed=dataclasses.replace(speed, **changes))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -57,7 +48,8 @@ def with_speed(results: Results, name: str, **changes: Any) -> Results:
 def test_numbers_as_words() -> None:
     words = [three_digits(value) for value in (0.0123, 0.5, 1.234, 12.34, 123.4, 12345.6)]
     assert words == ["0.012", "0.500", "1.23", "12.3", "123", "12,346"]
-    assert with_spread([1.0, 2.0, 3.0, 4.0, 5.0], factor=10) == "30.0 (20.0)"
+    assert with_spread([1.0, 2.0, 3.0, 4.0, 5.0], factor=10) == "30.0 (20.0-40.0)"
+    assert with_spread([1000.0, 2000.0, 3000.0]) == "2,000 (1,500-2,500)"
     assert with_spread([2.0]) == "2.00"
 
 
@@ -75,24 +67,68 @@ def test_the_speed_table_has_the_right_numbers() -> None:
     assert results.peak is not None
     row = rows["pytorch"]
     step = float(np.median(speed.train_seconds))
-    assert row["setting"] == "2 threads"
-    assert row["train step, ms (IQR)"].startswith(f"{1e3 * step:.2f} (")
+    assert row["setting"] == "2 threads; inference 1 thread; one image 1 thread"
+    low, high = np.percentile(speed.train_seconds, [25, 75])
+    assert row["train step, ms (quartiles)"] == f"{1e3 * step:.2f} ({1e3 * low:.2f}-{1e3 * high:.2f})"
     found = re.fullmatch(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", row["ratio to the fastest (95 % interval)"])
     assert found is not None
     assert found[1] == f"{step / medians['lstm_jax-native']:.2f}"
     assert float(found[2]) < float(found[1]) < float(found[3])
     assert row["training, images/s"] == f"{128 / step:,.0f}"
     assert row["inference, images/s"] == f"{128 / np.median(speed.infer_seconds):,.0f}"
-    assert row["a single image, ms"] == f"{1e3 * np.median(speed.latency_seconds):.3f}"
-    assert (row["first step, s"], row["start-up, s"], row["peak memory, MB"]) == ("0.040", "2.30", "350")
-    assert row["cores used"] == "1.70"
+    latency = f"{1e3 * np.median(speed.latency_seconds):.3f} ("
+    assert row["a single image, ms (quartiles)"].startswith(latency)
+    assert (row["first step, s"], row["start-up, s"]) == ("0.040", "2.30")
+    assert row["peak memory, MB (of it at start)"] == "350 (210)"
+    assert row["processor time of a train step, ms"] == f"{1.7e3 * step:.2f}"
     peak = 2 * 2048**3 / np.median(results.peak.seconds)
     # 8 T B (D + H) H for the forward pass; twice that for the backward pass, but for the inputs' gradient.
     flop = 8 * 28 * 128 * (3 * (28 + 64) * 64 - 28 * 64)
     assert row["share of peak"] == f"{flop / step / peak:.0%}"
     assert rows["lstm_jax-native"]["ratio to the fastest (95 % interval)"] == "1"
-    assert rows["onnxruntime"]["train step, ms (IQR)"] == "inference only"
+    assert rows["onnxruntime"]["train step, ms (quartiles)"] == "inference only"
     assert rows["onnxruntime"]["share of peak"] == "—"
+
+
+def test_settings_as_words() -> None:
+    for settings, words in [
+        ({}, "—"),
+        ({"train": "2 threads", "infer": "2 threads", "latency": "2 threads"}, "2 threads"),
+        ({"infer": "2 threads", "latency": "1 thread"}, "inference 2 threads; one sequence 1 thread"),
+    ]:
+        assert settings_in_words(settings, one="sequence") == words
+
+
+def test_start_up_is_the_median_of_all_starts() -> None:
+    results = example_results(PAIR)
+    learning = tuple(
+        dataclasses.replace(run, start_seconds=seconds)
+        for run, seconds in zip(results.frameworks["pytorch"].learning, (5.0, 6.0, 7.0), strict=True)
+    )
+    results = results.with_framework("pytorch", learning=learning)
+    table = speed_table(results)
+    assert rows_of(table)["pytorch"]["start-up, s"] == "5.50"  # 2.3, 5, 6 and 7
+    assert "median of 4 starts" in " ".join(table.notes)
+    found = finding_of(results, "Start-up")
+    assert found.text.startswith("Median of 4 starts, without an interval: import and model take 1.90 s with")
+    assert "5.50 s with pytorch" in found.text
+    assert "median of 1 to 4 starts" in " ".join(speed_table(example_results()).notes)  # ONNX Runtime has one
+    assert "median of 1 start." in " ".join(speed_table(PARTS["quick"]).notes)
+
+
+def test_how_says_what_the_comparison_does() -> None:
+    results = example_results(PAIR)
+    told = how(results)
+    assert "100 train steps in a call" in told["What is timed"]
+    assert f"{PARITY_RATE:g}, a tenth of the recipe's. At {RECIPE_RATE:g}" in told["Learning rate of parity"]
+    assert pytest.approx(10 * PARITY_RATE) == RECIPE_RATE
+    assert f"learning rate is {TIMING_RATE:g}" in told["What is timed"]
+    few = how(dataclasses.replace(results, steps_per_call=10, judge_losses=results.judge_losses[:12]))
+    assert "10 train steps in a call" in few["What is timed"]
+    assert "losses of the first 12 steps" in few["Parity first"]
+    text = as_text(results, None)
+    for topic, sentences in told.items():
+        assert f"- **{topic}.** {sentences}" in text
 
 
 def test_those_that_differ_are_not_timed() -> None:
@@ -118,7 +154,8 @@ def test_parity_shows_errors_beside_what_is_allowed() -> None:
     parity = results.frameworks["pytorch"].parity
     assert parity is not None
     assert rows["pytorch"]["loss curve"] == f"{parity.curve:.1e}"
-    assert rows["allowed"]["logits"] == "1e-04"
+    assert rows["pytorch"]["inference"] == f"{parity.inference:.1e}" != rows["pytorch"]["logits"]
+    assert rows["allowed"]["logits"] == rows["allowed"]["inference"] == "1e-04"
 
 
 def test_accuracy_counts_seeds_and_times() -> None:
@@ -139,6 +176,8 @@ def test_accuracy_counts_seeds_and_times() -> None:
     assert row["98 % from first step, s"] == "2 of 3 seeds"
     deviation = stdlib_statistics.stdev([98.5, 99.0, 97.1])
     assert row["accuracy after 5 epochs, %"] == f"98.20 ± {deviation:.2f}"
+    few = accuracy_table(dataclasses.replace(results, test_images=1234))
+    assert "Test accuracy on 1,234 images" in few.notes[0]
     alone = rows_of(accuracy_table(results.with_framework("pytorch", learning=learning[:1])))["pytorch"]
     assert alone["97 % from first step, s"] == "2.00"
     assert alone["accuracy after 5 epochs, %"] == "98.50"
@@ -155,6 +194,8 @@ def test_scaling_has_medians_slopes_and_reasons() -> None:
     assert rows["haiku"]["slope"] == f"{np.polyfit(np.log(sizes), np.log(medians), 1)[0]:.2f}"
     assert rows["pytorch-compile"]["784"] == "—"
     assert rows["pytorch-compile"]["slope"] != "—"
+    steps = [point.steps for point in curve.points]
+    assert f"Train steps in a timed call: {min(steps)} to {max(steps)}" in table.notes[0]
     assert "pytorch-compile at 784: takes minutes to compile beyond 112 time steps" in table.notes
 
 
@@ -298,61 +339,6 @@ def test_seeds_that_overlap_name_no_winner() -> None:
     assert standing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) is Standing.FIRST
     assert standing((4.0, 5.0, 6.0), (1.0, 2.0, 3.0)) is Standing.BEHIND
     assert standing((1.0, 2.0, 4.5), (4.0, 5.0, 6.0)) is Standing.LEVEL
-
-
-# --------------------------------------------------------------------------------------------------
-# Against an earlier comparison
-# --------------------------------------------------------------------------------------------------
-
-
-def test_against_an_earlier_comparison() -> None:
-    before, now = example_results(seed=1), example_results(faster=1.25)
-    now = with_speed(now, "haiku", train_seconds=tuple(2 * s for s in _seconds(now, "haiku")))
-    rows = rows_of(against_table(now, before))
-    expected = np.median(_seconds(before, "lstm_jax-native")) / np.median(_seconds(now, "lstm_jax-native"))
-    column = "then / now (95 % interval)"
-    assert rows["lstm_jax-native"][column].startswith(f"{expected:.2f} (")
-    words = {name: row["training is"] for name, row in rows.items()}
-    assert (words["lstm_jax-native"], words["haiku"], words["pytorch"]) == (
-        "faster",
-        "slower",
-        "no difference",
-    )
-    assert words["onnxruntime"] == "—"
-    assert rows["onnxruntime"]["inference is"] == "no difference"
-    text = against_finding(now, before).text
-    assert "Faster: lstm_jax-native." in text
-    assert "Slower: haiku." in text
-    assert "The machine itself" not in text
-    assert "lstm_jax-native" in as_text(now, before)
-
-
-def _seconds(results: Results, name: str) -> tuple[float, ...]:
-    speed = results.frameworks[name].speed
-    assert speed is not None
-    return speed.train_seconds
-
-
-def test_against_says_what_cannot_be_compared() -> None:
-    before, now = example_results(PAIR), example_results(PAIR[:1])
-    table = against_table(now, before)
-    assert "Only then: pytorch." in table.notes
-    other = dataclasses.replace(before, hidden=128)
-    assert not against_table(now, other).rows
-    assert "hidden size 128 then, 64 now" in against_table(now, other).notes[0]
-    assert "hidden size 128 then, 64 now" in against_finding(now, other).text
-    few = rows_of(against_table(example_results(PAIR, rounds=1), before))
-    assert few["pytorch"]["training is"] == "too few rounds to say"
-    assert before.peak is not None
-    slower = Peak(before.peak.flop, tuple(1.5 * seconds for seconds in before.peak.seconds))
-    text = against_finding(dataclasses.replace(before, peak=slower), before).text
-    assert "The machine itself is slower" in text
-    changed = dataclasses.replace(
-        before, versions={**before.versions, "lstm_jax": "9"}, machine={"cpu": "Another"}
-    )
-    notes = against_table(changed, before).notes
-    assert "Versions: lstm_jax 0.1.0 to 9." in notes
-    assert "Another machine: A processor of 2.1 GHz then, Another now." in notes
 
 
 # --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.benchmark.size import Size, forward_flop, train_flop
 from lstm_jax.benchmark.timing import Timing
 from lstm_jax.benchmark.work import MEASURES
+from lstm_jax.cores import usable_cores
 from lstm_jax.version import __version__
 
 BASELINE = "flax"
@@ -128,7 +129,7 @@ def machine() -> dict[str, Any]:
     """The processor, how many cores of it we may use, the operating system, and settings from outside."""
     return {
         "cpu": cpu_model(),
-        "cores": cores(),
+        "cores": len(usable_cores()),
         "system": platform.platform(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
@@ -141,11 +142,6 @@ def cpu_model() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # not Linux, or not a processor that says its name there
         return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
@@ -179,7 +175,7 @@ def heading(options: Benchmark) -> str:
     """What holds for all tables."""
     found = ", ".join(f"{name} {number}" for name, number in versions().items())
     return (
-        f"`{options.command()}`\n\n{cpu_model()}, {cores()} cores; {found}. "
+        f"`{options.command()}`\n\n{cpu_model()}, {len(usable_cores())} cores; {found}. "
         f"Medians of {options.rounds} rounds, in which all take turns; in brackets the interquartile range. "
         "Speed-up, GFLOP/s and share of the peak are those of the train step."
     )

@@ -7,12 +7,10 @@ PyTorch may be missing, so nothing here is imported before it is asked for.
 import importlib
 import importlib.util
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lstm_jax.benchmark.report import cores
 from lstm_jax.benchmark.timing import Clock, Run, steps_for
 from lstm_jax.benchmark.work import (
     LEARNING_RATE,
@@ -27,6 +25,7 @@ from lstm_jax.benchmark.work import (
     make_task,
 )
 from lstm_jax.convert import from_pytorch, to_pytorch
+from lstm_jax.cores import fastest, thread_counts, usable_cores
 
 
 class Model:
@@ -108,7 +107,13 @@ def prepare(task: Task, *, devices: int, seconds: float, clock: Clock = time.per
     model.train(1)
     first_step_seconds = clock() - start
     answer = Model(task).answer()
-    threads = _fastest(model.train, thread_counts(cores()), seconds=seconds, clock=clock)
+    steps = steps_for(model.train, seconds=seconds / 3, clock=clock)
+
+    def train(count: int) -> None:
+        torch.set_num_threads(count)
+        model.train(steps)
+
+    threads = fastest(train, thread_counts(len(usable_cores())), clock=clock)
 
     def with_threads(run: Run) -> Run:
         def with_its_threads(steps: int) -> None:
@@ -120,30 +125,6 @@ def prepare(task: Task, *, devices: int, seconds: float, clock: Clock = time.per
     runs = {"forward": model.forward, "gradient": model.gradient, "train step": model.train}
     timed = {measure: with_threads(run) for measure, run in runs.items()}
     return Prepared("pytorch", first_step_seconds, None, threads, answer, timed)
-
-
-def thread_counts(most: int) -> list[int]:
-    """The numbers of threads to try: the powers of two below the number of cores, and that number."""
-    return [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
-
-
-def _fastest(run: Run, counts: Sequence[int], *, seconds: float, clock: Clock) -> int:
-    """The number of threads with which the steps take the least time, of three short trials each."""
-    torch = _import()
-    if len(counts) == 1:
-        return counts[0]
-    best: dict[int, float] = {}
-    steps = {}
-    for count in counts:
-        torch.set_num_threads(count)
-        steps[count] = steps_for(run, seconds=seconds / 3, clock=clock)
-    for _ in range(3):
-        for count in counts:
-            torch.set_num_threads(count)
-            start = clock()
-            run(steps[count])
-            best[count] = min(best.get(count, float("inf")), (clock() - start) / steps[count])
-    return min(counts, key=lambda count: best[count])
 
 
 def as_classifier(params: Params) -> Params:

@@ -9,7 +9,7 @@ An adapter lives in a process of its own (`lstm_jax.compare.worker`), which impo
 framework; importing its module imports its framework.
 """
 
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32
@@ -35,6 +35,7 @@ class Gradient(NamedTuple):
     gradients: Params
 
 
+@runtime_checkable  # so that type checkers at run time accept it as a hint
 class Adapter(Protocol):
     """One framework's classifier. Its functions return when the work is done."""
 
@@ -66,9 +67,9 @@ class Adapter(Protocol):
     def params(self) -> Params:
         """The parameters as they are now."""
 
-    def tune(self, batches: Any) -> str | None:
-        """Choose by trial what a user would, such as a number of threads; it may train on the way.
+    def set_threads(self, count: int) -> bool:
+        """Compute with so many threads from now on.
 
         Returns:
-            What was chosen, in words for a table ("2 threads"); None if there is nothing to choose.
+            False if the framework shares out its work among the cores by itself; then nothing is changed.
         """

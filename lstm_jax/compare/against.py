@@ -18,6 +18,12 @@ def why_not_comparable(now: Results, before: Results) -> str | None:
         for field, title in sizes.items()
         if getattr(before, field) != getattr(now, field)
     ]
+    steps = (before.steps_per_call, now.steps_per_call)
+    if all(steps) and steps[0] != steps[1]:
+        differences.append(
+            f"{steps[0]} train steps in a timed call then, {steps[1]} now, so that what a call itself costs "
+            "weighs more in one of them, as with `--quick`"
+        )
     return f"not the same work: {'; '.join(differences)}" if differences else None
 
 
@@ -27,8 +33,8 @@ def against_table(now: Results, before: Results) -> Table:
         return Table(TITLE, (), (), (f"The comparison of {before.day} is {why}. Nothing is compared.",))
     header = (
         "framework",
-        "train step then, ms (IQR)",
-        "now, ms (IQR)",
+        "train step then, ms (quartiles)",
+        "now, ms (quartiles)",
         "then / now (95 % interval)",
         "training is",
         "inference, then / now (95 % interval)",

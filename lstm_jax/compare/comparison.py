@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -14,9 +13,9 @@ from lstm_jax.benchmark.jax_lstm import peak_flop
 from lstm_jax.benchmark.size import Size, forward_flop, train_flop
 from lstm_jax.compare import measuring, parity
 from lstm_jax.compare.frameworks import FRAMEWORKS, Framework
-from lstm_jax.compare.learning import LEARNING_RATE, learn
+from lstm_jax.compare.learning import RECIPE_RATE, learn, steps_of_part
 from lstm_jax.compare.options import INPUTS, Compare
-from lstm_jax.compare.processes import FrameworkError, Process
+from lstm_jax.compare.processes import FrameworkError, Process, seconds_to_build
 from lstm_jax.compare.report import as_text, write_report
 from lstm_jax.compare.results import (
     FrameworkResult,
@@ -24,22 +23,22 @@ from lstm_jax.compare.results import (
     Peak,
     Results,
     Scaling,
-    Speed,
     as_json,
     read_results,
 )
 from lstm_jax.compare.work import Examples, initial_params, row_batches
-from lstm_jax.compare.worker import Sample
+from lstm_jax.compare.worker import INFER, TRAIN, Memory, Sample
 from lstm_jax.data import load_dataset
 from lstm_jax.errors import ConfigError
 from lstm_jax.files import write_whole
 from lstm_jax.kernels.build import why_not_available
+from lstm_jax.signals import StopSignals
 
 # The size by which the number of steps of a measurement is chosen, so that all sizes take about as long.
 TUTORIAL = Size(hidden=64, batch=128, time=28, inputs=INPUTS)
 
 # The other sizes of the curves; that of the comparison joins them.
-AXES: Mapping[str, tuple[int, ...]] = {
+CURVES: Mapping[str, tuple[int, ...]] = {
     "hidden": (16, 32, 64, 128, 256, 512),
     "batch": (8, 32, 128, 512, 2048),
     "time": (7, 28, 112, 392, 784),
@@ -48,6 +47,8 @@ AXES: Mapping[str, tuple[int, ...]] = {
 # The process that measures the machine's matrix product, among those of the frameworks.
 PEAK = "peak of the machine"
 PEAK_STEPS = 10
+NO_FRAMEWORK = Framework("", "")
+MACHINE = "machine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +65,14 @@ class Effort:
     curve_steps: int = 100
     steps: int = 100
     rounds: int = 15
-    scaling_steps: int = 30
+    scaling_steps: int = 50
     scaling_rounds: int = 5
 
     @classmethod
     def of(cls, options: Compare) -> "Effort":
         """What the options ask for."""
         if options.quick:
-            return cls(curve_steps=10, steps=10, rounds=min(options.repeats, 5))
+            return cls(curve_steps=10, steps=30, rounds=min(options.repeats, 5))
         return cls(rounds=options.repeats, scaling_rounds=min(options.repeats, 5))
 
 
@@ -82,24 +83,43 @@ Save = Callable[[Results], None]
 def run(options: Compare) -> int:
     """Compare, write results.json, the pictures and the page, and print the tables.
 
+    If it is stopped before its end, what is known so far is reported.
+
     Raises:
         UserError: before anything is measured, if it cannot be done.
+        KeyboardInterrupt: if it was stopped.
     """
+    file = options.output / "results.json"
+    if file.exists() and not options.overwrite:
+        raise ConfigError(f"--output: {file} exists, expected a new folder; name one, or give --overwrite")
     against = None if options.against is None else read_results(options.against)
     options.output.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset("mnist", data_dir=options.data_dir, report=note)
+    train, test = Examples.of(dataset.train), Examples.of(dataset.test)
+    chosen = {name: FRAMEWORKS[name] for name in options.names()}
+    latest: list[Results] = []
 
     def save(results: Results) -> None:
-        write_whole(options.output / "results.json", as_json(results))
+        latest[:] = [results]
+        write_whole(file, as_json(results))
 
-    chosen = {name: FRAMEWORKS[name] for name in options.names()}
-    results = compare(
-        options, chosen, Examples.of(dataset.train), Examples.of(dataset.test), save=save, report=note
-    )
-    write_report(results, options.output, against=against)
-    print(as_text(results, against))
-    note(f"written to {options.output}: results.json, report.html, pictures")
+    logs = options.output / "logs"
+    try:
+        with StopSignals() as signals, signals.at_once():
+            compare(options, chosen, train, test, logs=logs, save=save, report=note)
+    except KeyboardInterrupt:
+        if latest:
+            stopped = (*latest[0].notes, "Stopped before its end: what came later is not measured.")
+            _report(dataclasses.replace(latest[0], notes=stopped), options.output, against)
+        raise
+    _report(latest[0], options.output, against)
     return 0
+
+
+def _report(results: Results, folder: Path, against: Results | None) -> None:
+    write_report(results, folder, against=against)
+    print(as_text(results, against))
+    note(f"written to {folder}: results.json, report.html, pictures")
 
 
 def compare(
@@ -108,6 +128,7 @@ def compare(
     train: Examples,
     test: Examples,
     *,
+    logs: Path,
     save: Save,
     report: Report,
     effort: Effort | None = None,
@@ -119,6 +140,7 @@ def compare(
         frameworks: those to compare, by name.
         train: digits to learn.
         test: digits to know.
+        logs: a folder for what the frameworks print; of those that fail, it is kept.
         save: called with what is known so far, after each part.
         report: called with a line about what happens.
         effort: how much to measure; default: what the options say.
@@ -127,7 +149,7 @@ def compare(
         ConfigError: if none of the frameworks is installed.
     """
     effort = effort or Effort.of(options)
-    results = _before(options, frameworks)
+    results = _before(options, frameworks, test)
     there = {name: f for name, f in frameworks.items() if results.frameworks[name].why_not is None}
     for name, result in results.frameworks.items():
         if result.why_not is not None:
@@ -138,13 +160,17 @@ def compare(
         )
     if any(framework.adapter == "ours:Native" for framework in there.values()):
         why_not_available()  # builds the kernel, once for all times: that is not part of a first step
-    log = Path(tempfile.mkstemp(prefix="lstm_jax_compare_", suffix=".log")[1])
-    try:
-        session = _Session(options, effort, there, train, test, save=save, report=report, log=log)
-        results = session.timings(results)
-        return session.learnings(results)
-    finally:
-        log.unlink(missing_ok=True)
+        if not options.quick and (seconds := seconds_to_build()) is not None:
+            built = f"The C++ kernel of lstm_jax was there before; to build it anew takes {seconds:.1f} s."
+            results = dataclasses.replace(results, notes=(*results.notes, built))
+    logs.mkdir(parents=True, exist_ok=True)
+    session = _Session(options, effort, there, train, test, save=save, report=report, logs=logs)
+    results = session.learnings(session.timings(results))
+    for name in [MACHINE, *(name for name in there if results.frameworks[name].why_not is None)]:
+        (logs / f"{name}.log").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # those of frameworks that failed are in it
+        logs.rmdir()
+    return results
 
 
 class _Session:
@@ -160,23 +186,25 @@ class _Session:
         *,
         save: Save,
         report: Report,
-        log: Path,
+        logs: Path,
     ) -> None:
         self._options, self._effort, self._frameworks = options, effort, frameworks
         self._train, self._test = train, test
-        self._save, self._report, self._log = save, report, log
+        self._save, self._report, self._logs = save, report, logs
         self._size = options.size()
+        # By framework and measure, where they do not choose by themselves.
+        self._threads: dict[str, dict[str, int]] = {}
 
     def start(self, name: str) -> Process:
         """A new process of a framework."""
-        return Process(self._frameworks[name], cores=self._options.cores(), log=self._log)
+        return Process(self._frameworks[name], cores=self._options.cores(), log=self._logs / f"{name}.log")
 
     def timings(self, results: Results) -> Results:
         """Parity, speed and curves, for which all processes live side by side."""
         with contextlib.ExitStack() as stack:
-            results, processes, built = self._parity(results, stack)
+            results, processes, starts = self._parity(results, stack)
             self._save(results)
-            results = self._speed(results, processes, built, stack)
+            results = self._speed(results, processes, starts, stack)
             self._save(results)
             if self._options.scaling and not self._options.quick:
                 results = self._scaling(results, processes)
@@ -184,39 +212,39 @@ class _Session:
 
     def _parity(
         self, results: Results, stack: contextlib.ExitStack
-    ) -> tuple[Results, dict[str, Process], dict[str, measuring.Built]]:
+    ) -> tuple[Results, dict[str, Process], dict[str, measuring.Start]]:
         params = initial_params(self._size, seed=0)
-        batches = row_batches(self._train, self._size, steps=self._effort.curve_steps)
-        self._report(f"the judge computes {self._effort.curve_steps} steps in float64")
+        most = measuring.steps_for(self._size, reference=TUTORIAL, steps=self._effort.curve_steps)
+        steps = min(self._effort.curve_steps, most)  # a larger model shows after fewer steps what it does
+        batches = row_batches(self._train, self._size, steps=steps)
+        self._report(f"the judge computes {steps} steps in float64")
         right = parity.verdict(params, batches)
         results = dataclasses.replace(results, judge_losses=right.losses)
-        processes, built = {}, {}
+        processes, starts = {}, {}
         for number, (name, framework) in enumerate(self._frameworks.items(), 1):
             self._report(f"{number} of {len(self._frameworks)}: {name} starts, and computes the same steps")
             process = stack.enter_context(self.start(name))
             check = parity.compare_training if framework.trains else parity.compare_inference
             try:
-                ready: float = process.call("build", self._size, params, measuring.LEARNING_RATE)
-                memory = process.call("memory").now
+                start = measuring.start(process, self._size, params, batches, trains=framework.trains)
                 found: Parity = check(process, self._size, params, batches, right)
             except FrameworkError as error:
                 results = self._failed(results, name, str(error))
-                process.close()
+                process.close(at_once=True)
                 continue
             results = results.with_framework(name, parity=found)
             if found.why_different is not None:
                 results = self._failed(results, name, f"different: {found.why_different}")
                 process.close()
                 continue
-            processes[name] = process
-            built[name] = measuring.Built(ready - process.started, memory, None, None)
-        return results, processes, built
+            processes[name], starts[name] = process, start
+        return results, processes, starts
 
     def _speed(
         self,
         results: Results,
         processes: dict[str, Process],
-        built: dict[str, measuring.Built],
+        starts: Mapping[str, measuring.Start],
         stack: contextlib.ExitStack,
     ) -> Results:
         params = initial_params(self._size, seed=0)
@@ -226,38 +254,50 @@ class _Session:
 
         def failed(name: str, why: str) -> None:
             nonlocal results
+            if name == PEAK:
+                self._report(f"  {PEAK}: {why}")
+                return
             results = self._failed(results, name, why)
-            processes.pop(name).close()
+            processes.pop(name).close(at_once=True)
 
         for name, process in list(processes.items()):
-            self._report(f"{name} takes its first step, and warms up")
+            self._report(f"{name} warms up")
             trains = self._frameworks[name].trains
+            threads: dict[str, int] = {}
             try:
-                first = measuring.prepare(process, self._size, params, batches, trains=trains)
-                measuring.prepare_inference(process, batches)
-                setting = process.call("tune", "chunk")
+                count = measuring.prepare(process, self._size, params, batches, trains=trains)
+                threads |= {TRAIN: count} if count is not None else {}
+                threads |= measuring.prepare_inference(process, batches)
             except FrameworkError as error:
                 failed(name, str(error))
                 continue
-            built[name] = built[name]._replace(first_step_seconds=first, setting=setting)
+            self._threads[name] = threads
             for what, measure in measuring.timed(process, trains=trains).items():
                 measures[name, what] = measure
-        machine = Process(Framework("", ""), cores=self._options.cores(), log=self._log)
-        stack.enter_context(machine)
-        machine.call("time_peak", PEAK_STEPS)
+        machine = stack.enter_context(
+            Process(NO_FRAMEWORK, cores=self._options.cores(), log=self._logs / f"{MACHINE}.log")
+        )
         measures[PEAK, ""] = lambda: machine.call("time_peak", PEAK_STEPS)
         # Of one kind after the other, so that equal work stands side by side.
-        order = {what: place for place, what in enumerate((measuring.TRAIN, measuring.INFER))}
+        order = {what: place for place, what in enumerate((TRAIN, INFER))}
         measures = dict(sorted(measures.items(), key=lambda item: order.get(item[0][1], len(order))))
         self._report(f"{self._effort.rounds} rounds of timing: {', '.join(processes)}")
-        samples = measuring.take_rounds(measures, rounds=self._effort.rounds, failed=failed)
-        for name, process in processes.items():
+        samples = measuring.take_rounds(
+            measures, rounds=self._effort.rounds, failed=failed, report=self._report
+        )
+        for name, process in list(processes.items()):
             found = {what: taken for (other, what), taken in samples.items() if other == name}
-            memory = process.call("memory")
-            speed: Speed = measuring.speed_of(built[name], memory, found, steps=steps)
+            try:
+                memory: Memory = process.call("memory")
+            except FrameworkError as error:
+                failed(name, str(error))
+                continue
+            speed = measuring.speed_of(starts[name], memory, found, steps=steps, threads=self._threads[name])
             results = results.with_framework(name, speed=speed)
-        peak = Peak(peak_flop(), tuple(sample.seconds / PEAK_STEPS for sample in samples[PEAK, ""]))
-        return dataclasses.replace(results, peak=peak)
+        peak = None
+        if (PEAK, "") in samples:
+            peak = Peak(peak_flop(), tuple(sample.seconds / PEAK_STEPS for sample in samples[PEAK, ""]))
+        return dataclasses.replace(results, peak=peak, steps_per_call=steps)
 
     def _scaling(self, results: Results, processes: Mapping[str, Process]) -> Results:
         base = self._size
@@ -266,7 +306,7 @@ class _Session:
             for name, process in processes.items()
             if self._frameworks[name].trains and not self._frameworks[name].slow_to_compile
         }
-        for axis, values in AXES.items():
+        for axis, values in CURVES.items():
             points = []
             for value in sorted({*values, getattr(base, axis)}):
                 size = base._replace(**{axis: value})
@@ -290,7 +330,7 @@ class _Session:
     def learnings(self, results: Results) -> Results:
         """Runs with several seeds, one process at a time."""
         epochs = self._epochs()
-        results = dataclasses.replace(results, epochs=epochs, learning_rate=LEARNING_RATE)
+        results = dataclasses.replace(results, epochs=epochs, learning_rate=RECIPE_RATE)
         right = [
             name
             for name, framework in self._frameworks.items()
@@ -310,6 +350,7 @@ class _Session:
                         self._test,
                         seed=seed,
                         epochs=epochs,
+                        threads=self._threads.get(name, {}).get(TRAIN),
                     )
                 except FrameworkError as error:
                     results = self._failed(results, name, str(error))
@@ -322,14 +363,15 @@ class _Session:
 
     def _epochs(self) -> int:
         is_a_digit = self._size.time == self._train.images.shape[1]
-        return 0 if self._options.quick or not is_a_digit else self._options.epochs
+        has_steps = steps_of_part(self._size, self._train) > 0
+        return self._options.epochs if is_a_digit and has_steps and not self._options.quick else 0
 
     def _failed(self, results: Results, name: str, why: str) -> Results:
         self._report(f"  {name} {why}")
         return results.with_framework(name, why_not=why)
 
 
-def _before(options: Compare, frameworks: Mapping[str, Framework]) -> Results:
+def _before(options: Compare, frameworks: Mapping[str, Framework], test: Examples) -> Results:
     """The results before anything is measured: what is asked for, of whom, on what machine."""
     size = options.size()
     distributions = packages_distributions()
@@ -343,6 +385,8 @@ def _before(options: Compare, frameworks: Mapping[str, Framework]) -> Results:
         train_flop=train_flop(size),
         forward_flop=forward_flop(size),
         judge_losses=(),
+        steps_per_call=0,
+        test_images=len(test.labels),
         tolerances=parity.TOLERANCES,
         frameworks={
             name: FrameworkResult(

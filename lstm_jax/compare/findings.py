@@ -2,7 +2,8 @@
 
 Who is the fastest at something: the one with the smallest median, together with all whose ratio to it has
 1 within its 95 % interval: these are level. Where there are too few rounds for an interval, nobody is.
-What is measured once, such as memory, has no interval; there only a large difference is named, as such.
+What is measured once, such as memory, or a few times, such as start-up, has no interval; there only a large
+difference is named, as such.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +18,16 @@ from lstm_jax.compare.tables import (
     interval_in_digits,
     items,
     learners,
+    number_of_starts,
     percent,
+    starts,
     three_digits,
     timed,
     within_run,
 )
 
 OURS = "lstm_jax"
-# Of something that is measured once only. Start-up and the like differ by 10 or 20 % from run to run.
+# Of something that has no interval. Start-up and the like differ by 10 or 20 % from run to run.
 LARGE = 1.25
 
 
@@ -96,7 +99,7 @@ def findings(results: Results) -> list[Finding]:
         text = f"Only {next(iter(found))} was timed: there is nothing to compare it with."
         return [*_agreement(results), Finding("Speed", Standing.UNKNOWN, text)]
     train, *others = _timings(results, found)
-    told = [train, *_sizes(results), *others, *_costs(found), *_races(results), *_accuracy(results)]
+    told = [train, *_sizes(results), *others, *_costs(results, found), *_races(results), *_accuracy(results)]
     return [*(finding for finding in told if finding is not None), *_agreement(results)]
 
 
@@ -273,30 +276,37 @@ def _told(results: Results, point: ScalingPoint, ranking: Ranking) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# What was measured once
+# What was measured once, or a few times
 # --------------------------------------------------------------------------------------------------
 
 
-def _costs(found: Mapping[str, Speed]) -> list[Finding | None]:
-    measures = {
-        Measure("Start-up", "import and model take", _seconds): "start_seconds",
-        Measure("First step", "building and compiling take", _seconds): "first_step_seconds",
-        Measure("Memory", "the peak is", _megabytes): "peak_memory",
-    }
+def _costs(results: Results, found: Mapping[str, Speed]) -> list[Finding | None]:
+    once = "Measured once, without an interval"
+    several = f"Median of {number_of_starts(results, found)}, without an interval"
+    start_up = {name: median(starts(results, name)) for name in found}
+    first = {name: s.first_step_seconds for name, s in found.items() if s.first_step_seconds is not None}
+    memory = {name: s.peak_memory for name, s in found.items() if s.peak_memory is not None}
     return [
-        _cost(measure, {name: value for name, s in found.items() if (value := getattr(s, field)) is not None})
-        for measure, field in measures.items()
+        _cost(Measure("Start-up", "import and model take", _seconds), several, start_up),
+        _cost(Measure("First step", "tracing, compiling and running it take", _seconds), once, first),
+        _cost(Measure("Memory", "the peak is", _megabytes), once, memory),
     ]
 
 
-def _cost(measure: Measure, values: Mapping[str, float]) -> Finding | None:
-    """The least of lstm_jax beside the least of the others."""
+def _cost(measure: Measure, how: str, values: Mapping[str, float]) -> Finding | None:
+    """The least of lstm_jax beside the least of the others.
+
+    Args:
+        measure: what is compared.
+        how: how often it was measured.
+        values: by framework.
+    """
     camps = [[name for name in values if is_ours(name) == ours] for ours in (True, False)]
     if not all(camps):
         return None
     our, other = (min(camp, key=values.__getitem__) for camp in camps)
     shown = {name: f"{measure.show(values[name])} with {name}" for name in (our, other)}
-    one = f"Measured once, without an interval: {measure.takes}"
+    one = f"{how}: {measure.takes}"
     if values[our] > LARGE * values[other]:
         times = f", {values[our] / values[other]:.1f} times as much" if values[other] > 0 else ""
         text = f"{one} {shown[other]}, the least of all, and {shown[our]}{times}."
@@ -304,7 +314,7 @@ def _cost(measure: Measure, values: Mapping[str, float]) -> Finding | None:
     if values[other] > LARGE * values[our]:
         text = f"{one} {shown[our]}, the least of all; of the others, {shown[other]} is the least."
         return Finding(measure.topic, Standing.FIRST, text)
-    text = f"{one} {shown[our]} and {shown[other]}: too close to call after one measurement."
+    text = f"{one} {shown[our]} and {shown[other]}: too close to call without one."
     return Finding(measure.topic, Standing.LEVEL, text)
 
 

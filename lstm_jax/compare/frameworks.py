@@ -4,6 +4,7 @@ Nothing heavy is imported here: it is read before the command line is.
 """
 
 import importlib.util
+import platform
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -43,43 +44,56 @@ def _environment(**names: str) -> Mapping[str, str]:
     return MappingProxyType(names)
 
 
+FLAX = _packages(flax="flax", jax="jax")
+EQUINOX = _packages(equinox="equinox", jax="jax")
+HAIKU = _packages(haiku="dm-haiku", jax="jax")
+KERAS_ON_JAX = _packages(keras="keras", jax="jax")
+
+# The build without GPU code is there for Linux on x86 alone.
+IS_LINUX_ON_X86 = platform.system() == "Linux" and platform.machine() == "x86_64"
+TENSORFLOW = "tensorflow-cpu" if IS_LINUX_ON_X86 else "tensorflow"
+
 # A compiled program for each time step: T = 784 would take minutes to compile.
 UNROLLED_LONGEST = 112
 
 # In the order of tables and pictures.
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
-        "lstm_jax-native": Framework("lstm_jax, C++ kernel", "ours:Native"),
-        "lstm_jax-fused": Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused"),
-        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan"),
+        "lstm_jax-native": Framework("lstm_jax, C++ kernel", "ours:Native", FLAX),
+        "lstm_jax-fused": Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", FLAX),
+        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan", FLAX),
         "lstm_jax-unrolled": Framework(
             "lstm_jax, reference with its loop written out",
             "ours:Unrolled",
+            FLAX,
             slow_to_compile=True,
             longest=UNROLLED_LONGEST,
         ),
-        "flax-rnn": Framework("Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN"),
-        "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan"),
-        "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX"),
+        "flax-rnn": Framework("Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN", FLAX),
+        "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", FLAX),
+        "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", FLAX),
         "equinox": Framework(
-            "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", _packages(equinox="equinox")
+            "Equinox, eqx.nn.LSTMCell in lax.scan",
+            "equinox_lstm:Equinox",
+            EQUINOX,
         ),
-        "haiku": Framework(
-            "Haiku, hk.LSTM in hk.dynamic_unroll", "haiku_lstm:Haiku", _packages(haiku="dm-haiku")
-        ),
+        "haiku": Framework("Haiku, hk.LSTM in hk.dynamic_unroll", "haiku_lstm:Haiku", HAIKU),
         "keras-jax": Framework(
-            "Keras 3 on JAX", "keras_lstm:Keras", _packages(keras="keras"), _environment(KERAS_BACKEND="jax")
+            "Keras 3 on JAX",
+            "keras_lstm:Keras",
+            KERAS_ON_JAX,
+            _environment(KERAS_BACKEND="jax"),
         ),
         "keras-tensorflow": Framework(
             "Keras 3 on TensorFlow, graph",
             "keras_lstm:Keras",
-            _packages(keras="keras", tensorflow="tensorflow-cpu"),
+            _packages(keras="keras", tensorflow=TENSORFLOW),
             _environment(KERAS_BACKEND="tensorflow"),
         ),
         "keras-tensorflow-xla": Framework(
             "Keras 3 on TensorFlow, jit_compile",
             "keras_lstm:KerasXLA",
-            _packages(keras="keras", tensorflow="tensorflow-cpu"),
+            _packages(keras="keras", tensorflow=TENSORFLOW),
             _environment(KERAS_BACKEND="tensorflow"),
         ),
         "pytorch": Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", _packages(torch="torch")),

@@ -9,10 +9,10 @@ from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.results import Learning
 from lstm_jax.compare.work import Batches, Examples, epoch_batches, initial_params, test_batches
-from lstm_jax.compare.worker import Sample
+from lstm_jax.compare.worker import TRAIN, Sample
 
 # The tutorial's.
-LEARNING_RATE = 0.01
+RECIPE_RATE = 0.01
 
 # Accuracy is taken so often in an epoch. Of 55,000 images in batches of 128 each part has 143 steps.
 PARTS = 3
@@ -22,7 +22,14 @@ TEST_BATCH = 1000
 
 
 def learn(
-    start: Callable[[], Process], size: Size, train: Examples, test: Examples, *, seed: int, epochs: int
+    start: Callable[[], Process],
+    size: Size,
+    train: Examples,
+    test: Examples,
+    *,
+    seed: int,
+    epochs: int,
+    threads: int | None = None,
 ) -> Learning:
     """Train from the start of a process on, and take the test accuracy after every part of an epoch.
 
@@ -36,22 +43,25 @@ def learn(
         test: the digits to know.
         seed: fixes initial weights and order.
         epochs: how many.
+        threads: the number that suits the framework best; None if it chooses by itself.
 
     Raises:
         FrameworkError: if the framework fails.
     """
-    steps = len(train.labels) // size.batch // PARTS
+    steps = steps_of_part(size, train)
     params = initial_params(size, seed=seed)
     tests = test_batches(test, batch=math.gcd(TEST_BATCH, len(test.labels)))
     taken, accuracy = [], []
     with start() as process:
-        ready = process.call("build", size, params, LEARNING_RATE) - process.started
+        ready = process.call("build", size, params, RECIPE_RATE) - process.started
+        if threads is not None:
+            process.call("set_threads", TRAIN, threads)
         process.call("load", "test", *tests)
         for epoch in range(epochs):
             for part in range(PARTS):
                 batches = epoch_batches(train, size, seed=seed, epoch=epoch, first=part * steps, steps=steps)
                 loading: float = process.call("load", "chunk", *batches)
-                sample: Sample = process.call("time_training", "chunk")
+                sample: Sample = process.call("time_once", "chunk")
                 taken.append(loading + sample.seconds)
                 accuracy.append(_accuracy(process.call("infer", "test"), tests))
     # The first part has compilation in it; the others, of equal length, say how much.
@@ -66,6 +76,11 @@ def learn(
         seconds=tuple(map(float, seconds)),
         accuracy=tuple(accuracy),
     )
+
+
+def steps_of_part(size: Size, train: Examples) -> int:
+    """Train steps between two looks at the accuracy."""
+    return len(train.labels) // size.batch // PARTS
 
 
 def _accuracy(logits: np.ndarray, tests: Batches) -> float:

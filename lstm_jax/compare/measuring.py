@@ -5,6 +5,7 @@ silence meanwhile.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from lstm_jax.benchmark.size import Size, train_flop
@@ -13,17 +14,14 @@ from lstm_jax.compare.adapter import Params
 from lstm_jax.compare.processes import FrameworkError, Process
 from lstm_jax.compare.results import ScalingPoint, Speed
 from lstm_jax.compare.work import Batches
-from lstm_jax.compare.worker import Memory, Sample
+from lstm_jax.compare.worker import INFER, LATENCY, LATENCY_CALLS, TRAIN, Memory, Sample
 
 # So small that the weights stay what they are however many steps are timed: a model that has learnt its
 # batches by heart has vanishing gradients, and denormal numbers are slow.
-LEARNING_RATE = 1e-8
+TIMING_RATE = 1e-8
 
-# Calls with a single image per measurement.
-LATENCY_CALLS = 50
-
-# What is measured of a framework.
-TRAIN, INFER, LATENCY = "train", "infer", "latency"
+# In a call, however little a step takes.
+MOST_STEPS = 1000
 
 # A framework's name, and what is measured of it.
 Key: TypeAlias = tuple[str, str]
@@ -31,43 +29,75 @@ Key: TypeAlias = tuple[str, str]
 Report = Callable[[str], None]
 
 
-class Built(NamedTuple):
-    """What is known of a framework before the rounds of timing."""
+class Start(NamedTuple):
+    """What is known of a framework after its first step."""
 
     start_seconds: float
     start_memory: int | None
     first_step_seconds: float | None
-    setting: str | None
 
 
-def prepare(process: Process, size: Size, params: Params, batches: Batches, *, trains: bool) -> float | None:
-    """Build a model of a size, take its first step, load the batches as "chunk", and warm up.
-
-    Returns:
-        The seconds of the first step; None if it does not train.
+def start(process: Process, size: Size, params: Params, batches: Batches, *, trains: bool) -> Start:
+    """Build a model in a fresh process, and take its first step.
 
     Raises:
         FrameworkError: if it cannot.
     """
-    process.call("build", size, params, LEARNING_RATE)
-    process.call("load", "first", *(array[:1] for array in batches))
+    ready: float = process.call("build", size, params, TIMING_RATE)
+    memory: Memory = process.call("memory")
+    seconds = None
+    if trains:
+        process.call("load", "first", *_first(batches))
+        seconds = process.call("time_once", "first").seconds
+    return Start(ready - process.started, memory.now, seconds)
+
+
+def prepare(process: Process, size: Size, params: Params, batches: Batches, *, trains: bool) -> int | None:
+    """Build a model of a size, load the batches as "chunk", warm up, and choose a number of threads.
+
+    Returns:
+        The number of threads for training; None if it does not train, or chooses by itself.
+
+    Raises:
+        FrameworkError: if it cannot.
+    """
+    process.call("build", size, params, TIMING_RATE)
+    process.call("load", "first", *_first(batches))
     process.call("load", "chunk", *batches)
+    process.call("forget_memory")
     if not trains:
         return None
-    first: Sample = process.call("time_training", "first")
     process.call("train", "chunk")
-    return first.seconds
+    threads: int | None = process.call("tune", TRAIN, "chunk")
+    return threads
 
 
-def prepare_inference(process: Process, batches: Batches) -> None:
-    """Load a single image as "single", and warm up inference."""
+def prepare_inference(process: Process, batches: Batches) -> dict[str, int]:
+    """Load a single image as "single", warm up inference, and choose numbers of threads.
+
+    Returns:
+        The numbers of threads by measure; none if it chooses by itself.
+    """
     process.call("load", "single", *(array[:1, :1] for array in batches))
-    for name in ("chunk", "single"):
+    threads = {}
+    for measure, name in ((INFER, "chunk"), (LATENCY, "single")):
         process.call("infer", name)
+        count: int | None = process.call("tune", measure, name)
+        if count is not None:
+            threads[measure] = count
+    return threads
+
+
+def _first(batches: Batches) -> Batches:
+    return Batches(*(array[:1] for array in batches))
 
 
 def take_rounds(
-    measures: Mapping[Key, Callable[[], Sample]], *, rounds: int, failed: Callable[[str, str], None]
+    measures: Mapping[Key, Callable[[], Sample]],
+    *,
+    rounds: int,
+    failed: Callable[[str, str], None],
+    report: Report = lambda text: None,
 ) -> dict[Key, list[Sample]]:
     """Take every measurement once in each round.
 
@@ -75,9 +105,11 @@ def take_rounds(
         measures: what takes a measurement, by the framework's name and what is measured.
         rounds: how many.
         failed: is told the name of a framework that fails, and why; all that is known of it is left out.
+        report: told of each round.
     """
     samples: dict[Key, list[Sample]] = {key: [] for key in measures}
     for index in range(rounds):
+        report(f"  round {index + 1} of {rounds}")
         for key in turn(list(measures), index, rounds):
             if key not in samples:
                 continue
@@ -91,32 +123,39 @@ def take_rounds(
 
 def timed(process: Process, *, trains: bool) -> dict[str, Callable[[], Sample]]:
     """What is timed of a framework that has been prepared."""
-    inference = {
-        INFER: lambda: process.call("time_inference", "chunk", 1),
-        LATENCY: lambda: process.call("time_inference", "single", LATENCY_CALLS),
-    }
-    return {TRAIN: lambda: process.call("time_training", "chunk"), **inference} if trains else inference
+    names = {**({TRAIN: "chunk"} if trains else {}), INFER: "chunk", LATENCY: "single"}
+    return {measure: partial(process.call, "time", measure, name) for measure, name in names.items()}
 
 
-def speed_of(built: Built, memory: Memory, found: Mapping[str, Sequence[Sample]], *, steps: int) -> Speed:
+def speed_of(
+    start: Start,
+    memory: Memory,
+    found: Mapping[str, Sequence[Sample]],
+    *,
+    steps: int,
+    threads: Mapping[str, int],
+) -> Speed:
     """Put the measurements of a framework together, each per step."""
     training = found.get(TRAIN, ())
     return Speed(
-        start_seconds=built.start_seconds,
-        first_step_seconds=built.first_step_seconds,
-        setting=built.setting,
+        start_seconds=start.start_seconds,
+        first_step_seconds=start.first_step_seconds,
+        settings={name: f"{count} thread{'s' * (count > 1)}" for name, count in threads.items()},
         train_seconds=tuple(sample.seconds / steps for sample in training),
         train_cpu_seconds=tuple(sample.cpu_seconds / steps for sample in training),
         infer_seconds=tuple(sample.seconds / steps for sample in found[INFER]),
         latency_seconds=tuple(sample.seconds / LATENCY_CALLS for sample in found[LATENCY]),
-        start_memory=built.start_memory,
+        start_memory=start.start_memory,
         peak_memory=memory.peak,
     )
 
 
 def steps_for(size: Size, *, reference: Size, steps: int) -> int:
-    """How many steps take as much arithmetic as ``steps`` of a reference size; at least two."""
-    return max(2, min(steps, round(steps * train_flop(reference) / train_flop(size))))
+    """How many steps take as much arithmetic as ``steps`` of a reference size; from two to `MOST_STEPS`.
+
+    So that what a call costs besides its steps weighs alike at all sizes.
+    """
+    return max(2, min(MOST_STEPS, round(steps * train_flop(reference) / train_flop(size))))
 
 
 def scaling_point(
@@ -156,4 +195,4 @@ def scaling_point(
     samples = take_rounds(measures, rounds=rounds, failed=failed)
     steps = len(batches.labels)
     seconds = {name: tuple(s.seconds / steps for s in found) for (name, _), found in samples.items()}
-    return ScalingPoint(*size, seconds=seconds, why_not=why_not)
+    return ScalingPoint(*size, steps=steps, seconds=seconds, why_not=why_not)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from lstm_jax.benchmark.options import LARGEST
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.frameworks import FRAMEWORKS
 from lstm_jax.config import option, shown_option
+from lstm_jax.cores import CAN_BE_LIMITED, usable_cores
 from lstm_jax.errors import ConfigError
 
 # An image has rows of 28 pixels; sequences of any length are made of the rows of real digits.
@@ -53,6 +53,8 @@ class Compare:
     """Folder of prepared data sets."""
     output: Annotated[Path, arg(metavar="DIR")] = Path("comparison")
     """Folder for results.json, pictures and report.html."""
+    overwrite: bool = False
+    """Replace the comparison that is in this folder."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""
@@ -60,6 +62,8 @@ class Compare:
         for field, smallest in least.items():
             _check(field, getattr(self, field), smallest, LARGEST)
         if self.threads is not None:
+            if not CAN_BE_LIMITED:
+                raise ConfigError("--threads: this system cannot limit a process to some cores; leave it out")
             _check("threads", self.threads, 1, len(usable_cores()))
         for name in self.names():
             if name not in FRAMEWORKS:
@@ -89,7 +93,7 @@ class Compare:
         words = ["python", "-m", "lstm_jax", "compare"]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ("against", "data_dir", "output") or value is None:
+            if field.name in ("against", "data_dir", "output", "overwrite") or value is None:
                 continue
             if isinstance(value, bool):
                 words.append(option(field.name if value else f"no_{field.name}"))
@@ -102,13 +106,6 @@ class Compare:
         from lstm_jax.compare import comparison
 
         return comparison.run(self)
-
-
-def usable_cores() -> tuple[int, ...]:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def _check(field: str, value: int, least: int, most: int) -> None:

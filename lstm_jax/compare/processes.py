@@ -5,11 +5,14 @@ A framework that fails, hangs or ends its process is an error of that framework;
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Any, cast
@@ -19,13 +22,14 @@ from lstm_jax.compare.frameworks import Framework
 from lstm_jax.compare.worker import DONE
 from lstm_jax.errors import one_line
 
-# No framework may take a compiled program from an earlier comparison: compilation is measured.
 ENVIRONMENT = MappingProxyType(
     {
+        # No framework may take a compiled program from an earlier comparison: compilation is measured.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-        # Several processes share an accelerator, if there is one.
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        # All on the CPU, also where some of them would find something else.
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
     }
 )
 
@@ -34,6 +38,19 @@ PROGRAM = "import sys; from lstm_jax.compare.worker import main; main(*sys.argv[
 
 # The slowest call by far is a first step that unrolls and compiles; beyond this it counts as hanging.
 CALL_SECONDS = 1200.0
+
+# To end by itself, and remove what it has put into temporary folders, a process has so long.
+END_SECONDS = 5.0
+
+
+# Builds the kernel, and says how long that took.
+BUILD = """
+import time
+from lstm_jax.kernels.build import why_not_available
+start = time.perf_counter()
+why_not = why_not_available()
+print(time.perf_counter() - start if why_not is None else "")
+"""
 
 
 class FrameworkError(Exception):
@@ -53,8 +70,6 @@ class Process:
         """
         self._log = log
         limit = ",".join(map(str, cores)) if hasattr(os, "sched_setaffinity") else ""
-        project = str(Path(lstm_jax.__file__).parents[1])
-        python_path = os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH", "")]))
         self.started = time.time()
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
@@ -62,7 +77,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env={**os.environ, **ENVIRONMENT, **framework.environment, "PYTHONPATH": python_path},
+                env={**_environment(), **framework.environment},
                 start_new_session=True,  # Ctrl-C is for us; we end it
             )
         self._requests = cast(IO[bytes], self._popen.stdin)
@@ -79,18 +94,24 @@ class Process:
         Raises:
             FrameworkError: if it fails, hangs or dies.
         """
-        watch = threading.Timer(seconds, self._popen.kill)
-        watch.start()
+        hung = threading.Event()
+
+        def end() -> None:
+            hung.set()
+            self._kill()
+
+        watch = threading.Timer(seconds, end)
+        watch.daemon = True
         try:
+            watch.start()
             pickle.dump((method, arguments), self._requests, pickle.HIGHEST_PROTOCOL)
             self._requests.flush()
             tag, result = pickle.load(self._answers)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            hung = not watch.is_alive()
-            self._popen.kill()
-            code = self._popen.wait()
-            if hung:
+            if hung.is_set():
                 raise FrameworkError(f"{method} took longer than {seconds:g} s") from error
+            self._kill()
+            code = self._popen.wait()
             raise FrameworkError(f"its process ended with code {code}: {self._last_words()}") from error
         finally:
             watch.cancel()
@@ -102,15 +123,23 @@ class Process:
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip()[:300] if lines else "it said nothing"
 
-    def close(self) -> None:
-        """End the process."""
-        self._popen.kill()
+    def close(self, *, at_once: bool = False) -> None:
+        """End the process: with nothing more to do, it ends by itself; else, or ``at_once``, it is ended."""
+        with suppress(OSError):  # what was not sent to it any more
+            self._requests.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(0 if at_once else END_SECONDS)
+        self._kill()
         self._popen.wait()
-        for pipe in (self._requests, self._answers):
-            try:
-                pipe.close()
-            except OSError:  # what was not sent to it any more
-                continue
+        self._answers.close()
+
+    def _kill(self) -> None:
+        """Kill it and what it has started, compilers say."""
+        with suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            else:
+                self._popen.kill()
 
     def __enter__(self) -> "Process":
         return self
@@ -121,4 +150,19 @@ class Process:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(at_once=kind is not None)
+
+
+def seconds_to_build() -> float | None:
+    """Seconds for a fresh build of our C++ kernel, which is thrown away; None if it cannot be built."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**_environment(), "LSTM_JAX_CACHE_DIR": cache}
+        done = subprocess.run([sys.executable, "-c", BUILD], env=environment, capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+
+
+def _environment() -> dict[str, str]:
+    """That of all processes: they find this package wherever they are started."""
+    project = str(Path(lstm_jax.__file__).parents[1])
+    python_path = os.pathsep.join(filter(None, [project, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": python_path}

@@ -53,7 +53,7 @@ def as_text(results: Results, against: Results | None) -> str:
         "# LSTMs compared",
         f"`{results.command}`",
         f"{results.day}, {_machine(results)}",
-        *how(results),
+        "\n".join(f"- **{topic}.** {text}" for topic, text in how(results).items()),
         "## Findings",
     ]
     for heading, group in by_heading(_findings(results, against)).items():

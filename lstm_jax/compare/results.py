@@ -30,6 +30,7 @@ class Parity:
         losses: the losses of the first steps; empty if it does not train.
         curve: largest error of one of these losses.
         chunk: the same after all these steps in one call, as they are timed: the error of their mean loss.
+        inference: largest error of the logits that the timed inference call gives for the first batch.
         why_different: what is beyond its tolerance, in words; None if nothing is.
     """
 
@@ -39,6 +40,7 @@ class Parity:
     losses: tuple[float, ...] = ()
     curve: float | None = None
     chunk: float | None = None
+    inference: float | None = None
     why_different: str | None = None
 
 
@@ -47,20 +49,23 @@ class Speed:
     """What was measured of a framework at the size asked for. One number per round, unless said.
 
     Attributes:
-        start_seconds: from the start of the process until the framework is imported and the model built.
-        first_step_seconds: a first train step (of the model of this size): tracing, compiling, running.
-        setting: what was chosen for it by trial ("2 threads"); None if it chooses itself.
+        start_seconds: from the start of the process until the framework is imported and the model built;
+            taken once.
+        first_step_seconds: the first train step of that model: tracing, compiling, running. Taken once,
+            before anything else runs in the process; None if it does not train.
+        settings: by what is measured ("train", "infer", "latency") what was chosen for it by trial
+            ("2 threads"); empty if it chooses itself.
         train_seconds: seconds per train step.
         train_cpu_seconds: seconds of all processor cores together per train step.
         infer_seconds: seconds per batch of inference.
         latency_seconds: seconds for a single image.
         start_memory: bytes of memory that the process has when the model is built.
-        peak_memory: the most bytes of memory that it ever had, training and inference included.
+        peak_memory: the most bytes of memory that it had while it trained and inferred.
     """
 
     start_seconds: float
     first_step_seconds: float | None
-    setting: str | None
+    settings: Mapping[str, str]
     train_seconds: tuple[float, ...]
     train_cpu_seconds: tuple[float, ...]
     infer_seconds: tuple[float, ...]
@@ -75,11 +80,12 @@ class Learning:
 
     Attributes:
         seed: fixes initial weights and order of the images.
-        start_seconds: from the start of the process to the start of the first step.
-        first_step_seconds: the time of the first step beyond that of a later one: compilation.
+        start_seconds: from the start of the process until the framework is imported and the model built.
+        first_step_seconds: what the first part took beyond a usual one of as many steps: compilation.
         steps: after how many train steps the accuracy was taken.
-        seconds: how long these steps took, without the evaluations and without ``first_step_seconds``.
-        accuracy: test accuracy, from 0 to 1, on all 10,000 images.
+        seconds: how long these steps took, without ``first_step_seconds``, evaluation, and the reading and
+            shuffling of data.
+        accuracy: test accuracy, from 0 to 1, on all test images.
     """
 
     seed: int
@@ -150,6 +156,7 @@ class ScalingPoint:
 
     Attributes:
         hidden, batch, time, inputs: the size.
+        steps: train steps in one timed call.
         seconds: by framework: seconds per train step, one number per round.
         why_not: by framework: why there are none.
     """
@@ -158,6 +165,7 @@ class ScalingPoint:
     batch: int
     time: int
     inputs: int
+    steps: int
     seconds: Mapping[str, tuple[float, ...]]
     why_not: Mapping[str, str]
 
@@ -186,6 +194,8 @@ class Results:
         versions: of Python and of this package.
         hidden, batch, time, inputs: the size at which all is measured but the scaling.
         threads: how many processor cores each framework could use.
+        steps_per_call: train steps in one timed call; 0 if nothing was timed.
+        test_images: images that test accuracy is taken on.
         train_flop: additions and multiplications of the matrix products of a train step.
         forward_flop: the same of an inference step.
         judge_losses: the losses of the first steps in float64.
@@ -207,6 +217,8 @@ class Results:
     time: int
     inputs: int
     threads: int
+    steps_per_call: int
+    test_images: int
     train_flop: int
     forward_flop: int
     judge_losses: tuple[float, ...]
@@ -241,7 +253,10 @@ class Results:
 # JSON has no such numbers; a framework that computes nonsense has.
 NOT_FINITE = ("nan", "inf", "-inf")
 # What is divided by, or drawn on a logarithmic axis.
-POSITIVE = {"train_seconds", "infer_seconds", "latency_seconds", "flop", "seconds", "hidden", "batch", "time"}
+POSITIVE = {
+    *("train_seconds", "infer_seconds", "latency_seconds", "flop", "seconds"),
+    *("hidden", "batch", "time", "steps"),
+}
 
 
 def as_json(results: Results) -> str:

@@ -3,7 +3,7 @@
 Nothing is left out in silence: a table that was not measured is a table without rows, and its notes say so.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lstm_jax.compare.results import FrameworkResult, Learning, Results, Scaling, Speed
@@ -71,10 +71,10 @@ def percent(share: float) -> str:
 
 
 def with_spread(samples: Sequence[float], *, factor: float = 1.0) -> str:
-    """The median of measurements times a factor, and their interquartile range in brackets."""
+    """The median of measurements times a factor, and their quartiles in brackets."""
     low, middle, high = (factor * value for value in quartiles(samples))
     places = decimals(middle)
-    spread = f" ({high - low:.{places}f})" if len(samples) > 1 else ""
+    spread = f" ({low:,.{places}f}-{high:,.{places}f})" if len(samples) > 1 else ""
     return f"{middle:,.{places}f}{spread}"
 
 
@@ -103,6 +103,13 @@ def rounds(samples: Iterable[Sequence[float]]) -> str:
     if len(numbers) > 1:
         return f"{numbers[0]} to {numbers[-1]} rounds"
     return f"{numbers[0]} round{'s' * (numbers[0] > 1)}"
+
+
+def number_of_starts(results: Results, names: Iterable[str]) -> str:
+    """How many start-ups the medians are of, in words."""
+    numbers = sorted({len(starts(results, name)) for name in names})
+    words = " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
+    return f"{words} start{'s' * (numbers[-1] > 1)}"
 
 
 def _or_nothing(value: float | None, show: Callable[[float], str] = three_digits) -> str:
@@ -165,17 +172,17 @@ def speed_table(results: Results) -> Table:
     per_second = f"{items(results)}/s"
     header = (
         "framework",
-        "setting",
-        "train step, ms (IQR)",
+        "train step, ms (quartiles)",
         "ratio to the fastest (95 % interval)",
         f"training, {per_second}",
         f"inference, {per_second}",
-        f"a single {items(results)[:-1]}, ms",
+        f"a single {items(results)[:-1]}, ms (quartiles)",
         "first step, s",
         "start-up, s",
-        "peak memory, MB",
-        "cores used",
+        "peak memory, MB (of it at start)",
+        "processor time of a train step, ms",
         "share of peak",
+        "setting",
     )
     found = timed(results)
     if not found:
@@ -188,22 +195,44 @@ def speed_table(results: Results) -> Table:
 def _speed_row(results: Results, name: str, speed: Speed, fastest: Sequence[float]) -> tuple[str, ...]:
     train, infer, latency = speed.train_seconds, speed.infer_seconds, speed.latency_seconds
     step = median(train) if train else None
-    cores = median(speed.train_cpu_seconds) / step if step and speed.train_cpu_seconds else None
+    processor = speed.train_cpu_seconds
     peak = results.peak.flop / median(results.peak.seconds) if results.peak else None
     return (
         name,
-        speed.setting or NOTHING,
         with_spread(train, factor=1e3) if train else "inference only",
         ratio_in_digits(within_run(train, fastest)) if train and train is not fastest else _one(train),
         _or_nothing(results.batch / step if step else None),
         _or_nothing(results.batch / median(infer) if infer else None),
-        _or_nothing(1e3 * median(latency) if latency else None),
+        with_spread(latency, factor=1e3) if latency else NOTHING,
         _or_nothing(speed.first_step_seconds),
-        three_digits(speed.start_seconds),
-        _or_nothing(None if speed.peak_memory is None else speed.peak_memory / 1e6),
-        _or_nothing(cores),
+        three_digits(median(starts(results, name))),
+        _memory(speed),
+        _or_nothing(1e3 * median(processor) if processor else None),
         _or_nothing(results.train_flop / step / peak if step and peak else None, "{:.0%}".format),
+        settings_in_words(speed.settings, one=items(results)[:-1]),
     )
+
+
+def settings_in_words(settings: Mapping[str, str], *, one: str) -> str:
+    """What was chosen by trial: "2 threads", or what for each measure; that of training has no name."""
+    if len(set(settings.values())) == 1:
+        return next(iter(settings.values()))
+    names = {"infer": "inference ", "latency": f"one {one} "}
+    return "; ".join(f"{names.get(what, '')}{chosen}" for what, chosen in settings.items()) or NOTHING
+
+
+def starts(results: Results, name: str) -> tuple[float, ...]:
+    """Seconds of every start-up of a framework that was timed: for speed, and for each run that learned."""
+    found = results.frameworks[name]
+    of_speed = (found.speed.start_seconds,) if found.speed else ()
+    return (*of_speed, *(run.start_seconds for run in found.learning))
+
+
+def _memory(speed: Speed) -> str:
+    peak, at_start = speed.peak_memory, speed.start_memory
+    if peak is None:
+        return NOTHING
+    return f"{peak / 1e6:,.0f}{'' if at_start is None else f' ({at_start / 1e6:,.0f})'}"
 
 
 def _one(train: Sequence[float]) -> str:
@@ -226,14 +255,19 @@ def _speed_notes(results: Results, found: dict[str, Speed]) -> tuple[str, ...]:
             f"same time, {three_digits(gflops)} GFLOP/s on this machine."
         )
     return (
-        f"Medians of {rounds(samples)} in which all took turns; IQR is the interquartile range. The ratio is "
-        "that of median train steps; its interval comes from the bootstrap over rounds, and one that holds 1 "
-        "means: no difference shown. "
-        f"Training and inference go through batches of {results.batch}; “a single {what[:-1]}” is the time "
-        "from one call with it to its answer.",
-        "First step: building, compiling and running one. Start-up: from the start of the process until the "
-        "framework is imported and a model built. Both, and peak memory of the process, are measured once. "
-        f"Cores used: processor seconds by seconds of training, of {results.threads}.{peak}",
+        f"Medians of {rounds(samples)} in which all took turns; in brackets the lower and the upper "
+        "quartile. The ratio is that of median train steps; its interval comes from the bootstrap over "
+        "rounds, and one that holds 1 means: no difference shown. Training and inference go through batches "
+        f"of {results.batch}; “a single {what[:-1]}” is the time from one call with it to its answer.",
+        "Start-up: from the start of a process until the framework is imported and the model built; median "
+        f"of {number_of_starts(results, found)}. First step: the first train step of that model, before "
+        "anything else runs in the process: tracing, compiling, running; taken once. JAX and Inductor "
+        "(`torch.compile`) take no compiled programs from disk; the C++ kernel of lstm_jax-native is built "
+        "beforehand, once for each machine.",
+        "Peak memory: the most that the process had while it trained and inferred, taken once; in brackets "
+        f"what it had when the model was built. Processor time: of all {results.threads} cores together; "
+        "by the time of the train step, it tells how many of them worked. Setting: what was chosen by "
+        f"trial.{peak}",
     )
 
 
@@ -243,6 +277,7 @@ def _speed_notes(results: Results, found: dict[str, Speed]) -> tuple[str, ...]:
 
 _PARITY_TITLES = {
     "logits": "logits",
+    "inference": "inference",
     "loss": "loss",
     "gradients": "gradients",
     "curve": "loss curve",
@@ -269,9 +304,10 @@ def parity_table(results: Results) -> Table:
     rows.append(("allowed", *allowed, ""))
     steps = len(results.judge_losses)
     note = (
-        "Largest relative errors, from equal weights and equal batches: of the logits, the loss and every "
-        f"gradient of the first step; of the losses of {steps} steps one by one; and of their mean when the "
-        "same steps are done in one call, as they are timed. The judge computes the same in float64 NumPy."
+        "Largest relative errors, from equal weights and equal batches. Of the first batch: logits, those "
+        "that the timed call of inference gives, loss and every gradient. Then of the losses of "
+        f"{steps} steps one by one, and of their mean when the same steps are done in one call, as they are "
+        "timed. The judge computes the same in float64 NumPy."
     )
     reasons = (
         f"{name}: {parity.why_different}" for name, parity in found if parity.why_different is not None
@@ -309,11 +345,12 @@ def accuracy_table(results: Results) -> Table:
     rows = tuple((name, *_accuracy_cells(runs)) for name, runs in found.items())
     seeds = sorted({len(runs) for runs in found.values()})
     note = (
-        f"Test accuracy on all 10,000 images; Adam at {results.learning_rate:g}, batches of {results.batch}; "
-        f"{' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}, each with the same initial weights and "
-        "order of images in all frameworks. Times: median, in brackets the range over seeds; or how many "
-        "seeds got there at all. From process start they have import and compilation in them, from the first "
-        "step neither; evaluation is in none. Accuracy at the end: mean ± standard deviation over seeds."
+        f"Test accuracy on {results.test_images:,} images; Adam at {results.learning_rate:g}, batches of "
+        f"{results.batch}; {' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}, each with the same "
+        "initial weights and order of images in all frameworks. Times: median, in brackets the range over "
+        "seeds; or how many seeds got there at all. From process start they have import and compilation in "
+        "them, from the first step neither; reading and shuffling of data and evaluation are in none. "
+        "Accuracy at the end: mean ± standard deviation over seeds."
     )
     return Table("Accuracy", header, rows, (note,))
 
@@ -384,8 +421,11 @@ def _scaling_table(results: Results, curve: Scaling) -> Table:
         )
         rows.append((name, *cells, _or_nothing(slope(at, list(medians.values())), "{:.2f}".format)))
     samples_of_all = [point.seconds.get(name, ()) for point in curve.points for name in names]
+    steps = sorted({point.steps for point in curve.points})
+    in_a_call = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else "".join(map(str, steps))
     note = (
         f"Milliseconds per train step, medians of {rounds(samples_of_all)}; {fixed_sizes(results, axis)}. "
+        f"Train steps in a timed call: {in_a_call}, the fewer the more arithmetic they have. "
         "Slope: of a straight line through a row on double logarithmic axes; at 1, twice the size takes "
         "twice the time."
     )

@@ -75,14 +75,17 @@ def epoch_batches(
 def row_batches(examples: Examples, size: Size, *, steps: int) -> Batches:
     """Steps with sequences of any length: the rows of shuffled digits, one digit below the other.
 
-    A sequence of 28 rows is a digit, a shorter one the upper part of one, a longer one has several below
-    each other; its class is that of the first. Where there are not enough digits, they come again.
+    A sequence of 28 rows is a digit, a shorter one the middle of one (the upper rows are black), a longer one
+    has several below each other; its class is that of the first. Where there are not enough digits, they
+    come again.
     """
     rows = examples.images.shape[1]
     digits = -(-size.time // rows)  # digits that a sequence needs
     order = epoch_order(0, 0, len(examples.labels))
     numbers = np.resize(order, (steps, size.batch, digits))
-    sequences = examples.images[numbers].reshape(steps, size.batch, digits * rows, -1)[:, :, : size.time]
+    sequences = examples.images[numbers].reshape(steps, size.batch, digits * rows, -1)
+    first = max(0, rows - size.time) // 2
+    sequences = sequences[:, :, first : first + size.time]
     return Batches(sequences / WHITE, examples.labels[numbers[..., 0]])
 
 

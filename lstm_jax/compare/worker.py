@@ -8,10 +8,10 @@ process for itself: its threads, its memory and its start.
 import importlib
 import os
 import pickle
-import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -21,6 +21,16 @@ from jaxtyping import Float32, Int32
 from lstm_jax.benchmark.size import Size
 from lstm_jax.benchmark.timing import Run
 from lstm_jax.compare.adapter import Adapter, Gradient, Params
+from lstm_jax.cores import fastest, thread_counts, usable_cores
+
+# What is measured.
+TRAIN, INFER, LATENCY = "train", "infer", "latency"
+
+# Calls with a single image in a measurement of LATENCY.
+LATENCY_CALLS = 200
+
+# Before a measurement, so long the same is done untimed. Threads that have nothing to do spin for less.
+SETTLE_SECONDS = 0.05
 
 # Tags of an answer.
 DONE, FAILED = "done", "failed"
@@ -37,7 +47,7 @@ class Sample(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes of memory of this process: now, and the most it ever had; None where the system does not say."""
+    """Bytes of memory of this process: now, and the most it had; None where the system does not say."""
 
     now: int | None
     peak: int | None
@@ -51,6 +61,7 @@ class Worker:
         self._spec = adapter
         self._adapter: Adapter | None = None
         self._batches: dict[str, Any] = {}
+        self._threads: dict[str, int] = {}
         self._peak: Run | None = None
 
     def build(self, size: Size, params: Params, learning_rate: float) -> float:
@@ -97,23 +108,66 @@ class Worker:
         """The parameters as they are now."""
         return self._built().params()
 
-    def tune(self, name: str) -> str | None:
-        """Let the adapter choose by trial what a user would; returns what was chosen."""
-        return self._built().tune(self._batches[name])
+    def tune(self, measure: str, name: str) -> int | None:
+        """Find by trial with how many threads something is the fastest, as a user would; that trains.
 
-    def time_training(self, name: str) -> Sample:
-        """Train on loaded batches, timed."""
-        return _timed(lambda: self._built().train(self._batches[name]))
+        Args:
+            measure: TRAIN, INFER or LATENCY; whenever this is timed, it will be with that number.
+            name: of loaded batches.
 
-    def time_inference(self, name: str, calls: int) -> Sample:
-        """Compute the logits of loaded batches in so many calls, timed."""
+        Returns:
+            The number; None if the framework shares out its work by itself.
+        """
+        adapter, counts = self._built(), thread_counts(len(usable_cores()))
+        if not adapter.set_threads(counts[-1]):
+            return None
+        work = self._work(measure, name)
+
+        def run(count: int) -> None:
+            adapter.set_threads(count)
+            work()
+
+        self._threads[measure] = fastest(run, counts, clock=time.perf_counter)
+        return self._threads[measure]
+
+    def set_threads(self, measure: str, count: int) -> None:
+        """Use a number of threads that was found in another process."""
+        self._threads[measure] = count
+
+    def time(self, measure: str, name: str) -> Sample:
+        """Train on loaded batches or compute their logits, timed.
+
+        What was timed before, in another process, has left its data in the caches, and perhaps threads that
+        still spin: for a short while the same is done untimed.
+
+        Args:
+            measure: TRAIN, INFER or LATENCY.
+            name: of the batches; those named "first" are for the untimed calls, if they are loaded.
+
+        Returns:
+            The time; of LATENCY, that of `LATENCY_CALLS` calls.
+        """
+        if measure in self._threads:
+            self._built().set_threads(self._threads[measure])
+        settle = self._work(measure, "first" if "first" in self._batches else name)
+        end = time.perf_counter() + SETTLE_SECONDS
+        while time.perf_counter() < end:
+            settle()
+        return _timed(self._work(measure, name))
+
+    def time_once(self, name: str) -> Sample:
+        """Train on loaded batches, timed, and on nothing before."""
+        if TRAIN in self._threads:
+            self._built().set_threads(self._threads[TRAIN])
+        return _timed(self._work(TRAIN, name))
+
+    def _work(self, measure: str, name: str) -> Callable[[], object]:
         adapter, batches = self._built(), self._batches[name]
-
-        def infer() -> None:
-            for _ in range(calls):
-                adapter.infer(batches)
-
-        return _timed(infer)
+        if measure == TRAIN:
+            return lambda: adapter.train(batches)
+        if measure == INFER:
+            return lambda: adapter.infer(batches)
+        return lambda: [adapter.infer(batches) for _ in range(LATENCY_CALLS)]
 
     def time_peak(self, steps: int) -> Sample:
         """Take steps of the machine's matrix product, timed. For a process without a framework."""
@@ -127,7 +181,12 @@ class Worker:
 
     def memory(self) -> Memory:
         """The memory of this process."""
-        return Memory(_resident(), _most_resident())
+        return Memory(_status("VmRSS"), _status("VmHWM"))
+
+    def forget_memory(self) -> None:
+        """Let the most memory be counted anew from what it is now, where the system can."""
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
     def _built(self) -> Adapter:
         if self._adapter is None:
@@ -143,21 +202,16 @@ def _timed(work: Callable[[], object]) -> Sample:
     return Sample(seconds, time.process_time() - cpu)
 
 
-def _resident() -> int | None:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _status(field: str) -> int | None:
+    """Bytes of memory, by the name of the field in Linux's ``/proc/self/status``.
 
-
-def _most_resident() -> int | None:
+    Not `resource.getrusage`: a process begins with what the one that started it has had at most.
+    """
     try:
-        import resource
-    except ImportError:  # Windows
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    except (OSError, StopIteration):  # not Linux
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def serve(worker: Worker, requests: IO[bytes], answers: IO[bytes]) -> None:

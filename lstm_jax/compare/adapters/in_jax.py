@@ -137,8 +137,9 @@ class InJax(Adapter):
         """The parameters as they are now."""
         return self._model.to_params(_on_host(self._state.own))
 
-    def tune(self, batches: Batch) -> None:
-        """Nothing to choose: JAX itself shares out its work among the processor's cores."""
+    def set_threads(self, count: int) -> bool:
+        """No: JAX shares out its work among the processor's cores by itself."""
+        return False
 
 
 def _on_host(tree: Tree) -> Tree:

@@ -3,7 +3,7 @@
 The model is the file that ``python -m lstm_jax export --format onnx`` writes; the session is made as ONNX
 Runtime's "Get started with ONNX Runtime in Python" does. Its page "Thread management" has the option for the
 number of threads within an operator. Left alone, that number is one for each core of the machine, even those
-that this process may not use; so it is always given, and `OnnxRuntime.tune` tries which suits best.
+that this process may not use; so it is always given. It belongs to a session, so there is one for each.
 """
 
 from typing import NoReturn
@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int32
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import Adapter, Params
-from lstm_jax.compare.adapters.threads import fastest, in_words, thread_counts, usable_cores
+from lstm_jax.cores import usable_cores
 from lstm_jax.errors import ImplementationError
 from lstm_jax.interchange import onnx_model
 
@@ -25,7 +25,8 @@ class OnnxRuntime(Adapter):
     def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
         self._params = params
         self._model: bytes = onnx_model(params).SerializeToString()
-        self._session = self._with_threads(usable_cores())
+        self._sessions: dict[int, onnxruntime.InferenceSession] = {}
+        self.set_threads(len(usable_cores()))
 
     def load(
         self,
@@ -39,7 +40,7 @@ class OnnxRuntime(Adapter):
         self, batches: Float32[np.ndarray, "steps batch time inputs"]
     ) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
-        return _infer(self._session, batches)
+        return np.stack([self._session.run(["logits"], {"images": images})[0] for images in batches])
 
     def train(self, batches: Float32[np.ndarray, "steps batch time inputs"]) -> NoReturn:
         """Refuse.
@@ -63,24 +64,17 @@ class OnnxRuntime(Adapter):
         """The parameters that the session was made with."""
         return self._params
 
-    def tune(self, batches: Float32[np.ndarray, "steps batch time inputs"]) -> str:
-        """Choose the number of threads with which inference is the fastest."""
-        sessions = {count: self._with_threads(count) for count in thread_counts(usable_cores())}
-        threads = fastest(lambda count: _infer(sessions[count], batches), list(sessions))
-        self._session = sessions[threads]
-        return in_words(threads)
+    def set_threads(self, count: int) -> bool:
+        """Compute with so many threads from now on."""
+        if count not in self._sessions:
+            self._sessions[count] = self._with_threads(count)
+        self._session = self._sessions[count]
+        return True
 
     def _with_threads(self, count: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = count
         return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-
-
-def _infer(
-    session: onnxruntime.InferenceSession, batches: Float32[np.ndarray, "steps batch time inputs"]
-) -> Float32[np.ndarray, "steps batch classes"]:
-    """The logits of all batches."""
-    return np.stack([session.run(["logits"], {"images": images})[0] for images in batches])
 
 
 def _refusal() -> ImplementationError:

@@ -1,16 +1,19 @@
-"""How many threads suit a framework that does not choose by itself: found by trial, as its users would."""
+"""Processor cores that this process may use, and how many threads suit what does not choose by itself."""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # Trials of each number of threads, which take turns; the best counts, for what disturbs only adds time.
 TRIALS = 3
 
+# Where a process cannot be kept to some cores, `usable_cores` counts all.
+CAN_BE_LIMITED = hasattr(os, "sched_setaffinity")
 
-def usable_cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def usable_cores() -> tuple[int, ...]:
+    """The numbers of the processor cores that this process may use."""
+    return tuple(sorted(os.sched_getaffinity(0))) if CAN_BE_LIMITED else tuple(range(os.cpu_count() or 1))
 
 
 def thread_counts(most: int) -> list[int]:
@@ -19,10 +22,7 @@ def thread_counts(most: int) -> list[int]:
 
 
 def fastest(
-    run: Callable[[int], object],
-    counts: list[int],
-    *,
-    clock: Callable[[], float] = time.perf_counter,
+    run: Callable[[int], object], counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
 ) -> int:
     """The number of threads with which something takes the least time.
 
@@ -42,8 +42,3 @@ def fastest(
             run(count)
             best[count] = min(best[count], clock() - start)
     return min(counts, key=best.__getitem__)
-
-
-def in_words(count: int) -> str:
-    """A number of threads for a table."""
-    return "1 thread" if count == 1 else f"{count} threads"
