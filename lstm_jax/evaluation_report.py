@@ -126,8 +126,8 @@ def wilson_interval(right: int, examples: int, *, confidence: float = CONFIDENCE
     middle = share + z**2 / (2 * examples)
     half = z * math.sqrt(share * (1 - share) / examples + z**2 / (4 * examples**2))
     scale = 1 + z**2 / examples
-    # At 0 and 1 the bound is there exactly, but for rounding.
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    # The share is within, and at 0 or 1 it is the bound itself; rounding would have it otherwise.
+    return min(share, (middle - half) / scale), max(share, (middle + half) / scale)
 
 
 def calibration_bins(
