@@ -32,6 +32,9 @@ from lstm_jax.packages import required
 KERAS_VERSION = "3.0.0"
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
+# Keras does not compress what it writes; descriptions, texts, could shrink to a hundredth.
+MOST_COMPRESSION = 200
+
 # What `LSTMClassifier` computes, in the words of Keras.
 LSTM_SETTINGS = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
 # The HDF5 group of a cell: the name of its layer, the layer's number among those of its kind, its direction.
@@ -101,6 +104,15 @@ def _config(kind: str, **settings: Any) -> dict[str, Any]:
     return {"module": "keras.layers", "class_name": kind, "config": settings, "registered_name": None}
 
 
+def _check_packed_size(member: zipfile.ZipInfo) -> None:
+    """Refuse a small file that would fill the memory when it is unpacked."""
+    if member.file_size > MOST_COMPRESSION * max(member.compress_size, 1):
+        raise ConversionError(
+            f"got a {member.filename} that grows {member.file_size // max(member.compress_size, 1)} "
+            f"times when it is unpacked, expected at most {MOST_COMPRESSION}: not of a trained model"
+        )
+
+
 def read_keras(path: Path) -> dict[str, np.ndarray]:
     """The weights in a ``.keras`` or ``.weights.h5`` file, by their HDF5 paths, in the order of `from_keras`.
 
@@ -114,6 +126,8 @@ def read_keras(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".keras":
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                for name in (CONFIG, WEIGHTS):
+                    _check_packed_size(archive.getinfo(name))
                 config, content = json.loads(archive.read(CONFIG)), archive.read(WEIGHTS)
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError) as error:
             raise ConversionError(

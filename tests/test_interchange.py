@@ -121,7 +121,8 @@ def test_exported_weights_give_equal_logits_on_the_whole_test_set(
     assert Export(run_dir, name, output).run() == 0
     printed, told = capsys.readouterr()
     assert told == f"Wrote {output}, of {run_dir} at step 150. To compute logits with it:\n"
-    assert printed.startswith("# images: float32 (batch, time, 28): rows of pixels, from 0 (black) to 1 (white)\n")
+    sequence = "rows of pixels, from 0 (black) to 1 (white)"
+    assert printed.startswith(f"# images: float32 (batch, time, 28): {sequence}\n")
 
     found = run_printed(printed, images, tmp_path, environment)
     np.testing.assert_allclose(found, logits, **EQUAL)

@@ -49,6 +49,14 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     assert "got a folder" in refusal(tmp_path / "folder.keras")
 
 
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(1_000_000))
+    assert refusal(path).startswith(f"{path}: got a model.weights.h5 that grows")
+
+
 def test_values_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     safetensors_numpy = pytest.importorskip("safetensors.numpy")
     state = convert.to_pytorch(PARAMS)

@@ -420,7 +420,8 @@ def _notes(options: Compare, frameworks: Mapping[str, Framework]) -> tuple[str, 
         notes.append(f"Left out of the curves over sizes, for they compile for long: {', '.join(slow)}.")
     if options.epochs and options.time_steps != INPUTS and not options.quick:
         notes.append(f"No accuracy: only at {INPUTS} time steps a sequence is a digit.")
-    return tuple(notes)
+    found = [framework.note for framework in frameworks.values() if framework.note]
+    return (*notes, *dict.fromkeys(found))
 
 
 def note(text: str) -> None:

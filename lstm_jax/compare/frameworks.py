@@ -21,6 +21,7 @@ class Framework(NamedTuple):
         trains: whether it can train; if not, it is measured in inference alone.
         slow_to_compile: whether its first step takes so long that a quick comparison leaves it out.
         longest: the most time steps it is given; None if there is no limit.
+        note: what a reader of its figures must know, a sentence.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Framework(NamedTuple):
     trains: bool = True
     slow_to_compile: bool = False
     longest: int | None = None
+    note: str = ""
 
     def missing(self) -> list[str]:
         """What pip would have to install."""
@@ -52,6 +54,11 @@ KERAS_ON_JAX = _packages(keras="keras", jax="jax")
 # The build without GPU code is there for Linux on x86 alone.
 IS_LINUX_ON_X86 = platform.system() == "Linux" and platform.machine() == "x86_64"
 TENSORFLOW = "tensorflow-cpu" if IS_LINUX_ON_X86 else "tensorflow"
+# The second: no messages but errors.
+ON_TENSORFLOW = _environment(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="2")
+
+TENSORFLOW_NOTE = "TensorFlow imports JAX where that is installed: its start-up and memory have JAX in them."
+HAIKU_NOTE = "Haiku imports Flax where that is installed: its start-up and memory have Flax in them."
 
 # A compiled program for each time step: T = 784 would take minutes to compile.
 UNROLLED_LONGEST = 112
@@ -77,7 +84,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             "equinox_lstm:Equinox",
             EQUINOX,
         ),
-        "haiku": Framework("Haiku, hk.LSTM in hk.dynamic_unroll", "haiku_lstm:Haiku", HAIKU),
+        "haiku": Framework("Haiku, hk.LSTM in hk.dynamic_unroll", "haiku_lstm:Haiku", HAIKU, note=HAIKU_NOTE),
         "keras-jax": Framework(
             "Keras 3 on JAX",
             "keras_lstm:Keras",
@@ -88,17 +95,19 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             "Keras 3 on TensorFlow, graph",
             "keras_lstm:Keras",
             _packages(keras="keras", tensorflow=TENSORFLOW),
-            _environment(KERAS_BACKEND="tensorflow"),
+            ON_TENSORFLOW,
+            note=TENSORFLOW_NOTE,
         ),
         "keras-tensorflow-xla": Framework(
             "Keras 3 on TensorFlow, jit_compile",
             "keras_lstm:KerasXLA",
             _packages(keras="keras", tensorflow=TENSORFLOW),
-            _environment(KERAS_BACKEND="tensorflow"),
+            ON_TENSORFLOW,
+            note=TENSORFLOW_NOTE,
         ),
         "pytorch": Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", _packages(torch="torch")),
         "pytorch-compile": Framework(
-            "PyTorch, torch.compile",
+            "PyTorch, torch.compile of nn.LSTMCell",
             "pytorch_lstm:Compiled",
             _packages(torch="torch"),
             slow_to_compile=True,
