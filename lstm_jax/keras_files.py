@@ -18,7 +18,7 @@ import re
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +104,15 @@ def _config(kind: str, **settings: Any) -> dict[str, Any]:
     return {"module": "keras.layers", "class_name": kind, "config": settings, "registered_name": None}
 
 
-def _check_packed_size(member: zipfile.ZipInfo) -> None:
+def _check_packed_sizes(members: Sequence[zipfile.ZipInfo]) -> None:
     """Refuse a small file that would fill the memory when it is unpacked."""
-    if member.file_size > MOST_COMPRESSION * max(member.compress_size, 1):
-        raise ConversionError(
-            f"got a {member.filename} that grows {member.file_size // max(member.compress_size, 1)} "
-            f"times when it is unpacked, expected at most {MOST_COMPRESSION}: not of a trained model"
-        )
+    for member in members:
+        growth = member.file_size // max(member.compress_size, 1)
+        if growth > MOST_COMPRESSION:
+            raise ConversionError(
+                f"got a {member.filename} that grows {growth} times when it is unpacked, expected at most "
+                f"{MOST_COMPRESSION}: not of a trained model"
+            )
 
 
 def read_keras(path: Path) -> dict[str, np.ndarray]:
@@ -126,9 +128,10 @@ def read_keras(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".keras":
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for name in (CONFIG, WEIGHTS):
-                    _check_packed_size(archive.getinfo(name))
+                _check_packed_sizes([archive.getinfo(name) for name in (CONFIG, WEIGHTS)])
                 config, content = json.loads(archive.read(CONFIG)), archive.read(WEIGHTS)
+        except ConversionError:
+            raise
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError) as error:
             raise ConversionError(
                 f"got a damaged file, or none of Keras 3 ({one_line(error)}); expected one that "

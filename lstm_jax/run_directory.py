@@ -14,6 +14,7 @@ programs to read; it is brought into line with the state whenever a run goes on.
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -173,6 +174,19 @@ class RunDirectory:
             ) from error
 
 
+@contextmanager
+def _pytorch_hidden() -> Iterator[None]:
+    """TensorboardX imports PyTorch if it is installed: seconds of every start, for nothing that we use."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # by which Python says that there is none
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
 class _EventFile:
     """A TensorBoard event file, written synchronously: a full disk must be an error here and now.
 
@@ -180,8 +194,9 @@ class _EventFile:
     """
 
     def __init__(self, directory: Path, *, first_step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.record_writer import RecordWriter
+        with _pytorch_hidden():
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.record_writer import RecordWriter
 
         directory.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"

@@ -120,7 +120,7 @@ def test_followers_write_nothing(tmp_path: Path) -> None:
     [
         ("config.json", "{", "cannot be read"),
         ("config.json", "[1]", "expected a JSON object, found list"),
-        ("config.json", '{"warmup": 3}', "unknown options warmup"),
+        ("config.json", '{"peepholes": 3}', "unknown options peepholes"),
         ("config.json", '{"hidden_size": 0}', "--hidden-size: got 0"),
     ],
 )
