@@ -220,10 +220,11 @@ double Difference(const Floats& got, const Doubles& expected) {
 
 int main() {
   // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
-  // several members; several groups; more threads than rows.
+  // several members; several groups; more threads than rows; several slices for each thread.
   const Sizes cases[] = {{1, 1, 1, 1, 1},     {1, 2, 3, 2, 4},    {1, 3, 7, 5, 17},      {1, 2, 13, 70, 66, 1},
                          {1, 90, 5, 1, 3},    {3, 4, 6, 3, 20},   {1, 5, 12, 4, 33, 4},  {2, 3, 10, 2, 16, 5},
-                         {1, 2, 20, 30, 130}, {1, 28, 32, 28, 64}, {1, 9, 64, 28, 64, 64}};
+                         {1, 2, 20, 30, 130}, {1, 28, 32, 28, 64}, {1, 9, 64, 28, 64, 64},
+                         {1, 9, 70, 28, 64},  {3, 5, 50, 28, 32}};
   unsigned seed = 0;
   for (const Sizes& s : cases) {
     const Problem problem(s, ++seed);

@@ -306,6 +306,7 @@ void Backward(Pool& pool, Index threads, const Sizes& s, const BackwardArgs& arg
   const Index packed = packed_h + packed_x;
   const Index sums_each = s.blocks() * s.packed();
   const Index sums = (s.groups > 1 ? s.groups : slices) * sums_each;
+  // The most that a slice needs need not be what the largest one needs: it depends on the steps at once.
   Index each = 0;
   for (Index i = 0; i < slices; ++i) {
     each = std::max(each, internal::BackwardScratch(s, SliceRows(s, i, slices).size()));

@@ -46,9 +46,38 @@ struct Step {
   float *h_next, *c_next, *gates;
 };
 
+// From z_t of some rows of one block, kBlock apart, to the state after the step. What is in `z` is lost.
+//
+// A function of its own, or the registers would be shared out between the rows. Each loop has several
+// computations under way that do not wait for each other: tanh(c) needs c, so it has a loop to itself.
+__attribute__((noinline)) inline void Activate(const Sizes& s, Index rows, float* z, Index block,
+                                               const Step& step, Index row) {
+  const Index unit = block * kLanes, lanes = s.hidden - unit;
+  for (Index r = 0; r < rows; ++r) {
+    float* const gate = z + r * kBlock;
+    const Index state = (row + r) * s.padded() + unit;
+    const Vec i = Sigmoid(Load(gate)), f = Sigmoid(Load(gate + kLanes));
+    const Vec g = Tanh(Load(gate + 2 * kLanes)), o = Sigmoid(Load(gate + 3 * kLanes));
+    const Vec c = f * Load(step.c + state) + i * g;
+    Store(step.c_next + state, c);
+    if (step.gates != nullptr) {
+      float* gates = step.gates + (row + r) * kGates * s.padded() + block * kBlock;
+      Store(gates, i);
+      Store(gates + kLanes, f);
+      Store(gates + 2 * kLanes, g);
+      Store(gates + 3 * kLanes, o);
+    }
+    Store(gate, c);
+    Store(gate + kLanes, o);
+  }
+  for (Index r = 0; r < rows; ++r) {
+    const float* const gate = z + r * kBlock;
+    StoreLanes(step.h_next + (row + r) * s.hidden + unit, Load(gate + kLanes) * Tanh(Load(gate)), lanes);
+  }
+}
+
 template <int R>
 inline void ForwardTile(const Sizes& s, const float* packed, Index block, const Step& step, Index row) {
-  const Index unit = block * kLanes, lanes = s.hidden - unit;
   const float* bias = packed + s.depth() * kBlock;
   Vec z[R][kGates];
   LSTM_JAX_UNROLL
@@ -58,21 +87,13 @@ inline void ForwardTile(const Sizes& s, const float* packed, Index block, const 
   }
   Multiply(z, s.inputs, step.x + row * s.inputs, s.inputs, 1, packed, kBlock);
   Multiply(z, s.hidden, step.h + row * s.hidden, s.hidden, 1, packed + s.inputs * kBlock, kBlock);
+  alignas(64) float stored[R * kBlock];
   LSTM_JAX_UNROLL
   for (int r = 0; r < R; ++r) {
-    const Index state = (row + r) * s.padded() + unit;
-    const Vec i = Sigmoid(z[r][0]), f = Sigmoid(z[r][1]), g = Tanh(z[r][2]), o = Sigmoid(z[r][3]);
-    const Vec c = f * Load(step.c + state) + i * g;
-    Store(step.c_next + state, c);
-    StoreLanes(step.h_next + (row + r) * s.hidden + unit, o * Tanh(c), lanes);
-    if (step.gates != nullptr) {
-      float* gates = step.gates + (row + r) * kGates * s.padded() + block * kBlock;
-      Store(gates, i);
-      Store(gates + kLanes, f);
-      Store(gates + 2 * kLanes, g);
-      Store(gates + 3 * kLanes, o);
-    }
+    LSTM_JAX_UNROLL
+    for (int g = 0; g < kGates; ++g) Store(stored + r * kBlock + g * kLanes, z[r][g]);
   }
+  Activate(s, R, stored, block, step, row);
 }
 
 // Floats of scratch memory for `rows` rows: c, and h before and after a step.
@@ -121,7 +142,7 @@ void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
              const ForwardResults& results) {
   const Index slices = NumSlices(s, threads);
   const Index packed = s.blocks() * s.packed();
-  const Index each = internal::ForwardScratch(s, CeilDiv(s.batch, slices));
+  const Index each = internal::ForwardScratch(s, LargestSlice(s, slices));
   const Scratch scratch(s.members * (packed + slices * each));
   float* const own = scratch.get() + s.members * packed;
   RunPhases(

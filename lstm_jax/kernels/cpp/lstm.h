@@ -6,7 +6,7 @@
 // - A thread owns a slice of the batch and runs all time steps on it: no meeting point in the sequence.
 // - All products of matrices are sums in a register tile of kRows x 4 vectors. Forward, the 4 vectors are
 //   the four gates of kLanes hidden units ("a block"), so that the activations are applied while z_t is
-//   still in registers. Weights are packed once per call into the order in which the tile reads them.
+//   still in the nearest cache. Weights are packed once per call into the order in which the tile reads them.
 // - The gradients of the weights are summed up per slice, some steps at a time, while dz_t is in cache.
 //
 // A call works on `members` LSTMs of equal sizes, with weights of their own. Arrays are row-major, time
@@ -88,22 +88,36 @@ inline Range Share(Index whole, Index part, Index parts) {
 
 // How many slices each member's batch is cut into. This depends on sizes and number of threads alone, so
 // that a call adds up its sums in the same order, and gives the same bits, every time.
+//
+// Threads take the next slice when they are done with one: with several for each thread, a core that is
+// slower than the others, by its make or because it is shared, takes fewer and nobody waits for it long.
+// Every slice reads all the weights in every step, though: large ones are cut into slices as large as can be.
 inline Index NumSlices(const Sizes& s, Index threads) {
   // For less than this, waking a thread takes longer than the work.
   constexpr double kLeastOperations = 1e6;
-  constexpr Index kLeastRows = 4;
+  constexpr Index kSlicesPerThread = 4, kRowsPerSlice = 16;
+  constexpr Index kFewWeights = 65536;  // 256 KB: they stay in the cache of each core
   const double operations = 8.0 * s.members * s.time * s.batch * s.depth() * s.hidden;
   if (operations < kLeastOperations) return 1;
-  const Index most = s.groups > 1 ? s.groups : CeilDiv(s.batch, kLeastRows);
-  return std::clamp<Index>(CeilDiv(threads, s.members), 1, most);
+  const Index most = s.groups > 1 ? s.groups : CeilDiv(s.batch, kRows);
+  Index slices = CeilDiv(threads, s.members);
+  if (threads > 1 && s.blocks() * s.packed() <= kFewWeights) {
+    slices = std::max(slices, std::min(CeilDiv(kSlicesPerThread * threads, s.members), s.batch / kRowsPerSlice));
+  }
+  return std::clamp<Index>(slices, 1, most);
 }
 
-// The rows of a slice: whole groups, if there are several.
+// The rows of a slice: whole groups, if there are several, else whole tiles, but for the last.
 inline Range SliceRows(const Sizes& s, Index slice, Index slices) {
-  if (s.groups == 1) return Share(s.batch, slice, slices);
-  const Range groups = Share(s.groups, slice, slices);
-  const Index rows = s.batch / s.groups;
-  return {groups.begin * rows, groups.end * rows};
+  const Index unit = s.groups > 1 ? s.batch / s.groups : kRows;
+  const Range units = Share(CeilDiv(s.batch, unit), slice, slices);
+  return {units.begin * unit, std::min(units.end * unit, s.batch)};
+}
+
+inline Index LargestSlice(const Sizes& s, Index slices) {
+  Index rows = 0;
+  for (Index i = 0; i < slices; ++i) rows = std::max(rows, SliceRows(s, i, slices).size());
+  return rows;
 }
 
 // --------------------------------------------------------------------------------------------------------
@@ -132,14 +146,14 @@ template <int R, int V>
 inline void Multiply(Vec (&sums)[R][V], Index depth, const float* a, Index a_row, Index a_column,
                      const float* b, Index b_row) {
   for (Index k = 0; k < depth; ++k, a += a_column, b += b_row) {
-    Vec right[V];
+    Vec left[R];
     LSTM_JAX_UNROLL
-    for (int v = 0; v < V; ++v) right[v] = Load(b + v * kLanes);
+    for (int r = 0; r < R; ++r) left[r] = Broadcast(a[r * a_row]);
     LSTM_JAX_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const float left = a[r * a_row];
+    for (int v = 0; v < V; ++v) {
+      const Vec right = InRegister(Load(b + v * kLanes));
       LSTM_JAX_UNROLL
-      for (int v = 0; v < V; ++v) sums[r][v] += left * right[v];
+      for (int r = 0; r < R; ++r) sums[r][v] += left[r] * right;
     }
   }
 }
