@@ -34,12 +34,13 @@ from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Key
 
+from lstm_jax.dropout import without_some_weights
 from lstm_jax.gates import GATES
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, last_step
 from lstm_jax.kernels.native import native
-from lstm_jax.wrappers import chrono_bias, in_parts, without_some_weights
+from lstm_jax.wrappers import chrono_bias, in_parts
 
 # --------------------------------------------------------------------------------------------------
 # The reference implementations. To add one, write a function as `Implementation` has it, name it in
@@ -190,8 +191,8 @@ class LSTM(nn.Module):
         unroll: how many steps `scan` writes out in one turn of its loop.
         remat: into how many parts to cut the time steps, to save memory in the backward pass, see
             `wrappers.in_parts`; None saves all that the backward pass needs.
-        recurrent_dropout_rate: share of the recurrent weights that is dropped while training, see
-            `wrappers.without_some_weights`.
+        recurrent_weight_dropout_rate: share of the recurrent weights that is dropped while training, see
+            `dropout.without_some_weights`.
         gate_fn: activation of the gates i, f, o.
         activation_fn: activation of the candidate g and of the memory c on its way out.
         kernel_init: initializer of the input kernels.
@@ -212,7 +213,7 @@ class LSTM(nn.Module):
     keep_order: bool = False
     unroll: int = 1
     remat: int | None = None
-    recurrent_dropout_rate: float = 0.0
+    recurrent_weight_dropout_rate: float = 0.0
     gate_fn: Callable[..., Any] = nn.sigmoid
     activation_fn: Callable[..., Any] = nn.tanh
     kernel_init: Initializer = initializers.lecun_normal()
@@ -285,8 +286,9 @@ class LSTM(nn.Module):
             if array.shape != expected:
                 raise ValueError(f"initial_carry: got {state} of shape {array.shape}, expected {expected}")
         params = self._parameters(time=len(inputs), num_inputs=inputs.shape[-1])
-        if self.recurrent_dropout_rate and not deterministic:
-            params = without_some_weights(params, self.make_rng("dropout"), self.recurrent_dropout_rate)
+        if self.recurrent_weight_dropout_rate and not deterministic:
+            key = self.make_rng("dropout")
+            params = without_some_weights(params, key, self.recurrent_weight_dropout_rate)
         lengths = seq_lengths if return_carry or not self.return_outputs else None
         implementation = self._implementation(
             Task.of(cell, params, inputs, initial_carry, unroll=self.unroll)

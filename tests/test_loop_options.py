@@ -26,7 +26,7 @@ ALL = {
     "weight_decay": 0.1,
     "label_smoothing": 0.1,
     "output_dropout_rate": 0.3,
-    "recurrent_dropout_rate": 0.3,
+    "recurrent_weight_dropout_rate": 0.3,
     "augment_shift": 2.0,
 }
 

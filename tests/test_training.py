@@ -171,7 +171,7 @@ RANDOM = dataclasses.replace(
         num_layers=2,
         dropout_rate=0.5,
         output_dropout_rate=0.5,
-        recurrent_dropout_rate=0.5,
+        recurrent_weight_dropout_rate=0.5,
     ),
     augmentation=Augmentation(rotation=20.0, shift=2.0, elastic=1.0),
 )
@@ -194,7 +194,7 @@ def test_two_devices_agree_with_one(split: MemorySplit, method: Method, toleranc
     [
         {"model": LSTMClassifier(hidden_size=5, num_layers=2, dropout_rate=0.5)},
         {"model": LSTMClassifier(hidden_size=5, output_dropout_rate=0.5)},
-        {"model": LSTMClassifier(hidden_size=5, recurrent_dropout_rate=0.5)},
+        {"model": LSTMClassifier(hidden_size=5, recurrent_weight_dropout_rate=0.5)},
         {"augmentation": Augmentation(shift=3.0)},
     ],
     ids=["between", "output", "recurrent", "augmentation"],
