@@ -5,6 +5,7 @@ Nothing here is done at evaluation. Everything dropped is made up for by scaling
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lstm_jax.gates import GATES
-from lstm_jax.kernels.interface import CellParameters
+from lstm_jax.kernels.interface import CellParameters, promoted
 
 
 def kept_units(
@@ -58,6 +59,30 @@ class ExampleDropout(nn.Module):
             return inputs
         kept = kept_units(self.make_rng("dropout"), example_index, inputs.shape[1:], self.rate)
         return jnp.where(kept, inputs / _kept_share(self.rate), jnp.zeros_like(inputs))
+
+
+def recurrent_mask(
+    key: Key[Array, ""], example_index: Int[Array, "*batch"], features: int, rate: float, *, dtype: Any
+) -> Float[Array, "*batch hidden"]:
+    """The mask m of variational recurrent dropout (Gal & Ghahramani 2016, arXiv 1512.05287).
+
+        z_t = W_x x_t + W_h (m * h_{t-1}) + b            m in {0, 1 / (1 - rate)}
+
+    A mask drawn anew in each step would wipe out what h carries from step to step. So each sequence has
+    one, drawn once, for all of its steps. It is also the same for all four gates (the paper's "tied
+    weights"): the gates keep sharing one product with W_h, where four masks would need four. What leaves
+    the layer, h_t, and the memory c are not masked.
+
+    Args:
+        key: what the masks are drawn from.
+        example_index: the place of each sequence in the whole batch, see `kept_units`.
+        features: the number of hidden units.
+        rate: the probability of dropping a unit.
+        dtype: that of the state; the mask has at least the precision of float32.
+    """
+    kept = kept_units(key, example_index.reshape(-1), (features,), rate)
+    mask = kept.reshape(*example_index.shape, features).astype(promoted(dtype, jnp.float32))
+    return mask / _kept_share(rate)
 
 
 def without_some_weights(

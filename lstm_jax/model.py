@@ -54,6 +54,7 @@ class LSTMClassifier(nn.Module):
         permutation_seed: the order of the pixels in the task ``permuted``, see `sequences.permutation`.
         dropout_rate: share of the outputs dropped between two layers.
         output_dropout_rate: share of the last outputs dropped on the way to the dense layer.
+        recurrent_dropout_rate: share of the hidden units dropped on the way to the next step, see `LSTM`.
         recurrent_weight_dropout_rate: share of the recurrent weights dropped, see `LSTM`.
         forget_bias: initial value of the forget gates' biases, or ``chrono``, see `LSTM`.
         remat: into how many parts to cut the sequences, to save memory in the backward pass, see `LSTM`.
@@ -69,6 +70,7 @@ class LSTMClassifier(nn.Module):
     permutation_seed: int | str = 92916
     dropout_rate: float = 0.0
     output_dropout_rate: float = 0.0
+    recurrent_dropout_rate: float = 0.0
     recurrent_weight_dropout_rate: float = 0.0
     forget_bias: float | str = 1.0
     remat: int | None = None
@@ -97,24 +99,24 @@ class LSTMClassifier(nn.Module):
         if example_index is None:
             example_index = jnp.arange(inputs.shape[0])
         inputs = as_sequence(inputs, self.task, self.permutation_seed)
+        dropout: dict[str, Any] = {"deterministic": deterministic, "example_index": example_index}
         for layer in range(self.num_layers - 1):
             outputs: list[Any] = [
-                self._lstm(layer, direction, keep_order=True)(inputs, deterministic=deterministic)
+                self._lstm(layer, direction, keep_order=True)(inputs, **dropout)
                 for direction in self._directions()
             ]
             inputs = ExampleDropout(self.dropout_rate, name=f"dropout_{layer}")(
-                jnp.concatenate(outputs, axis=-1), example_index, deterministic=deterministic
+                jnp.concatenate(outputs, axis=-1), **dropout
             )
         last = []
         for direction in self._directions():
             # The last output is the h of the final carry.
             lstm = self._lstm(self.num_layers - 1, direction, return_outputs=False)
-            _, h = lstm(inputs, deterministic=deterministic)
+            _, h = lstm(inputs, **dropout)
             last.append(h)
         features = jnp.concatenate(last, axis=-1).astype(jnp.float32)
         if self.output_dropout_rate:
-            dropout = ExampleDropout(self.output_dropout_rate, name="dropout_output")
-            features = dropout(features, example_index, deterministic=deterministic)
+            features = ExampleDropout(self.output_dropout_rate, name="dropout_output")(features, **dropout)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(features)
 
     def _directions(self) -> tuple[str, ...]:
@@ -126,6 +128,7 @@ class LSTMClassifier(nn.Module):
             implementation=self.implementation,
             forget_bias=self.forget_bias,
             remat=self.remat,
+            recurrent_dropout_rate=self.recurrent_dropout_rate,
             recurrent_weight_dropout_rate=self.recurrent_weight_dropout_rate,
             kernel_init=KERNEL_INIT,
             recurrent_kernel_init=KERNEL_INIT,
@@ -174,6 +177,7 @@ def build_model(config: Config, num_classes: int = NUM_CLASSES) -> LSTMClassifie
         permutation_seed=config.permutation_seed,
         dropout_rate=config.dropout_rate,
         output_dropout_rate=config.output_dropout_rate,
+        recurrent_dropout_rate=config.recurrent_dropout_rate,
         recurrent_weight_dropout_rate=config.recurrent_weight_dropout_rate,
         forget_bias=config.forget_bias,
         remat=config.remat,

@@ -32,6 +32,7 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
         lengths: Int[Array, "*batch"] | None,
         *,
         keep_outputs: bool,
+        mask: Float[Array, "*batch hidden"] | None = None,
     ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
         if lengths is not None:
             raise ValueError("remat: got seq_lengths for the final state, expected remat=None with them")
@@ -39,7 +40,7 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
             raise ValueError(f"remat: got {parts} for {len(inputs)} time steps, expected a divisor of them")
 
         def part(carry: Carry, inputs: Array) -> tuple[Carry, Array | None]:
-            return implementation(cell, params, inputs, carry, None, keep_outputs=keep_outputs)
+            return implementation(cell, params, inputs, carry, None, keep_outputs=keep_outputs, mask=mask)
 
         cut = inputs.reshape(parts, -1, *inputs.shape[1:])
         # In the dtypes that the steps give it, so that it is the same before and after each part.
