@@ -80,6 +80,7 @@ _NUMBERS: Mapping[str, _Number] = MappingProxyType(
         "dropout_rate": _SHARE,
         "output_dropout_rate": _SHARE,
         "recurrent_dropout_rate": _SHARE,
+        "recurrent_weight_dropout_rate": _SHARE,
         "augment_rotation": _Number("degrees from 0 up to, not including, 90", lambda x: 0 <= x < 90),
         "augment_shift": _Number("pixels from 0 to 28", lambda x: 0 <= x <= 28),
         "augment_scale": _SHARE,
@@ -139,6 +140,8 @@ class Config:
     output_dropout_rate: float = 0.0
     """Share of the last layer's last outputs that is dropped on the way to the dense layer."""
     recurrent_dropout_rate: float = 0.0
+    """Share of the hidden units dropped on the way to the next time step; an image drops the same in all."""
+    recurrent_weight_dropout_rate: float = 0.0
     """Share of the recurrent weights that is dropped, the same in all time steps of a training step."""
     forget_bias: Annotated[float | Literal["chrono"], arg(metavar="FLOAT|chrono")] = 1.0
     """Initial value of the forget gate's bias; chrono spreads memories over the length of the sequence."""

@@ -124,7 +124,8 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                 dataset=dataset,
                 feed=feed,
                 train_epoch=compile_train_epoch(method, mesh, data_spec=feed.spec),
-                score=compile_score(method.model, mesh),
+                # By what trains: `auto` might take another where there is no dropout.
+                score=compile_score(method.model.clone(implementation=implementation), mesh),
                 run=run,
                 checkpoints=checkpoints,
                 console=console,
@@ -311,7 +312,7 @@ def prepare_implementation(config: Config, console: Console) -> str:
     Raises:
         ImplementationError: if it cannot be used here.
     """
-    task = Task(dtypes=frozenset({config.dtype, "float32"}))
+    task = Task.of_training(config)
     if will_build(config.implementation, task):
         console.message("Building the native kernel, once; this takes some seconds")
     return choose(config.implementation, task)

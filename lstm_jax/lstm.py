@@ -21,6 +21,7 @@ Inside this file sequences have time first: (T, *B, D) in, (T, *B, H) out, where
 steps, B the sequences, D the inputs and H the hidden units.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -34,12 +35,13 @@ from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Key
 
+from lstm_jax.dropout import recurrent_mask, without_some_weights
 from lstm_jax.gates import GATES
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
-from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, last_step
+from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, last_step, masked
 from lstm_jax.kernels.native import native
-from lstm_jax.wrappers import chrono_bias, in_parts, without_some_weights
+from lstm_jax.wrappers import chrono_bias, in_parts
 
 # --------------------------------------------------------------------------------------------------
 # The reference implementations. To add one, write a function as `Implementation` has it, name it in
@@ -56,6 +58,7 @@ def scan(
     lengths: Int[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
+    mask: Float[Array, "*batch hidden"] | None = None,
     unroll: int = 1,
 ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """The reference: `nn.scan` over `nn.LSTMCell`, one step after the other in a compiled loop.
@@ -70,6 +73,7 @@ def scan(
         carry: the state (c, h) before the first step.
         lengths: the number of steps after which to take the carry; None means all.
         keep_outputs: whether the outputs are wanted.
+        mask: what h is multiplied by on its way to the next step; None changes nothing.
         unroll: how many steps to write out in one turn of the loop.
 
     Returns:
@@ -77,7 +81,7 @@ def scan(
     """
 
     def step(cell: nn.LSTMCell, carry: Carry, x: Array) -> tuple[Carry, tuple[Array | None, Array | None]]:
-        (c, h), output = cell(carry, x)
+        (c, h), output = cell((carry[0], masked(carry[1], mask)), x)
         # Histories are kept only if they are needed: they are large.
         return (c, h), (
             None if lengths is None else c,
@@ -104,6 +108,7 @@ def unrolled(
     lengths: Int[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
+    mask: Float[Array, "*batch hidden"] | None = None,
 ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """The static RNN: the loop runs while tracing, so that every step stands in the program by itself.
 
@@ -117,6 +122,7 @@ def unrolled(
         carry: the state (c, h) before the first step.
         lengths: the number of steps after which to take the carry; None means all.
         keep_outputs: whether the outputs are wanted.
+        mask: what h is multiplied by on its way to the next step; None changes nothing.
 
     Returns:
         The carry, and the outputs of all steps or None.
@@ -126,7 +132,7 @@ def unrolled(
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
     for x in inputs:
-        carry, output = step(carry, x)
+        carry, output = step((carry[0], masked(carry[1], mask)), x)
         cells.append(carry[0])
         outputs.append(output)
     if lengths is not None:
@@ -190,8 +196,10 @@ class LSTM(nn.Module):
         unroll: how many steps `scan` writes out in one turn of its loop.
         remat: into how many parts to cut the time steps, to save memory in the backward pass, see
             `wrappers.in_parts`; None saves all that the backward pass needs.
-        recurrent_dropout_rate: share of the recurrent weights that is dropped while training, see
-            `wrappers.without_some_weights`.
+        recurrent_dropout_rate: share of the hidden units of h_{t-1} that is dropped while training, of each
+            sequence the same in all steps, see `dropout.recurrent_mask`; not with ``native``.
+        recurrent_weight_dropout_rate: share of the recurrent weights that is dropped while training, see
+            `dropout.without_some_weights`.
         gate_fn: activation of the gates i, f, o.
         activation_fn: activation of the candidate g and of the memory c on its way out.
         kernel_init: initializer of the input kernels.
@@ -213,6 +221,7 @@ class LSTM(nn.Module):
     unroll: int = 1
     remat: int | None = None
     recurrent_dropout_rate: float = 0.0
+    recurrent_weight_dropout_rate: float = 0.0
     gate_fn: Callable[..., Any] = nn.sigmoid
     activation_fn: Callable[..., Any] = nn.tanh
     kernel_init: Initializer = initializers.lecun_normal()
@@ -235,6 +244,7 @@ class LSTM(nn.Module):
         reverse: bool | None = None,
         keep_order: bool | None = None,
         deterministic: bool = True,
+        example_index: Int[Array, "*batch"] | None = None,
     ) -> (
         Float[Array, "*batch_and_time hidden"] | tuple[Carry, Float[Array, "*batch_and_time hidden"]] | Carry
     ):
@@ -253,6 +263,8 @@ class LSTM(nn.Module):
             reverse: overrides the attribute.
             keep_order: overrides the attribute.
             deterministic: False switches dropout on; it needs the random key ``dropout``.
+            example_index: the place of each sequence in the whole batch, which its recurrent dropout
+                depends on; None if this is the whole batch.
 
         Returns:
             The outputs h_t of all steps, in the layout of ``inputs``; with ``return_carry`` the pair of
@@ -285,14 +297,21 @@ class LSTM(nn.Module):
             if array.shape != expected:
                 raise ValueError(f"initial_carry: got {state} of shape {array.shape}, expected {expected}")
         params = self._parameters(time=len(inputs), num_inputs=inputs.shape[-1])
+        mask = None
         if self.recurrent_dropout_rate and not deterministic:
-            params = without_some_weights(params, self.make_rng("dropout"), self.recurrent_dropout_rate)
+            if example_index is None:
+                example_index = jnp.arange(math.prod(expected[:-1])).reshape(expected[:-1])
+            key, rate = self.make_rng("dropout"), self.recurrent_dropout_rate
+            mask = recurrent_mask(key, example_index, self.features, rate, dtype=initial_carry[1].dtype)
+        if self.recurrent_weight_dropout_rate and not deterministic:
+            key, rate = self.make_rng("dropout"), self.recurrent_weight_dropout_rate
+            params = without_some_weights(params, key, rate)
         lengths = seq_lengths if return_carry or not self.return_outputs else None
         implementation = self._implementation(
-            Task.of(cell, params, inputs, initial_carry, unroll=self.unroll)
+            Task.of(cell, params, inputs, initial_carry, mask=mask, unroll=self.unroll)
         )
         carry, outputs = implementation(
-            cell, params, inputs, initial_carry, lengths, keep_outputs=self.return_outputs
+            cell, params, inputs, initial_carry, lengths, keep_outputs=self.return_outputs, mask=mask
         )
         if outputs is None:
             return carry

@@ -13,12 +13,12 @@ single row.
 from typing import Any, TypeAlias
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 
 from lstm_jax.config import Config
+from lstm_jax.dropout import ExampleDropout
 from lstm_jax.idx import NUM_CLASSES
 from lstm_jax.lstm import LSTM
 from lstm_jax.sequences import as_sequence
@@ -54,7 +54,8 @@ class LSTMClassifier(nn.Module):
         permutation_seed: the order of the pixels in the task ``permuted``, see `sequences.permutation`.
         dropout_rate: share of the outputs dropped between two layers.
         output_dropout_rate: share of the last outputs dropped on the way to the dense layer.
-        recurrent_dropout_rate: share of the recurrent weights dropped, see `LSTM`.
+        recurrent_dropout_rate: share of the hidden units dropped on the way to the next step, see `LSTM`.
+        recurrent_weight_dropout_rate: share of the recurrent weights dropped, see `LSTM`.
         forget_bias: initial value of the forget gates' biases, or ``chrono``, see `LSTM`.
         remat: into how many parts to cut the sequences, to save memory in the backward pass, see `LSTM`.
         implementation: how the LSTM is computed, see `LSTM`.
@@ -70,6 +71,7 @@ class LSTMClassifier(nn.Module):
     dropout_rate: float = 0.0
     output_dropout_rate: float = 0.0
     recurrent_dropout_rate: float = 0.0
+    recurrent_weight_dropout_rate: float = 0.0
     forget_bias: float | str = 1.0
     remat: int | None = None
     implementation: str = "auto"
@@ -97,24 +99,24 @@ class LSTMClassifier(nn.Module):
         if example_index is None:
             example_index = jnp.arange(inputs.shape[0])
         inputs = as_sequence(inputs, self.task, self.permutation_seed)
+        dropout: dict[str, Any] = {"deterministic": deterministic, "example_index": example_index}
         for layer in range(self.num_layers - 1):
             outputs: list[Any] = [
-                self._lstm(layer, direction, keep_order=True)(inputs, deterministic=deterministic)
+                self._lstm(layer, direction, keep_order=True)(inputs, **dropout)
                 for direction in self._directions()
             ]
             inputs = ExampleDropout(self.dropout_rate, name=f"dropout_{layer}")(
-                jnp.concatenate(outputs, axis=-1), example_index, deterministic=deterministic
+                jnp.concatenate(outputs, axis=-1), **dropout
             )
         last = []
         for direction in self._directions():
             # The last output is the h of the final carry.
             lstm = self._lstm(self.num_layers - 1, direction, return_outputs=False)
-            _, h = lstm(inputs, deterministic=deterministic)
+            _, h = lstm(inputs, **dropout)
             last.append(h)
         features = jnp.concatenate(last, axis=-1).astype(jnp.float32)
         if self.output_dropout_rate:
-            dropout = ExampleDropout(self.output_dropout_rate, name="dropout_output")
-            features = dropout(features, example_index, deterministic=deterministic)
+            features = ExampleDropout(self.output_dropout_rate, name="dropout_output")(features, **dropout)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(features)
 
     def _directions(self) -> tuple[str, ...]:
@@ -127,6 +129,7 @@ class LSTMClassifier(nn.Module):
             forget_bias=self.forget_bias,
             remat=self.remat,
             recurrent_dropout_rate=self.recurrent_dropout_rate,
+            recurrent_weight_dropout_rate=self.recurrent_weight_dropout_rate,
             kernel_init=KERNEL_INIT,
             recurrent_kernel_init=KERNEL_INIT,
             reverse=direction == "backward",
@@ -134,39 +137,6 @@ class LSTMClassifier(nn.Module):
             name=f"lstm_{layer}_{direction}",
             **options,
         )
-
-
-class ExampleDropout(nn.Module):
-    """Dropout with a key of its own for each example (Srivastava et al. 2014, scaled while training).
-
-    `nn.Dropout` draws one mask for the array at hand, so two devices with half a batch each would drop
-    other units than one device with all of it. Here the mask of an example depends on the key and on
-    the example's place in the whole batch.
-
-    Attributes:
-        rate: the probability of dropping a unit.
-    """
-
-    rate: float
-
-    @nn.compact
-    def __call__(
-        self,
-        inputs: Float[Array, "batch *features"],
-        example_index: Int[Array, " batch"],
-        *,
-        deterministic: bool,
-    ) -> Float[Array, "batch *features"]:
-        """Drop units of ``inputs`` and scale the others by 1 / (1 - rate)."""
-        if deterministic or self.rate == 0.0:
-            return inputs
-        key = self.make_rng("dropout")
-        keep_rate = 1.0 - self.rate
-
-        def mask(index: Int[Array, ""]) -> Array:
-            return jax.random.bernoulli(jax.random.fold_in(key, index), keep_rate, inputs.shape[1:])
-
-        return jnp.where(jax.vmap(mask)(example_index), inputs / keep_rate, jnp.zeros_like(inputs))
 
 
 def logits_of(
@@ -208,6 +178,7 @@ def build_model(config: Config, num_classes: int = NUM_CLASSES) -> LSTMClassifie
         dropout_rate=config.dropout_rate,
         output_dropout_rate=config.output_dropout_rate,
         recurrent_dropout_rate=config.recurrent_dropout_rate,
+        recurrent_weight_dropout_rate=config.recurrent_weight_dropout_rate,
         forget_bias=config.forget_bias,
         remat=config.remat,
         implementation=config.implementation,

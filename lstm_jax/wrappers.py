@@ -1,13 +1,10 @@
-"""What works with every implementation of the LSTM: less memory, dropped weights, long memories."""
-
-from collections.abc import Mapping
+"""What works with every implementation of the LSTM: less memory, long memories."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Key
 
-from lstm_jax.gates import GATES
 from lstm_jax.kernels.interface import Carry, CellParameters, Implementation
 
 
@@ -35,6 +32,7 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
         lengths: Int[Array, "*batch"] | None,
         *,
         keep_outputs: bool,
+        mask: Float[Array, "*batch hidden"] | None = None,
     ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
         if lengths is not None:
             raise ValueError("remat: got seq_lengths for the final state, expected remat=None with them")
@@ -42,7 +40,7 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
             raise ValueError(f"remat: got {parts} for {len(inputs)} time steps, expected a divisor of them")
 
         def part(carry: Carry, inputs: Array) -> tuple[Carry, Array | None]:
-            return implementation(cell, params, inputs, carry, None, keep_outputs=keep_outputs)
+            return implementation(cell, params, inputs, carry, None, keep_outputs=keep_outputs, mask=mask)
 
         cut = inputs.reshape(parts, -1, *inputs.shape[1:])
         # In the dtypes that the steps give it, so that it is the same before and after each part.
@@ -53,31 +51,6 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
         return carry, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
 
     return run
-
-
-def without_some_weights(
-    params: CellParameters, key: Key[Array, ""], rate: float
-) -> dict[str, Mapping[str, Array]]:
-    """The parameters of a cell with some of the recurrent weights W_h set to zero, and the others scaled up.
-
-    This is the recurrent dropout of AWD-LSTM (Merity, Keskar & Socher 2017, arXiv 1708.02182): since it
-    changes the weights and not the steps, the same weights are missing in all steps of a sequence, as
-    variational dropout asks for (Gal & Ghahramani 2016, arXiv 1512.05287), the memory c is left alone,
-    and every implementation can do it at the cost of a mask of the size of W_h. The sequences of
-    one call share the mask.
-
-    Args:
-        params: the weights, as `nn.LSTMCell` names them.
-        key: what the mask is drawn from.
-        rate: the probability of dropping a weight.
-    """
-    dropped = dict(params)
-    for gate, gate_key in zip(GATES, jax.random.split(key, len(GATES)), strict=True):
-        weights = params[f"h{gate}"]
-        kernel = weights["kernel"]
-        kept = jax.random.bernoulli(gate_key, 1 - rate, kernel.shape)
-        dropped[f"h{gate}"] = {**weights, "kernel": jnp.where(kept, kernel / (1 - rate), 0 * kernel)}
-    return dropped
 
 
 def chrono_bias(key: Key[Array, ""], features: int, time: int) -> Float32[Array, " features"]:

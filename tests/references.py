@@ -47,10 +47,10 @@ def random_case(
     return Case({"cell": cell}, inputs, (normal(*batch, hidden), normal(*batch, hidden)))
 
 
-def numpy_lstm(case: Case) -> tuple[tuple[Any, Any], Any]:
+def numpy_lstm(case: Case, mask: Any = 1.0) -> tuple[tuple[Any, Any], Any]:
     """The equations, one step after the other, in float64: the final state (c, h), and all outputs.
 
-    Of ``case.inputs`` the time axis is the last but one.
+    Of ``case.inputs`` the time axis is the last but one. ``mask`` multiplies h before the recurrent weights.
     """
     weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), case.params["cell"])
     inputs = np.asarray(case.inputs, np.float64)
@@ -60,7 +60,7 @@ def numpy_lstm(case: Case) -> tuple[tuple[Any, Any], Any]:
         x = inputs[..., t, :]
         i, f, g, o = (
             x @ weights[f"i{gate}"]["kernel"]
-            + h @ weights[f"h{gate}"]["kernel"]
+            + (mask * h) @ weights[f"h{gate}"]["kernel"]
             + weights[f"h{gate}"]["bias"]
             for gate in "ifgo"
         )

@@ -81,7 +81,11 @@ def test_a_recipe_s_options_can_be_overridden() -> None:
         ),
         ({"permutation_seed": 3}, "--permutation-seed: got 3 with --task rows, expected --task permuted"),
         ({"output_dropout_rate": 1.0}, "--output-dropout-rate: got 1.0, expected a number from 0 up to"),
-        ({"recurrent_dropout_rate": -0.1}, "--recurrent-dropout-rate: got -0.1, expected a number from 0"),
+        ({"recurrent_dropout_rate": 1.0}, "--recurrent-dropout-rate: got 1.0, expected a number from 0 up"),
+        (
+            {"recurrent_weight_dropout_rate": -0.1},
+            "--recurrent-weight-dropout-rate: got -0.1, expected a number from 0",
+        ),
         ({"remat": 0}, "--remat: got 0, expected a whole number from 1 to 784"),
         ({"remat": 5}, "--remat: got 5 with --task rows, expected a divisor of its 28 steps"),
         ({"optimizer": "sgd"}, "--optimizer: got 'sgd', expected one of adam, adamw"),

@@ -14,6 +14,7 @@ from test_loop import Listener
 from lstm_jax import train
 from lstm_jax.checkpoint import digest
 from lstm_jax.config import Config
+from lstm_jax.errors import ImplementationError
 from lstm_jax.trained import load_state, load_trained
 
 # Every step has its own learning rate, random images and dropout, and moves an average.
@@ -27,6 +28,7 @@ ALL = {
     "label_smoothing": 0.1,
     "output_dropout_rate": 0.3,
     "recurrent_dropout_rate": 0.3,
+    "recurrent_weight_dropout_rate": 0.3,
     "augment_shift": 2.0,
 }
 
@@ -70,6 +72,16 @@ def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
     assert stops >= 2
     assert state_digest(tmp_path / "stopped") == state_digest(small["run_dir"])
     assert figures_of(tmp_path / "stopped") == figures_of(small["run_dir"])
+
+
+def test_native_is_refused_for_recurrent_dropout_and_a_run_says_what_trains(
+    averaged_run: Any, small: dict[str, Any], tmp_path: Path
+) -> None:
+    assert averaged_run.summary["implementation"] == "fused"
+    options = {**small, "run_dir": tmp_path / "refused", "recurrent_dropout_rate": 0.3}
+    with pytest.raises(ImplementationError, match="'native' cannot be used: it has no recurrent dropout"):
+        train(Config(**options, implementation="native"))
+    assert not (tmp_path / "refused").exists()
 
 
 def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None:

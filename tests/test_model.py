@@ -13,7 +13,8 @@ from references import BFLOAT16, FLOAT32, Tree, assert_equal, flax_rnn, random_l
 
 from lstm_jax import LSTMClassifier, model
 from lstm_jax.config import Config
-from lstm_jax.model import ExampleDropout, build_model, logits_of
+from lstm_jax.dropout import ExampleDropout
+from lstm_jax.model import build_model, logits_of
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

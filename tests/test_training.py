@@ -172,6 +172,7 @@ RANDOM = dataclasses.replace(
         dropout_rate=0.5,
         output_dropout_rate=0.5,
         recurrent_dropout_rate=0.5,
+        recurrent_weight_dropout_rate=0.5,
     ),
     augmentation=Augmentation(rotation=20.0, shift=2.0, elastic=1.0),
 )
@@ -195,9 +196,10 @@ def test_two_devices_agree_with_one(split: MemorySplit, method: Method, toleranc
         {"model": LSTMClassifier(hidden_size=5, num_layers=2, dropout_rate=0.5)},
         {"model": LSTMClassifier(hidden_size=5, output_dropout_rate=0.5)},
         {"model": LSTMClassifier(hidden_size=5, recurrent_dropout_rate=0.5)},
+        {"model": LSTMClassifier(hidden_size=5, recurrent_weight_dropout_rate=0.5)},
         {"augmentation": Augmentation(shift=3.0)},
     ],
-    ids=["between", "output", "recurrent", "augmentation"],
+    ids=["between", "output", "recurrent", "weights", "augmentation"],
 )
 def test_what_is_random_changes_with_step_and_seed_and_with_nothing_else(change: dict) -> None:
     method = dataclasses.replace(METHOD, **change)

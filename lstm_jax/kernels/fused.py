@@ -30,6 +30,7 @@ from lstm_jax.kernels.interface import (
     by_kind,
     computed_dtype,
     last_step,
+    masked,
     promoted,
 )
 
@@ -66,6 +67,7 @@ def fused(
     lengths: Int[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
+    mask: Float[Array, "*batch hidden"] | None = None,
 ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """Run the LSTM; see `interface.Implementation`.
 
@@ -87,7 +89,10 @@ def fused(
     flat_carry = jax.tree.map(lambda state: state.reshape(size, cell.features), carry)
     arguments = (weights, inputs.reshape(time, size, inputs.shape[-1]), flat_carry)
     last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
-    (c, h), outputs = _run(dtype, keep_outputs, *reverse_mode_only(arguments, implementation="fused"), last)
+    if mask is not None:
+        mask = mask.astype(_sum_dtype(dtype)).reshape(size, cell.features)
+    arguments = reverse_mode_only(arguments, implementation="fused")
+    (c, h), outputs = _run(dtype, keep_outputs, *arguments, last, mask)
     shape = (*batch, cell.features)
     return (
         (c.reshape(shape).astype(c_dtype), h.reshape(shape).astype(h_dtype)),
@@ -103,6 +108,7 @@ def _run(
     inputs: Float[Array, "time batch inputs"],
     carry: Carry,
     last: Int32[Array, " batch"] | None,
+    mask: Float[Array, "batch hidden"] | None,
 ) -> tuple[Carry, Array | None]:
     """All steps, multiplied in ``dtype``; the results are in the dtype of the sums.
 
@@ -118,8 +124,9 @@ def _run(
     keep_all = keep_outputs or last is not None
 
     def body(carry: Carry, projected: list[Array]) -> tuple[Carry, tuple[Array | None, Array | None]]:
+        h_seen = masked(carry[1], mask)
         z = [
-            x + _product(carry[1], kernel, dtype) + b
+            x + _product(h_seen, kernel, dtype) + b
             for x, kernel, b in zip(projected, recurrent, biases, strict=True)
         ]
         _, (c, h) = _cell(carry[0], z)
@@ -177,15 +184,17 @@ def _at(last: Int32[Array, " batch"], history: Float[Array, "time batch hidden"]
     return jnp.take_along_axis(history, last[None, :, None], axis=0)[0]
 
 
-def _forward_rule(dtype: Any, keep_outputs: bool, weights: Any, inputs: Any, carry: Any, last: Any) -> Any:
+def _forward_rule(
+    dtype: Any, keep_outputs: bool, weights: Any, inputs: Any, carry: Any, last: Any, mask: Any
+) -> Any:
     wants_dx = inputs.perturbed
-    weights, inputs, carry, last = values_of((weights, inputs, carry, last))
+    weights, inputs, carry, last, mask = values_of((weights, inputs, carry, last, mask))
     start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
     recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 
     def body(t: Array, state: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
         (c, h), before, h_before = state
-        z = projected[t] + _product(h, recurrent, dtype) + bias
+        z = projected[t] + _product(masked(h, mask), recurrent, dtype) + bias
         gates, after = _cell(c, jnp.split(z, 4, axis=-1))
         for place, value in enumerate((*gates, c)):
             before = lax.dynamic_update_slice(before, value[None, None], (t, place, 0, 0))
@@ -200,12 +209,13 @@ def _forward_rule(dtype: Any, keep_outputs: bool, weights: Any, inputs: Any, car
     if last is not None:
         end = (_at(last, jnp.concatenate([before[1:, 4], end[0][None]])), _at(last, outputs))
     # Residuals may hold arrays only: the flag is in their structure.
-    residuals = (Saved(before, h_before, projected), weights, inputs, carry, last, () if wants_dx else None)
+    flag = () if wants_dx else None
+    residuals = (Saved(before, h_before, projected), weights, inputs, carry, last, mask, flag)
     return (end, outputs if keep_outputs else None), residuals
 
 
 def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
-    saved, weights, inputs, carry, last, wants_dx = residuals
+    saved, weights, inputs, carry, last, mask, wants_dx = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
     zeros = jnp.zeros_like(saved.h_before[0])
@@ -232,14 +242,15 @@ def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: An
             ],
             axis=-1,
         )
-        return dc * f, _product(dz, transposed, dtype), lax.dynamic_update_index_in_dim(all_dz, dz, t, 0)
+        dc, dh = dc * f, masked(_product(dz, transposed, dtype), mask)
+        return dc, dh, lax.dynamic_update_index_in_dim(all_dz, dz, t, 0)
 
     end = (zeros, zeros) if last is not None else (dc_last, dh_last)
     dc0, dh0, dz = lax.fori_loop(0, time, body, (*end, saved.scratch))  # every step of it is overwritten
 
     dz = dz.reshape(time * batch, dz.shape[-1])
     # Two-dimensional operands: of a product over two axes, XLA on a CPU makes transposed copies.
-    both = jnp.concatenate([inputs.astype(dz.dtype), saved.h_before], axis=-1)
+    both = jnp.concatenate([inputs.astype(dz.dtype), masked(saved.h_before, mask)], axis=-1)
     d_kernels = _product(both.reshape(time * batch, both.shape[-1]), dz, dtype, axes=(0, 0))
     d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], dz.sum(0))
     dx = None
@@ -247,7 +258,7 @@ def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: An
         dx = _product(dz, weights.x, dtype, axes=(1, 1)).reshape(inputs.shape).astype(inputs.dtype)
     d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
     d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)
-    return d_weights, dx, d_carry, None
+    return d_weights, dx, d_carry, None, None
 
 
 _run.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)

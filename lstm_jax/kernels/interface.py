@@ -31,6 +31,7 @@ class Implementation(Protocol):
         lengths: Int[Array, "*batch"] | None,
         *,
         keep_outputs: bool,
+        mask: Float[Array, "*batch hidden"] | None = None,
     ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
         """Run the LSTM.
 
@@ -42,10 +43,17 @@ class Implementation(Protocol):
             lengths: the number of steps after which to take the carry; None means all. As in `nn.RNN`, a
                 length of 0 takes the last step of all.
             keep_outputs: whether the outputs are wanted.
+            mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
+                `dropout.recurrent_mask`); None changes nothing. The gradient by it is not defined.
 
         Returns:
             The carry, and the outputs of all steps, the padding included; None if they are not wanted.
         """
+
+
+def masked(h: Float[Array, "*any hidden"], mask: Float[Array, "*batch hidden"] | None) -> Array:
+    """What W_h sees of h, (*batch, hidden) of one step or (time, *batch, hidden) of all."""
+    return h if mask is None else h * jnp.broadcast_to(mask.astype(h.dtype), h.shape)
 
 
 def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Array]]:

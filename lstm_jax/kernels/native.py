@@ -44,12 +44,14 @@ def native(
     lengths: Int[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
+    mask: Float[Array, "*batch hidden"] | None = None,
 ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """Run the LSTM; see `interface.Implementation`.
 
     Raises:
         ImplementationError: if the kernel cannot be built here, or in forward-mode differentiation.
     """
+    assert mask is None  # refused by `choice.why_not`
     if (reason := why_not_available()) is not None:
         raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
     time, *batch = inputs.shape[:-1]
