@@ -51,6 +51,8 @@ class Evaluate:
 
     def run(self) -> int:
         """Print the evaluation, and write it where asked to."""
+        import jax
+
         from lstm_jax import evaluation, evaluation_report, runtime
         from lstm_jax.data import load_dataset
         from lstm_jax.evaluation_files import write_report
@@ -66,9 +68,9 @@ class Evaluate:
         )
         mesh = runtime.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
-        report = evaluation_report.report_on(
-            evaluation.predict(predict, trained.params, dataset.test, mesh=mesh)
-        )
+        # They were read to one device, and here there may be several.
+        params = jax.device_put(trained.params, runtime.replicated(mesh))
+        report = evaluation_report.report_on(evaluation.predict(predict, params, dataset.test, mesh=mesh))
         print(f"{self.run_dir}, step {trained.step}, on {len(dataset.test):,} test images of {dataset.name}")
         print(evaluation_report.as_text(report, most_mistakes=self.mistakes))
         if self.output is not None:
