@@ -13,7 +13,7 @@ import tyro
 from lstm_jax import command_line
 from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.compare.options import Compare
-from lstm_jax.config import shown_option
+from lstm_jax.config import ChosenSeed, shown_option
 from lstm_jax.errors import ConfigError, ImageError
 from lstm_jax.exchange_commands import Export, Import
 
@@ -43,6 +43,8 @@ class Evaluate:
     """Folder of prepared data sets."""
     archive_dir: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
+    seed: ChosenSeed = None
+    """Which of the models of a run of many seeds."""
 
     def __post_init__(self) -> None:
         """Refuse a negative number."""
@@ -51,13 +53,15 @@ class Evaluate:
 
     def run(self) -> int:
         """Print the evaluation, and write it where asked to."""
+        import jax
+
         from lstm_jax import evaluation, evaluation_report, runtime
         from lstm_jax.data import load_dataset
         from lstm_jax.evaluation_files import write_report
         from lstm_jax.trained import load_trained
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
         dataset = load_dataset(
             trained.config.dataset,
             data_dir=self.data_dir or trained.config.data_dir,
@@ -66,13 +70,21 @@ class Evaluate:
         )
         mesh = runtime.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
-        report = evaluation_report.report_on(
-            evaluation.predict(predict, trained.params, dataset.test, mesh=mesh)
-        )
-        print(f"{self.run_dir}, step {trained.step}, on {len(dataset.test):,} test images of {dataset.name}")
+        # They were read to one device, and here there may be several.
+        params = jax.device_put(trained.params, runtime.replicated(mesh))
+        report = evaluation_report.report_on(evaluation.predict(predict, params, dataset.test, mesh=mesh))
+        seed = f"seed {trained.seed}, " if trained.config.seeds > 1 else ""
+        images = f"{len(dataset.test):,} test images of {dataset.name}"
+        print(f"{self.run_dir}, {seed}step {trained.step}, on {images}")
         print(evaluation_report.as_text(report, most_mistakes=self.mistakes))
         if self.output is not None:
-            about = {"run": self.run_dir.name, "step": trained.step, "dataset": dataset.name, "split": "test"}
+            about = {
+                "run": self.run_dir.name,
+                "seed": trained.seed,
+                "step": trained.step,
+                "dataset": dataset.name,
+                "split": "test",
+            }
             write_report(report, dataset.test, self.output, about=about, note=_note)
         return 0
 
@@ -85,6 +97,8 @@ class Predict:
     """Folder that train.py wrote."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
+    seed: ChosenSeed = None
+    """Which of the models of a run of many seeds."""
 
     def run(self) -> int:
         """Print one line per image; one that cannot be read is an error, but does not stop the others."""
@@ -95,7 +109,7 @@ class Predict:
         from lstm_jax.trained import load_trained
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
         failed = False
         for path in self.images:
             try:

@@ -41,6 +41,8 @@ PLACES = ("data_dir", "archive_dir", "run_dir")
 # The only fields that may differ when a run is continued: places, and how the same numbers are computed.
 CHANGEABLE = (*PLACES, "implementation")
 
+# The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
+LARGEST_SEED = 2**32 - 1
 # The step is counted in an int32.
 MOST_STEPS = 2**31 - 1
 FLOAT32_MAX = 3.4e38
@@ -52,6 +54,7 @@ _LARGEST: Mapping[str, int] = MappingProxyType(
         "batch_size": 2**24,
         "epochs": MOST_STEPS,
         "steps": MOST_STEPS,
+        "seeds": 2**10,
         "devices": 2**16,
         "checkpoint_every": MOST_STEPS,
         "remat": max(SEQUENCE_LENGTHS.values()),
@@ -96,6 +99,9 @@ def shown_option(metavar: str, default: str) -> Any:
     """How ``--help`` shows an option whose default, None, stands for something else."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
+
+# Of the commands that read one model of a run.
+ChosenSeed = Annotated[int | None, shown_option("INT", "the first seed of the run")]
 
 _RECIPE_HELP = arg(
     help="Named set of defaults for all other options; what you give besides overrides it. " + purposes()
@@ -190,6 +196,8 @@ class Config:
     """How far a bend reaches, in pixels (standard deviation of a Gaussian)."""
     seed: int = 0
     """Fixes initial weights, order of the images, dropout and augmentation."""
+    seeds: int = 1
+    """Train so many seeds at once, from --seed on, in one program; report their mean and spread."""
 
     run_dir: Annotated[Path | None, shown_option("DIR", "in runs/, named after these options")] = None
     """Folder of this run."""
@@ -216,8 +224,7 @@ class Config:
             # None is a value only where it is the default.
             if getattr(self, field) is not None or getattr(Config, field) is not None:
                 _check_whole(field, getattr(self, field), at_least=1, at_most=most)
-        # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
-        _check_whole("seed", self.seed, at_least=0, at_most=2**32 - 1)
+        _check_whole("seed", self.seed, at_least=0, at_most=LARGEST_SEED)
         for field, number in _NUMBERS.items():
             if getattr(self, field) is not None or getattr(Config, field) is not None:
                 _check_number(field, getattr(self, field), number)
@@ -234,6 +241,12 @@ class Config:
         """Refuse options that each are possible, but not together: one of them would do nothing."""
         if self.devices is not None and self.batch_size % self.devices:
             raise _contradiction(self, "devices", "batch_size", expected="a number that divides the batch")
+        if self.all_seeds[-1] > LARGEST_SEED:
+            raise _contradiction(self, "seeds", "seed", expected=f"a last seed of at most {LARGEST_SEED}")
+        if self.seeds > 1 and self.input == "stream":
+            raise _contradiction(
+                self, "seeds", "input", expected="--input memory (each seed has its own order of the images)"
+            )
         if self.dropout_rate and self.num_layers == 1:
             raise _contradiction(
                 self,
@@ -258,6 +271,11 @@ class Config:
             raise _contradiction(
                 self, "augment_smoothness", "augment_elastic", expected="--augment-elastic above 0"
             )
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds that are trained: ``seed``, and those after it if there are many."""
+        return range(self.seed, self.seed + self.seeds)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values (paths as strings)."""
@@ -295,7 +313,8 @@ class Config:
             key: value for key, value in self.to_dict().items() if key not in PLACES and value != usual[key]
         }
         digest = hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()
-        return Path("runs") / f"{self.dataset}-{self.recipe}-seed{self.seed}-{digest[:8]}"
+        seeds = f"seed{self.seed}" if self.seeds == 1 else f"seeds{self.seed}-{self.all_seeds[-1]}"
+        return Path("runs") / f"{self.dataset}-{self.recipe}-{seeds}-{digest[:8]}"
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -59,15 +59,20 @@ class TerminalConsole(Console):
     def epoch_finished(self, epochs: int, record: Mapping[str, Any]) -> None:
         """Print the epoch's line, short enough for 80 columns."""
         self.close()
-        validation = record["validation_accuracy"]
-        self.message(
-            f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}"
-            f"  cost {record['train_loss']:.4f}"
-            f"{'' if validation is None else f'  validation {validation:.2%}'}"
-            f"  test {record['test_accuracy']:.2%}"
-            f"  {record['train_seconds']:.1f} s"
-            f"  {record['examples_per_second']:,.0f} images/s"
-        )
+        many = "per_seed" in record
+        figures = [
+            f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}",
+            f"cost {record['train_loss']:.4f}",
+        ]
+        if record["validation_accuracy"] is not None:
+            figures.append(f"{'val' if many else 'validation'} {record['validation_accuracy']:.2%}")
+        figures.append(f"test {record['test_accuracy']:.2%}")
+        if many:  # the spread takes the place of the seconds, which follow from the speed
+            figures[-1] += f" +- {100 * record['test_accuracy_standard_deviation']:.2f}"
+        else:
+            figures.append(f"{record['train_seconds']:.1f} s")
+        figures.append(f"{record['examples_per_second']:,.0f} images/s")
+        self.message("  ".join(figures))
 
     def close(self) -> None:
         """Take the bar away."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lstm_jax.config import Config, DatasetName, shown_option
+from lstm_jax.config import ChosenSeed, Config, DatasetName, shown_option
 from lstm_jax.errors import ConfigError, ConversionError
 from lstm_jax.files import check_target, whole
 
@@ -29,6 +29,8 @@ class Export:
     """The file to write."""
     overwrite: bool = False
     """Replace the file if it exists."""
+    seed: ChosenSeed = None
+    """Which of the models of a run of many seeds."""
 
     def run(self) -> int:
         """Write the file; print code that reads it."""
@@ -50,13 +52,14 @@ class Export:
         from lstm_jax.version import __version__
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
         params = jax.tree.map(np.asarray, trained.params)
         architecture = architecture_of(params)
         sequence = _sequence(trained.config)
         metadata = {
             "producer": f"lstm_jax {__version__}",
             "dataset": trained.config.dataset,
+            "seed": str(trained.seed),
             "step": str(trained.step),
             "images": f"float32 (batch, time, inputs): {sequence}, from 0 (black) to 1 (white)",
             **{field: str(value) for field, value in architecture._asdict().items()},

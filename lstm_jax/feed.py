@@ -10,7 +10,15 @@ from jaxtyping import Int32
 
 from lstm_jax import runtime
 from lstm_jax.data import Batch, MemorySplit, Split, epoch_order
-from lstm_jax.training import BLOCK_SPEC, RESIDENT_SPEC, Block, DataSpec, Resident
+from lstm_jax.training import (
+    BLOCK_SPEC,
+    MANY_SEEDS_SPEC,
+    RESIDENT_SPEC,
+    Block,
+    DataSpec,
+    Resident,
+    RunSeed,
+)
 
 # Batches read from disk for one program: enough to hide its start, small in memory.
 STREAM_BLOCK = 32
@@ -27,7 +35,7 @@ class Feed(ABC):
     spec: DataSpec
     limit: int
 
-    def __init__(self, split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> None:
+    def __init__(self, split: Split, mesh: Mesh, *, batch_size: int, seed: RunSeed) -> None:
         self._split, self._mesh, self._batch_size, self._seed = split, mesh, batch_size, seed
 
     @abstractmethod
@@ -41,13 +49,18 @@ class Feed(ABC):
         Each call must go on where the one before it stopped.
         """
 
-    def _order(self, epoch: int) -> Int32[np.ndarray, " examples"]:
-        return epoch_order(self._seed, epoch, len(self._split))
+    def _order(self, epoch: int) -> Int32[np.ndarray, "*seeds examples"]:
+        return epoch_order(int(self._seed), epoch, len(self._split))
 
 
-def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> Feed:
-    """The feed that suits a split: in memory once and for all, else from disk as needed."""
+def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: RunSeed) -> Feed:
+    """The feed that suits a split: in memory once and for all, else from disk as needed.
+
+    Many seeds at once need theirs in memory.
+    """
     if isinstance(split, MemorySplit):
+        if np.ndim(seed):
+            return ManySeedsFeed(split, mesh, batch_size=batch_size, seed=seed)
         return MemoryFeed(split, mesh, batch_size=batch_size, seed=seed)
     return StreamFeed(split, mesh, batch_size=batch_size, seed=seed)
 
@@ -60,7 +73,7 @@ class MemoryFeed(Feed):
 
     spec = RESIDENT_SPEC
 
-    def __init__(self, split: MemorySplit, mesh: Mesh, *, batch_size: int, seed: int) -> None:
+    def __init__(self, split: MemorySplit, mesh: Mesh, *, batch_size: int, seed: RunSeed) -> None:
         super().__init__(split, mesh, batch_size=batch_size, seed=seed)
         self.limit = len(split) // batch_size
         self._image = runtime.place(mesh, split.images, P())
@@ -69,13 +82,24 @@ class MemoryFeed(Feed):
     def begin(self, epoch: int, done: int) -> None:
         """Put the epoch's order on the devices."""
         steps = len(self._split) // self._batch_size  # a last incomplete batch is left out
-        order = self._order(epoch)[: steps * self._batch_size].reshape(steps, self._batch_size)
-        own = np.ascontiguousarray(order[:, runtime.own_rows(self._batch_size)])
+        order = self._order(epoch)[..., : steps * self._batch_size]
+        batches = order.reshape(*order.shape[:-1], steps, self._batch_size)
+        own = np.ascontiguousarray(batches[..., runtime.own_rows(self._batch_size)])
         self._chosen = runtime.place(self._mesh, own, self.spec.order)
 
     def take(self, start: int, stop: int) -> tuple[Resident, np.int32, np.int32]:
         """Everything is there already: only the bounds change."""
         return Resident(self._image, self._label, self._chosen), np.int32(start), np.int32(stop)
+
+
+class ManySeedsFeed(MemoryFeed):
+    """The same for many seeds at once: they share the images, and each has its own order of them."""
+
+    spec = MANY_SEEDS_SPEC
+
+    def _order(self, epoch: int) -> Int32[np.ndarray, "*seeds examples"]:
+        seeds = np.asarray(self._seed).tolist()
+        return np.stack([epoch_order(seed, epoch, len(self._split)) for seed in seeds])
 
 
 class StreamFeed(Feed):
@@ -84,7 +108,7 @@ class StreamFeed(Feed):
     spec = BLOCK_SPEC
     limit = STREAM_BLOCK
 
-    def __init__(self, split: Split, mesh: Mesh, *, batch_size: int, seed: int) -> None:
+    def __init__(self, split: Split, mesh: Mesh, *, batch_size: int, seed: RunSeed) -> None:
         super().__init__(split, mesh, batch_size=batch_size, seed=seed)
         rows = runtime.own_rows(batch_size)
         share = rows.stop - rows.start

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -29,10 +28,11 @@ from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.plan import Plan
 from lstm_jax.run_directory import Record, RunDirectory
+from lstm_jax.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
 from lstm_jax.signals import StopSignals
-from lstm_jax.summary import Notes, summarise, tell_end, tell_start
+from lstm_jax.summary import Notes, over_seeds, summarise, tell_end, tell_start
 from lstm_jax.trained import load_state
-from lstm_jax.training import NEVER, Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
+from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
 
 # Seconds between two looks at signals and the progress bar: one program runs that long.
 DISPATCH_SECONDS = 0.25
@@ -43,7 +43,8 @@ class TrainResult:
     """What `train` returns.
 
     Attributes:
-        params: the model's parameters; None if the run was finished before and they are lost.
+        params: the model's parameters (of many seeds, with an axis of seeds before the others); None if
+            the run was finished before and they are lost.
         history: one record per epoch, as in ``metrics.jsonl``; empty if they are lost.
         summary: the contents of ``summary.json``; None if the run was stopped before its end.
         stopped_by: the signal that stopped the run; None if it came to its end.
@@ -99,7 +100,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
             method = Method.of(config, total_steps=plan.total_steps)
-            state = init_state_on(mesh, method, config.seed)
+            state = init_state_on(mesh, method, seed_of(config))
             notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
@@ -116,7 +117,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                 )
                 notes = dataclasses.replace(notes, implementation=implementation)
             tell_start(console, config, dataset, state, mesh, implementation)
-            feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=config.seed)
+            feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=seed_of(config))
             loop = Loop(
                 config=config,
                 plan=plan,
@@ -189,35 +190,36 @@ class Loop:
         """Take all steps that are left, or stop early if told to."""
         self.run.begin(notes.history)
         state = self.compile(state)
-        while int(state.step) < self.plan.total_steps:
+        while state.steps_taken < self.plan.total_steps:
             if self.told_to_stop():
                 return self.stopped(state, notes)
             state, notes = self.run_epoch(state, notes)
-        summary = summarise(state, dataclasses.replace(notes, wall_seconds=self.wall_seconds()), self.mesh)
+        notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
+        summary = summarise(self.config, state, notes, self.mesh)
         self.run.write_summary(summary)
         tell_end(self.console, summary, self.run.path)
         return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
 
     def compile(self, state: TrainState) -> TrainState:
         """Compile the training program by running it over no steps, so that no epoch's time includes it."""
-        epoch, done, _ = self.plan.epoch_of(int(state.step))
+        epoch, done, _ = self.plan.epoch_of(state.steps_taken)
         self.feed.begin(epoch, done)
         return self.take_steps(state, done, done)
 
     def take_steps(self, state: TrainState, start: int, stop: int) -> TrainState:
         """Take the steps ``start`` to ``stop - 1`` of the epoch that the feed has begun."""
         data = self.feed.take(start, stop)
-        return jax.block_until_ready(self.train_epoch(state, *data, np.uint32(self.config.seed)))
+        return jax.block_until_ready(self.train_epoch(state, *data, seed_of(self.config)))
 
     def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes]:
         """Take the steps left of an epoch, evaluate and save; when told to stop, save and return."""
-        epoch, done, end = self.plan.epoch_of(int(state.step))
+        epoch, done, end = self.plan.epoch_of(state.steps_taken)
         self.feed.begin(epoch, done)
         self.console.epoch_started(epoch + 1, self.plan.epochs, done, end)
         every = self.config.checkpoint_every
         pace = 1  # steps in one program
         while done < end:
-            until_save = every - int(state.step) % every if every else end - done
+            until_save = every - state.steps_taken % every if every else end - done
             count = runtime.from_leader(min(pace, until_save, end - done, self.feed.limit))
             clock = time.perf_counter()
             state = self.take_steps(state, done, done + count)
@@ -237,7 +239,8 @@ class Loop:
                     return state, notes
         record = self.evaluate(state, notes, epoch + 1, steps=end)
         notes = dataclasses.replace(notes, history=(*notes.history, record), epoch_seconds=0.0)
-        state = state._replace(loss_sum=runtime.place(self.mesh, np.float32(0), P()))
+        no_loss = np.zeros_like(np.asarray(state.loss_sum))
+        state = state._replace(loss_sum=runtime.place(self.mesh, no_loss, P()))
         # The order matters: what is in the saved state can be copied to the metrics again, not the reverse.
         self.save(state, notes)
         self.run.add(record)
@@ -245,46 +248,57 @@ class Loop:
         return state, notes
 
     def evaluate(self, state: TrainState, notes: Notes, epoch: int, steps: int) -> Record:
-        """The figures of an epoch of so many steps that has just ended.
+        """The figures of an epoch of so many steps that has just ended; of many seeds, see `over_seeds`.
 
         Those of the validation split are None if there is none.
         """
-        params, validation = state.evaluated_params, None
+        losses = np.ravel(state.loss_sum).tolist()
+        figures = [
+            {"train_loss": loss / steps, **self.scores(params)}
+            for loss, (_, params) in zip(losses, members(self.config, state.evaluated_params), strict=True)
+        ]
+        examples = steps * self.config.batch_size * self.config.seeds
+        return {
+            "epoch": epoch,
+            "step": state.steps_taken,
+            **over_seeds(self.config, figures),
+            "train_seconds": notes.epoch_seconds,
+            "examples_per_second": examples / notes.epoch_seconds,
+        }
+
+    def scores(self, params: Params) -> Record:
+        """Loss and accuracy of one model on the validation and test splits."""
+        validation = None
         if len(self.dataset.validation):
             validation = evaluate(self.score, params, self.dataset.validation, mesh=self.mesh)
         test = evaluate(self.score, params, self.dataset.test, mesh=self.mesh)
         return {
-            "epoch": epoch,
-            "step": int(state.step),
-            "train_loss": float(state.loss_sum) / steps,
             "validation_loss": validation and validation.loss,
             "validation_accuracy": validation and validation.accuracy,
             "test_loss": test.loss,
             "test_accuracy": test.accuracy,
-            "train_seconds": notes.epoch_seconds,
-            "examples_per_second": steps * self.config.batch_size / notes.epoch_seconds,
         }
 
     def save(self, state: TrainState, notes: Notes) -> None:
         """Save a state that is good to go on from."""
         # A finite loss can still have had a gradient that was not.
-        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.params)):
-            raise self.nonfinite("the parameters are", int(state.step))
+        if (seed := seed_with_nonfinite(self.config, state.params)) is not None:
+            raise self.nonfinite("parameters", "are", state.steps_taken, seed)
         notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
-        self.checkpoints.save(int(state.step), state, dataclasses.asdict(notes))
+        self.checkpoints.save(state.steps_taken, state, dataclasses.asdict(notes))
 
     def refuse_nonfinite(self, state: TrainState) -> None:
         """Raise NonFiniteLossError if a loss was infinite or NaN."""
-        step = int(state.nonfinite_step)
-        if step != NEVER:
-            raise self.nonfinite("the loss is", step)
+        if (found := first_nonfinite_loss(self.config, state)) is not None:
+            raise self.nonfinite("loss", "is", *found)
 
-    def nonfinite(self, what_is: str, step: int) -> NonFiniteLossError:
+    def nonfinite(self, what: str, verb: str, step: int, seed: int) -> NonFiniteLossError:
         """The error that says what to do."""
+        whose = f" of seed {seed}" if self.config.seeds > 1 else ""
         saved = self.checkpoints.newest_step
         kept = f"the state of step {saved} is kept" if saved is not None else "no state was saved before it"
         return NonFiniteLossError(
-            f"{what_is} not finite at step {step}; {kept} in {self.run.path}; "
+            f"the {what}{whose} {verb} not finite at step {step}; {kept} in {self.run.path}; "
             f"try a smaller --learning-rate (it was {self.config.learning_rate:g}) in another --run-dir"
         )
 
@@ -294,10 +308,10 @@ class Loop:
 
     def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
         """The result of a run that was told to stop."""
-        if self.checkpoints.newest_step != int(state.step):  # told before the first step of this call
+        if self.checkpoints.newest_step != state.steps_taken:  # told before the first step of this call
             self.save(state, notes)
         by = self.stop.received or signal.SIGTERM  # heard by another process
-        saved = f"step {int(state.step)} of {self.plan.total_steps} is saved in {self.run.path}"
+        saved = f"step {state.steps_taken} of {self.plan.total_steps} is saved in {self.run.path}"
         self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
         return TrainResult(state.evaluated_params, notes.history, None, by, self.run.path)
 

@@ -39,6 +39,8 @@ SUMMARY_KEYS = {
     "train_seconds",
     "epochs",
 }
+# And that of a run of many seeds.
+MANY_SEEDS_SUMMARY_KEYS = {"statistics", "per_seed"}
 # TensorBoard's name for each figure of an epoch's record.
 _SCALARS = {
     "train_loss": "loss/train",
@@ -72,6 +74,7 @@ class RunDirectory:
         self._lock = FileLock(self.path / ".lock")
         self._events: Any = None
         self._leader = leader
+        self._summary_keys = SUMMARY_KEYS | (MANY_SEEDS_SUMMARY_KEYS if config.seeds > 1 else set())
         if not leader:
             return
         try:
@@ -122,7 +125,7 @@ class RunDirectory:
         if not path.exists():
             return None
         summary = _read_json(path)
-        missing = sorted(SUMMARY_KEYS - set(summary))
+        missing = sorted(self._summary_keys - set(summary))
         if missing:
             raise RunDirectoryError(
                 f"{path}: lacks {', '.join(missing)}; remove this file, and the same command writes it again"

@@ -2,8 +2,9 @@
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import flax
@@ -18,6 +19,8 @@ from lstm_jax.console import Console
 from lstm_jax.data import Dataset
 from lstm_jax.model import Params
 from lstm_jax.run_directory import Record
+from lstm_jax.seeds import named
+from lstm_jax.spread import spread_of
 from lstm_jax.training import TrainState
 from lstm_jax.version import __version__
 
@@ -48,27 +51,32 @@ class Notes:
         return cls(**{**values, "history": tuple(values["history"])})
 
 
-def summarise(state: TrainState, notes: Notes, mesh: Mesh) -> Record:
+def over_seeds(config: Config, figures: Sequence[Record]) -> Record:
+    """The figures of an epoch, of those of each seed: of many their means, a spread, and all of them."""
+    if config.seeds == 1:
+        return figures[0]
+    return {
+        **{key: _mean([each[key] for each in figures]) for key in figures[0]},
+        "test_accuracy_standard_deviation": stdev(each["test_accuracy"] for each in figures),
+        "per_seed": _with_seeds(config, figures),
+    }
+
+
+def summarise(config: Config, state: TrainState, notes: Notes, mesh: Mesh) -> Record:
     """What ``summary.json`` says of a run that has come to its end.
 
-    Without a validation split nothing can choose a best epoch, and what is said of it is None.
+    Without a validation split nothing can choose a best epoch, and what is said of it is None. Accuracies
+    of many seeds are their means, beside those of each seed and the spread; each has its own best epoch,
+    so that there is none of all.
     """
-    last = notes.history[-1]
-    validated = [record for record in notes.history if record["validation_accuracy"] is not None]
-    # The first of equals.
-    best = max(validated, key=lambda record: record["validation_accuracy"], default=dict[str, Any]())
     return {
-        "test_accuracy": last["test_accuracy"],
-        "best_validation_test_accuracy": best.get("test_accuracy"),
-        "best_validation_epoch": best.get("epoch"),
-        "validation_accuracy": last["validation_accuracy"],
-        "best_validation_accuracy": best.get("validation_accuracy"),
-        "parameter_count": count_parameters(state.params),
+        **_outcome(config, notes.history),
+        "parameter_count": count_parameters(config, state.params),
         "parameters_sha256": digest(state.evaluated_params),
         "wall_seconds": notes.wall_seconds,
         "train_seconds": notes.train_seconds,
-        "epochs": last["epoch"],
-        "steps": int(state.step),
+        "epochs": notes.history[-1]["epoch"],
+        "steps": state.steps_taken,
         "device": describe_devices(mesh),
         "implementation": notes.implementation,
         "versions": {
@@ -79,9 +87,54 @@ def summarise(state: TrainState, notes: Notes, mesh: Mesh) -> Record:
     }
 
 
-def count_parameters(params: Params) -> int:
-    """Number of trained values."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+def _outcome(config: Config, history: Sequence[Record]) -> Record:
+    """The accuracies that a run came to."""
+    if config.seeds == 1:
+        return _outcome_of_one(history)
+    each = [
+        _outcome_of_one([{**record, **record["per_seed"][index]} for record in history])
+        for index in range(config.seeds)
+    ]
+    means = {key: _mean([one[key] for one in each]) for key in each[0] if key != "best_validation_epoch"}
+    return {
+        **means,
+        "best_validation_epoch": None,
+        "statistics": {
+            key: spread_of([one[key] for one in each]).as_json()
+            for key, mean in means.items()
+            if mean is not None
+        },
+        "per_seed": _with_seeds(config, each),
+    }
+
+
+def _outcome_of_one(history: Sequence[Record]) -> Record:
+    last = history[-1]
+    validated = [record for record in history if record["validation_accuracy"] is not None]
+    # The first of equals.
+    best = max(validated, key=lambda record: record["validation_accuracy"], default=dict[str, Any]())
+    return {
+        "test_accuracy": last["test_accuracy"],
+        "best_validation_test_accuracy": best.get("test_accuracy"),
+        "best_validation_epoch": best.get("epoch"),
+        "validation_accuracy": last["validation_accuracy"],
+        "best_validation_accuracy": best.get("validation_accuracy"),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what every seed has, or none has."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _with_seeds(config: Config, records: Sequence[Record]) -> list[Record]:
+    return [{"seed": seed, **record} for seed, record in zip(config.all_seeds, records, strict=True)]
+
+
+def count_parameters(config: Config, params: Params) -> int:
+    """Number of trained values of a model; each of many seeds has so many."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) // config.seeds
 
 
 def describe_devices(mesh: Mesh) -> str:
@@ -97,25 +150,58 @@ def tell_start(
     sizes = ", ".join(f"{len(split):,} {part}" for part, split in parts.items() if len(split))
     console.message(f"{dataset.name}: {sizes} images")
     console.message(
-        f"LSTM: {count_parameters(state.params):,} parameters, implementation {implementation}, "
+        f"LSTM: {count_parameters(config, state.params):,} parameters, implementation {implementation}, "
         f"{config.dtype}, on {describe_devices(mesh)}"
     )
-    if int(state.step):
-        console.message(f"Continuing after step {int(state.step)}")
+    if config.seeds > 1:
+        console.message(f"{named(config)} at once; figures are means, +- is the standard deviation")
+    if state.steps_taken:
+        console.message(f"Continuing after step {state.steps_taken}")
     scored = "validation and test" if len(dataset.validation) else "test"
     console.message(f"Each epoch: cost (mean training loss), accuracy on {scored} images, speed")
 
 
 def tell_end(console: Console, summary: Record, path: Path) -> None:
     """Say what came out of it, and where it is."""
+    for line in _result_of_many(summary) if "per_seed" in summary else [_result_of_one(summary)]:
+        console.message(line)
+    console.message(
+        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
+    )
+    console.message(f"Run directory: {path}")
+
+
+def _result_of_one(summary: Record) -> str:
     told = f"Test accuracy {summary['test_accuracy']:.2%} after epoch {summary['epochs']}"
     if summary["best_validation_epoch"] is not None:
         told += (
             f"; {summary['best_validation_test_accuracy']:.2%} after epoch "
             f"{summary['best_validation_epoch']}, the best on validation"
         )
-    console.message(told)
-    console.message(
-        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
+    return told
+
+
+def _result_of_many(summary: Record) -> list[str]:
+    lines = []
+    for each in summary["per_seed"]:
+        best = ""
+        if each["best_validation_epoch"] is not None:
+            best = (
+                f"; {each['best_validation_test_accuracy']:.2%} after epoch "
+                f"{each['best_validation_epoch']}, its best on validation"
+            )
+        lines.append(f"seed {each['seed']}: test accuracy {each['test_accuracy']:.2%}{best}")
+    lines.append(f"{_spread_in_words(summary, 'test_accuracy')}, after epoch {summary['epochs']}")
+    if summary["best_validation_test_accuracy"] is not None:
+        of_best = _spread_in_words(summary, "best_validation_test_accuracy")
+        lines.append(f"{of_best}, each after its best epoch on validation")
+    return lines
+
+
+def _spread_in_words(summary: Record, key: str) -> str:
+    found, seeds = summary["statistics"][key], len(summary["per_seed"])
+    low, high = found["interval"]
+    return (
+        f"Test accuracy {found['mean']:.2%} +- {100 * found['standard_deviation']:.2f} (mean and standard "
+        f"deviation of {seeds} seeds), {found['confidence']:.0%} interval of the mean {low:.2%} to {high:.2%}"
     )
-    console.message(f"Run directory: {path}")

@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Float32, UInt8
 from lstm_jax import runtime
 from lstm_jax.checkpoint import Checkpoints, Restored
 from lstm_jax.config import Config
-from lstm_jax.errors import CheckpointError
+from lstm_jax.errors import CheckpointError, ConfigError
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.run_directory import read_config
-from lstm_jax.training import Method, TrainState, init_state
+from lstm_jax.seeds import member, named, seed_of
+from lstm_jax.training import Method, TrainState, init_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Trained:
         model: the classifier.
         params: its parameters; their moving average, if it was trained with one.
         step: the training steps they have seen.
+        seed: the seed it was trained from.
     """
 
     config: Config
     model: LSTMClassifier
     params: Params
     step: int
+    seed: int
 
     def probabilities(self, images: UInt8[np.ndarray, "batch 28 28"]) -> Float32[np.ndarray, "batch classes"]:
         """The probability of each class for images of grey levels, white (255) on black."""
@@ -46,28 +49,42 @@ def _probabilities(
     return jax.nn.softmax(logits_of(model, params, images))
 
 
-def load_trained(run_dir: str | Path, *, report: Callable[[str], None] = lambda text: None) -> Trained:
+def load_trained(
+    run_dir: str | Path, *, seed: int | None = None, report: Callable[[str], None] = lambda text: None
+) -> Trained:
     """Read the model of a run: its newest whole state. Nothing in the folder is changed.
 
     Args:
         run_dir: a folder that `train` wrote, of a finished or an unfinished run.
-        report: called with a line about every damaged state.
+        seed: which of the models of a run of many seeds; by default the first.
+        report: called with a line about every damaged state, and, if there are many seeds, about which
+            of them this is.
 
     Raises:
         RunDirectoryError: if the folder is not a run directory.
+        ConfigError: if the run has no such seed.
         CheckpointError: if no state has been saved, or none is whole.
     """
     config = read_config(Path(run_dir))
+    seed = config.seed if seed is None else seed
+    if seed not in config.all_seeds:
+        there = "one" if config.seeds > 1 else "the only one"
+        raise ConfigError(f"--seed: got {seed}, expected {there} of {run_dir}, which holds {named(config)}")
     restored = load_state(run_dir, report=report)
+    if config.seeds > 1:
+        report(f"{run_dir} holds {named(config)}; this is seed {seed} (--seed names another)")
+    params = member(config, restored.state.evaluated_params, config.all_seeds.index(seed))
     # Wherever it was trained: what computes it here is for this machine to say.
     model = build_model(dataclasses.replace(config, implementation="auto"))
-    return Trained(config, model, restored.state.evaluated_params, restored.step)
+    return Trained(config, model, params, restored.step, seed)
 
 
 def load_state(
     run_dir: str | Path, *, report: Callable[[str], None] = lambda text: None
 ) -> Restored[TrainState]:
     """Read all that the newest whole state of a run holds: parameters, optimizer, counters, notes.
+
+    The states of many seeds are one, with an axis of seeds before every other.
 
     Args:
         run_dir: a folder that `train` wrote.
@@ -80,11 +97,12 @@ def load_state(
     run_dir = Path(run_dir)
     # Only names and shapes are read off the method: for them nothing need be built, and the number of
     # steps does not matter.
-    method = Method.of(dataclasses.replace(read_config(run_dir), implementation="scan"), total_steps=1)
+    config = read_config(run_dir)
+    method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
     on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=jax.process_count()))
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
-        jax.eval_shape(partial(init_state, method, 0)),
+        jax.eval_shape(partial(init_run, method), seed_of(config)),
     )
     with Checkpoints(run_dir / "checkpoints", report=report, read_only=True) as checkpoints:
         restored = checkpoints.restore(like)

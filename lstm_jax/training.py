@@ -4,7 +4,7 @@
     train_epoch(state, data, start, stop, seed) -> state       the same step, in a compiled loop
 
 All arguments are values, the seed too: one program serves every seed, and `jax.vmap` over states, orders
-and seeds trains many of them at once. What is trained, and how, is a `Method`.
+and seeds trains many of them at once (`MANY_SEEDS_SPEC`). What is trained, and how, is a `Method`.
 
 Both are written for one device's share of the batch; `runtime.over_devices` runs them on all devices
 of the mesh. The loop over epochs, with its files and messages, is in `loop.py`.
@@ -34,12 +34,16 @@ NEVER = -1
 # Folded into the key of a step, it gives the key of the augmentation; the key itself is that of dropout.
 _AUGMENTATION = 1
 
-# A run's seed: a number, or an array within a compiled program.
+# A seed: a number, or an array within a compiled program.
 Seed: TypeAlias = int | np.uint32 | UInt32[Array, ""]
+# What a run is trained from: one seed, or many at once.
+RunSeed: TypeAlias = int | np.uint32 | UInt32[np.ndarray, " seeds"]
 
 
 class TrainState(NamedTuple):
     """All that a training step reads and writes. Random keys are not in it: they follow from the step.
+
+    The state of a run of many seeds is a stack of theirs: every array has an axis of seeds before its own.
 
     Attributes:
         step: training steps taken.
@@ -60,6 +64,11 @@ class TrainState(NamedTuple):
         """The parameters to evaluate and to use: their moving average, if the optimizer keeps one."""
         average = averaged(self.opt_state)
         return self.params if average is None else average
+
+    @property
+    def steps_taken(self) -> int:
+        """``step`` on the host; many seeds take their steps together."""
+        return int(np.asarray(self.step).flat[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +110,10 @@ DeviceBatch: TypeAlias = tuple[UInt8[Array, "batch 28 28"], Int32[Array, " batch
 
 
 class Resident(NamedTuple):
-    """A data set on the device, and which examples make up which step."""
+    """A data set on the device, and which examples make up which step.
+
+    Many seeds share the images and labels, and have an ``order`` each: (seeds, steps, batch).
+    """
 
     image: UInt8[Array, "examples 28 28"]
     label: Int32[Array, " examples"]
@@ -128,9 +140,12 @@ class Block(NamedTuple):
 DataSpec: TypeAlias = Any
 RESIDENT_SPEC: DataSpec = Resident._make([P(), P(), P(None, DATA_AXIS)])
 BLOCK_SPEC: DataSpec = Block._make([P(None, DATA_AXIS), P(None, DATA_AXIS)])
+MANY_SEEDS_SPEC: DataSpec = Resident._make([P(), P(), P(None, None, DATA_AXIS)])
+# Which arguments of `train_epoch` have an axis of seeds then: state, order, seed.
+_MANY_SEEDS_AXES = (0, Resident._make([None, None, 0]), None, None, 0)
 
 TrainStep: TypeAlias = Callable[[TrainState, DeviceBatch, Seed], tuple[TrainState, Array]]
-TrainEpoch: TypeAlias = Callable[[TrainState, Any, Any, Any, Seed], TrainState]
+TrainEpoch: TypeAlias = Callable[[TrainState, Any, Any, Any, Seed | RunSeed], TrainState]
 
 
 def keys_of(seed: Seed) -> tuple[Key[Array, ""], Key[Array, ""]]:
@@ -151,9 +166,16 @@ def init_state(method: Method, seed: Seed) -> TrainState:
     )
 
 
-def init_state_on(mesh: Mesh, method: Method, seed: Seed) -> TrainState:
-    """The state before the first step, the same on every device of the mesh."""
-    return jax.jit(partial(init_state, method), out_shardings=replicated(mesh))(np.uint32(seed))
+def init_run(method: Method, seed: Seed | UInt32[Array, " seeds"]) -> TrainState:
+    """The state of a run before its first step: `init_state` of its seed, or those of many, stacked."""
+    init = partial(init_state, method)
+    return jax.vmap(init)(seed) if np.ndim(seed) else init(seed)
+
+
+def init_state_on(mesh: Mesh, method: Method, seed: RunSeed) -> TrainState:
+    """The state of a run before its first step, the same on every device of the mesh."""
+    init = jax.jit(partial(init_run, method), out_shardings=replicated(mesh))
+    return init(np.asarray(seed, np.uint32))
 
 
 def loss_of(
@@ -259,7 +281,11 @@ def compile_train_epoch(method: Method, mesh: Mesh, *, data_spec: DataSpec) -> T
     Args:
         method: what is trained, and how.
         mesh: the devices.
-        data_spec: `RESIDENT_SPEC` or `BLOCK_SPEC`.
+        data_spec: `RESIDENT_SPEC` or `BLOCK_SPEC`; `MANY_SEEDS_SPEC` for states, orders and seeds with an
+            axis of seeds before their own.
     """
-    epoch = partial(train_epoch, method=method)
+    epoch: Callable[..., TrainState] = partial(train_epoch, method=method)
+    if data_spec == MANY_SEEDS_SPEC:
+        # Inside of the devices' program: each device has its share of every seed's batch.
+        epoch = jax.vmap(epoch, in_axes=_MANY_SEEDS_AXES)
     return over_devices(epoch, mesh, in_specs=(P(), data_spec, P(), P(), P()), donate=0)

@@ -54,6 +54,12 @@ def test_a_recipe_s_options_can_be_overridden() -> None:
         ({"steps": -1}, "--steps: got -1, expected a whole number from 1"),
         ({"checkpoint_every": 0}, "--checkpoint-every: got 0, expected a whole number from 1"),
         ({"seed": -1}, "--seed: got -1, expected a whole number from 0 to 4294967295"),
+        ({"seeds": 0}, "--seeds: got 0, expected a whole number from 1 to 1024"),
+        (
+            {"seeds": 5, "seed": 2**32 - 4},
+            "--seeds: got 5 with --seed 4294967292, expected a last seed of at most 4294967295",
+        ),
+        ({"seeds": 2, "input": "stream"}, "--seeds: got 2 with --input stream, expected --input memory"),
         ({"learning_rate": float("nan")}, "--learning-rate: got nan, expected a number above 0"),
         ({"learning_rate": 0.0}, "--learning-rate: got 0.0, expected a number above 0"),
         # float32 would make an infinity of it
@@ -143,6 +149,16 @@ def test_the_same_options_name_the_same_folder_and_others_another() -> None:
     folders = {Config(**{key: value}).run_directory() for key, value in changed.items()}
     assert len(folders | {Config().run_directory()}) == len(changed) + 1
     assert Config(run_dir=Path("mine")).run_directory() == Path("mine")
+
+
+def test_many_seeds_show_in_the_name_of_the_folder() -> None:
+    assert list(Config(seed=3).all_seeds) == [3]
+    many = Config(seed=3, seeds=5)
+    assert list(many.all_seeds) == [3, 4, 5, 6, 7]
+    assert Config(seed=2**32 - 2, seeds=2).all_seeds[-1] == 2**32 - 1  # the last that there is
+    assert many.run_directory().name.startswith("mnist-tutorial-seeds3-7-")
+    folders = {config.run_directory() for config in (Config(seed=3), many, Config(seed=3, seeds=4))}
+    assert len(folders) == 3
 
 
 def test_a_run_of_before_an_option_was_there_has_its_default_and_its_folder() -> None:

@@ -215,34 +215,46 @@ def test_what_is_random_changes_with_step_and_seed_and_with_nothing_else(change:
     assert losses[3] == losses[0]
 
 
-@pytest.mark.parametrize("method", [DESCENT, RANDOM], ids=["fixed", "random"])
-def test_many_seeds_in_one_program(split: MemorySplit, method: Method) -> None:
+@pytest.mark.parametrize(
+    ("implementation", "devices"), [("scan", 1), ("fused", 1), ("native", 1), ("native", 2)]
+)
+def test_many_seeds_in_one_program(split: MemorySplit, implementation: str, devices: int) -> None:
     # Each with its own initial weights, order, dropout and augmentation, on images they share.
-    seeds, mesh = np.array([3, 2**32 - 1], np.uint32), mesh_of(1)
-    feeds = [make_feed(split, mesh, batch_size=8, seed=int(seed)) for seed in seeds]
-    for feed in feeds:
+    model = RANDOM.model.clone(implementation=implementation)
+    method, mesh = dataclasses.replace(RANDOM, model=model), mesh_of(devices)
+    seeds = np.array([3, 2**32 - 1], np.uint32)
+    first, ends = {}, {}
+    for seed in (*seeds, seeds):
+        feed = make_feed(split, mesh, batch_size=8, seed=seed)
         feed.begin(0, 0)
-    alone = []
-    for feed, seed in zip(feeds, seeds, strict=True):
         epoch = training.compile_train_epoch(method, mesh, data_spec=feed.spec)
-        alone.append(epoch(training.init_state_on(mesh, method, int(seed)), *feed.take(0, 6), seed))
+        state = training.init_state_on(mesh, method, seed)
+        first[np.size(seed), seed.flat[-1]] = jax.tree.map(np.array, state)
+        for start, stop in ((0, 2), (2, 6)):
+            state = epoch(state, *feed.take(start, stop), seed)
+        assert epoch._cache_size() == 1
+        ends[np.size(seed), seed.flat[-1]] = jax.tree.map(np.array, state)
+    for index, seed in enumerate(seeds):
+        of_seed = partial(jax.tree.map, lambda leaf, index=index: leaf[index])
+        assert_same_bits(of_seed(first[2, seeds[-1]]), first[1, seed])
+        together, alone = of_seed(ends[2, seeds[-1]]), ends[1, seed]
+        assert (int(together.step), int(together.nonfinite_step)) == (6, training.NEVER)
+        np.testing.assert_allclose(together.loss_sum, alone.loss_sum, rtol=1e-5)
+        jax.tree.map(partial(np.testing.assert_allclose, **RANDOM_TOLERANCE), together.params, alone.params)
+    a, b = (ends[1, seed] for seed in seeds)
+    assert float(a.loss_sum) != pytest.approx(float(b.loss_sum), rel=1e-3)
 
-    states = jax.jit(jax.vmap(partial(training.init_state, method)))(seeds)
-    data = feeds[0].take(0, 6)[0]
-    data = data._replace(order=np.stack([feed.take(0, 6)[0].order for feed in feeds]))
-    together = runtime.over_devices(
-        jax.vmap(
-            partial(training.train_epoch, method=method),
-            in_axes=(0, training.Resident(None, None, 0), None, None, 0),
-        ),
-        mesh,
-        in_specs=(P(), training.Resident(P(), P(), P(None, None, runtime.DATA_AXIS)), P(), P(), P()),
-    )(states, data, np.int32(0), np.int32(6), seeds)
-    for k, one in enumerate(alone):
-        of_seed = jax.tree.map(lambda leaf, k=k: leaf[k], together)
-        np.testing.assert_allclose(of_seed.loss_sum, one.loss_sum, rtol=1e-5)
-        jax.tree.map(partial(np.testing.assert_allclose, **RANDOM_TOLERANCE), of_seed.params, one.params)
-    assert float(alone[0].loss_sum) != pytest.approx(float(alone[1].loss_sum), rel=1e-3)
+
+def test_of_many_seeds_each_has_its_own_order_of_an_epoch(split: MemorySplit) -> None:
+    orders = {}
+    for seed in (4, 5, np.array([4, 5], np.uint32)):
+        feed = make_feed(split, mesh_of(2), batch_size=8, seed=seed)
+        feed.begin(3, 0)
+        data = feed.take(0, 6)[0]
+        orders[np.ndim(seed), int(np.max(seed))] = np.asarray(data.order)
+        assert data.image.shape == (50, 28, 28)  # once, however many seeds there are
+    np.testing.assert_array_equal(orders[1, 5], [orders[0, 4], orders[0, 5]])
+    assert np.any(orders[0, 4] != orders[0, 5])
 
 
 def test_the_first_loss_that_is_not_finite_is_remembered(split: MemorySplit) -> None:
@@ -259,18 +271,20 @@ def test_the_first_loss_that_is_not_finite_is_remembered(split: MemorySplit) -> 
     assert int(state.nonfinite_step) == 2
 
 
-def compiled_text(mesh: Mesh) -> str:
-    feed = make_feed(MemorySplit(*examples(50)), mesh, batch_size=8, seed=0)
+def compiled_text(mesh: Mesh, seed: training.RunSeed = SEED) -> str:
+    feed = make_feed(MemorySplit(*examples(50)), mesh, batch_size=8, seed=seed)
     feed.begin(0, 0)
     epoch = training.compile_train_epoch(METHOD, mesh, data_spec=feed.spec)
-    state = training.init_state_on(mesh, METHOD, 0)
-    return epoch.lower(state, *feed.take(0, 1), SEED).compile().as_text()
+    state = training.init_state_on(mesh, METHOD, seed)
+    return epoch.lower(state, *feed.take(0, 1), seed).compile().as_text()
 
 
 def test_one_all_reduce_per_step() -> None:
     # One that is left in the backward loop costs a meeting of all devices at each of the 28 rows.
     assert compiled_text(mesh_of(2)).count(" all-reduce(") == 1
     assert compiled_text(mesh_of(1)).count(" all-reduce(") == 0
+    # One for all seeds together.
+    assert compiled_text(mesh_of(2), np.arange(3, dtype=np.uint32)).count(" all-reduce(") == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
