@@ -78,7 +78,7 @@ def recurrent_mask(
         example_index: the place of each sequence in the whole batch, see `kept_units`.
         features: the number of hidden units.
         rate: the probability of dropping a unit.
-        dtype: that of the state; the mask has at least the precision of float32.
+        dtype: that of the state; what the mask is multiplied with may round it to less than its float32.
     """
     kept = kept_units(key, example_index.reshape(-1), (features,), rate)
     mask = kept.reshape(*example_index.shape, features).astype(promoted(dtype, jnp.float32))

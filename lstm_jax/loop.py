@@ -99,7 +99,9 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                     report=console.message,
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
+            # One choice for all: without dropout, to begin or to score, `auto` might take another.
             method = Method.of(config, total_steps=plan.total_steps)
+            method = dataclasses.replace(method, model=method.model.clone(implementation=implementation))
             state = init_state_on(mesh, method, seed_of(config))
             notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
@@ -125,8 +127,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                 dataset=dataset,
                 feed=feed,
                 train_epoch=compile_train_epoch(method, mesh, data_spec=feed.spec),
-                # By what trains: `auto` might take another where there is no dropout.
-                score=compile_score(method.model.clone(implementation=implementation), mesh),
+                score=compile_score(method.model, mesh),
                 run=run,
                 checkpoints=checkpoints,
                 console=console,

@@ -302,6 +302,8 @@ class LSTM(nn.Module):
             if example_index is None:
                 example_index = jnp.arange(math.prod(expected[:-1])).reshape(expected[:-1])
             key, rate = self.make_rng("dropout"), self.recurrent_dropout_rate
+            if example_index.shape != expected[:-1]:
+                raise ValueError(f"example_index: got shape {example_index.shape}, expected {expected[:-1]}")
             mask = recurrent_mask(key, example_index, self.features, rate, dtype=initial_carry[1].dtype)
         if self.recurrent_weight_dropout_rate and not deterministic:
             key, rate = self.make_rng("dropout"), self.recurrent_weight_dropout_rate

@@ -28,13 +28,16 @@ def seed_of(config: Config) -> RunSeed:
 
 def members(config: Config, tree: Tree) -> Iterator[tuple[int, Tree]]:
     """Each seed of a run, and its part of a tree of the run's arrays."""
+    if config.seeds > 1:
+        # On the host: there JAX would compile a program for each seed and shape.
+        tree = jax.tree.map(np.asarray, tree)
     for index, seed in enumerate(config.all_seeds):
         yield seed, member(config, tree, index)
 
 
 def member(config: Config, tree: Tree, index: int) -> Tree:
     """The part of the seed number ``index``, from 0, of a tree of a run's arrays."""
-    return tree if config.seeds == 1 else jax.tree.map(lambda leaf: leaf[index], tree)
+    return tree if config.seeds == 1 else jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
 
 
 def first_nonfinite_loss(config: Config, state: TrainState) -> tuple[int, int] | None:
@@ -46,14 +49,14 @@ def first_nonfinite_loss(config: Config, state: TrainState) -> tuple[int, int] |
 
 def seed_with_nonfinite(config: Config, params: Params) -> int | None:
     """The first seed with a parameter that is not finite; None if there is none."""
-    leaves = [np.reshape(leaf, (config.seeds, -1)) for leaf in jax.tree.leaves(params)]
+    leaves = [np.asarray(leaf).reshape(config.seeds, -1) for leaf in jax.tree.leaves(params)]
     finite = np.all([np.all(np.isfinite(leaf), axis=1) for leaf in leaves], axis=0)
     return next(
         (seed for seed, is_finite in zip(config.all_seeds, finite, strict=True) if not is_finite), None
     )
 
 
-def named(config: Config) -> str:
+def in_words(config: Config) -> str:
     """The seeds in words: ``seed 3``, or ``5 seeds (0 to 4)``."""
     if config.seeds == 1:
         return f"seed {config.seed}"

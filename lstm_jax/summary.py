@@ -19,7 +19,7 @@ from lstm_jax.console import Console
 from lstm_jax.data import Dataset
 from lstm_jax.model import Params
 from lstm_jax.run_directory import Record
-from lstm_jax.seeds import named
+from lstm_jax.seeds import in_words
 from lstm_jax.spread import spread_of
 from lstm_jax.training import TrainState
 from lstm_jax.version import __version__
@@ -154,7 +154,7 @@ def tell_start(
         f"{config.dtype}, on {describe_devices(mesh)}"
     )
     if config.seeds > 1:
-        console.message(f"{named(config)} at once; figures are means, +- is the standard deviation")
+        console.message(f"{in_words(config)} at once; figures are means, +- is the standard deviation")
     if state.steps_taken:
         console.message(f"Continuing after step {state.steps_taken}")
     scored = "validation and test" if len(dataset.validation) else "test"

@@ -15,7 +15,7 @@ from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError, ConfigError
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.run_directory import read_config
-from lstm_jax.seeds import member, named, seed_of
+from lstm_jax.seeds import in_words, member, seed_of
 from lstm_jax.training import Method, TrainState, init_run
 
 
@@ -28,7 +28,7 @@ class Trained:
         model: the classifier.
         params: its parameters; their moving average, if it was trained with one.
         step: the training steps they have seen.
-        seed: the seed it was trained from.
+        seed: the seed of its run; what was imported was trained from another, which nobody knows here.
     """
 
     config: Config
@@ -69,10 +69,11 @@ def load_trained(
     seed = config.seed if seed is None else seed
     if seed not in config.all_seeds:
         there = "one" if config.seeds > 1 else "the only one"
-        raise ConfigError(f"--seed: got {seed}, expected {there} of {run_dir}, which holds {named(config)}")
+        holds = f"{run_dir}, which holds {in_words(config)}"
+        raise ConfigError(f"--seed: got {seed}, expected {there} of {holds}")
     restored = load_state(run_dir, report=report)
     if config.seeds > 1:
-        report(f"{run_dir} holds {named(config)}; this is seed {seed} (--seed names another)")
+        report(f"{run_dir} holds {in_words(config)}; this is seed {seed} (--seed names another)")
     params = member(config, restored.state.evaluated_params, config.all_seeds.index(seed))
     # Wherever it was trained: what computes it here is for this machine to say.
     model = build_model(dataclasses.replace(config, implementation="auto"))

@@ -172,6 +172,20 @@ def test_no_unit_is_missing_at_evaluation(implementation: str) -> None:
     np.testing.assert_allclose(outputs, numpy_lstm(case())[1], **FLOAT32)
 
 
+def test_places_of_another_shape_are_refused() -> None:
+    layer = LSTM(3, recurrent_dropout_rate=0.5, implementation="scan")
+    inputs = jnp.zeros((2, 4, 5))
+    variables = layer.init(jax.random.key(0), inputs)
+    with pytest.raises(ValueError, match=r"^example_index: got shape \(1,\), expected \(2,\)"):
+        layer.apply(
+            variables,
+            inputs,
+            deterministic=False,
+            example_index=jnp.zeros(1, jnp.int32),
+            rngs={"dropout": jax.random.key(1)},
+        )
+
+
 def test_native_refuses_to_drop_units_and_auto_takes_another() -> None:
     params, inputs, carry = case()
 

@@ -335,26 +335,26 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
 WORKER = """
 import sys
 import jax
-port, rank, run_dir, data_dir, kind = sys.argv[1:]
+port, rank, run_dir, data_dir, kind, seeds = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), coordinator_bind_address=f"127.0.0.1:{port}")
 from pathlib import Path
 from lstm_jax import Config, train
 places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
-result = train(Config(**places, hidden_size=4, batch_size=11000, epochs=1, input=kind))
+result = train(Config(**places, hidden_size=4, batch_size=11000, epochs=1, input=kind, seeds=int(seeds)))
 print(result.summary["device"], result.history[-1]["train_loss"])
 jax.distributed.shutdown()
 """
 
 
-@pytest.mark.parametrize("kind", ["memory", "stream"])
+@pytest.mark.parametrize(("kind", "seeds"), [("memory", 1), ("stream", 1), ("memory", 2)])
 def test_two_processes_train_as_one(
-    kind: str, small: dict[str, Any], tmp_path: Path, environment: dict[str, str]
+    kind: str, seeds: int, small: dict[str, Any], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind]
+    arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind, str(seeds)]
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(port), str(rank), *arguments],
@@ -364,7 +364,7 @@ def test_two_processes_train_as_one(
     ]  # fmt: skip
     outputs = [worker.communicate(timeout=240)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
-    one = train(Config(**{**small, "epochs": 1}))
+    one = train(Config(**{**small, "epochs": 1, "seeds": seeds}))
     for output in outputs:  # both processes know the same figures
         device, loss = output.strip().splitlines()[-1].rsplit(" ", 1)
         assert device == "2 x cpu"

@@ -15,6 +15,7 @@ from lstm_jax import train
 from lstm_jax.checkpoint import digest
 from lstm_jax.config import Config
 from lstm_jax.errors import ImplementationError
+from lstm_jax.kernels import choice
 from lstm_jax.trained import load_state, load_trained
 
 # Every step has its own learning rate, random images and dropout, and moves an average.
@@ -82,6 +83,17 @@ def test_native_is_refused_for_recurrent_dropout_and_a_run_says_what_trains(
     with pytest.raises(ImplementationError, match="'native' cannot be used: it has no recurrent dropout"):
         train(Config(**options, implementation="native"))
     assert not (tmp_path / "refused").exists()
+
+
+def test_what_does_not_train_is_not_asked_for(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not even to begin or to score, where there is no dropout: it would be built, or said to be missing.
+    monkeypatch.setattr(choice, "why_not_available", lambda: pytest.fail("native was asked for"))
+    options = {**small, "run_dir": tmp_path / "fused", "recurrent_dropout_rate": 0.3, "epochs": 1}
+    result = train(Config(**options))
+    assert result.summary is not None
+    assert result.summary["implementation"] == "fused"
 
 
 def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None:

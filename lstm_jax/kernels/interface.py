@@ -44,7 +44,7 @@ class Implementation(Protocol):
                 length of 0 takes the last step of all.
             keep_outputs: whether the outputs are wanted.
             mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
-                `dropout.recurrent_mask`); None changes nothing. The gradient by it is not defined.
+                `dropout.recurrent_mask`); None changes nothing. It is taken as constant in differentiation.
 
         Returns:
             The carry, and the outputs of all steps, the padding included; None if they are not wanted.

@@ -216,15 +216,38 @@ double Difference(const Floats& got, const Doubles& expected) {
   return std::sqrt(difference / size);
 }
 
+// The slices of a batch are its rows in order, none is empty, and none cuts a group in two.
+void CheckSlices() {
+  for (const Index threads : {1, 2, 3, 8, 64}) {
+    for (const Index members : {1, 2, 5}) {
+      for (Index batch = 1; batch < 200; ++batch) {
+        for (const Index groups : {Index{1}, Index{2}, Index{7}, batch}) {
+          if (batch % groups != 0) continue;
+          const Sizes s{members, 100, batch, 28, 64, groups};
+          const Index slices = NumSlices(s, threads), rows = groups > 1 ? batch / groups : 1;
+          Index next = 0;
+          for (Index i = 0; i < slices; ++i) {
+            const Range slice = SliceRows(s, i, slices);
+            if (slice.begin != next || slice.end <= next || slice.begin % rows != 0) next = batch + 1;
+            next = std::max(next, slice.end);
+          }
+          if (next != batch) std::printf("wrong slices of %d rows\n", int(batch)), std::exit(1);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  CheckSlices();
   // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
   // several members; several groups; more threads than rows; several slices for each thread.
   const Sizes cases[] = {{1, 1, 1, 1, 1},     {1, 2, 3, 2, 4},    {1, 3, 7, 5, 17},      {1, 2, 13, 70, 66, 1},
                          {1, 90, 5, 1, 3},    {3, 4, 6, 3, 20},   {1, 5, 12, 4, 33, 4},  {2, 3, 10, 2, 16, 5},
                          {1, 2, 20, 30, 130}, {1, 28, 32, 28, 64}, {1, 9, 64, 28, 64, 64},
-                         {1, 9, 70, 28, 64},  {3, 5, 50, 28, 32}};
+                         {1, 9, 70, 28, 64},  {3, 5, 50, 28, 32},  {1, 9, 96, 28, 64, 8},  {2, 9, 96, 28, 64, 12}};
   unsigned seed = 0;
   for (const Sizes& s : cases) {
     const Problem problem(s, ++seed);

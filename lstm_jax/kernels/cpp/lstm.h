@@ -3,7 +3,7 @@
 //
 // How the kernel gets close to what the machine can do:
 //
-// - A thread owns a slice of the batch and runs all time steps on it: no meeting point in the sequence.
+// - A thread takes a slice of the batch and runs all time steps on it: no meeting point in the sequence.
 // - All products of matrices are sums in a register tile of kRows x 4 vectors. Forward, the 4 vectors are
 //   the four gates of kLanes hidden units ("a block"), so that the activations are applied while z_t is
 //   still in the nearest cache. Weights are packed once per call into the order in which the tile reads them.
@@ -96,7 +96,7 @@ inline Index NumSlices(const Sizes& s, Index threads) {
   // For less than this, waking a thread takes longer than the work.
   constexpr double kLeastOperations = 1e6;
   constexpr Index kSlicesPerThread = 4, kRowsPerSlice = 16;
-  constexpr Index kFewWeights = 65536;  // 256 KB: they stay in the cache of each core
+  constexpr Index kFewWeights = 65536;  // 256 KB: they, or their gradients, stay in the cache of each core
   const double operations = 8.0 * s.members * s.time * s.batch * s.depth() * s.hidden;
   if (operations < kLeastOperations) return 1;
   const Index most = s.groups > 1 ? s.groups : CeilDiv(s.batch, kRows);
