@@ -67,7 +67,7 @@ def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) 
     # As if it had been trained here so far, so that train.py has no change to tell of.
     notes = Notes(
         devices=runtime.make_mesh(devices=config.devices, batch_size=config.batch_size).size,
-        implementation=choose(config.implementation, Task.of_training(config)),
+        implementation=choose(config.implementation, Task.of_run(config)),
     )
     with whole(config.run_directory()) as folder:
         folder.mkdir()

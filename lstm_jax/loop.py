@@ -99,8 +99,8 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
                     report=console.message,
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
-            # One choice for all: without dropout, to begin or to score, `auto` might take another.
             method = Method.of(config, total_steps=plan.total_steps)
+            # What `auto` stands for, said and chosen once.
             method = dataclasses.replace(method, model=method.model.clone(implementation=implementation))
             state = init_state_on(mesh, method, seed_of(config))
             notes = Notes(devices=mesh.size, implementation=implementation)
@@ -327,7 +327,7 @@ def prepare_implementation(config: Config, console: Console) -> str:
     Raises:
         ImplementationError: if it cannot be used here.
     """
-    task = Task.of_training(config)
+    task = Task.of_run(config)
     if will_build(config.implementation, task):
         console.message("Building the native kernel, once; this takes some seconds")
     return choose(config.implementation, task)

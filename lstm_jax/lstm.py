@@ -197,7 +197,7 @@ class LSTM(nn.Module):
         remat: into how many parts to cut the time steps, to save memory in the backward pass, see
             `wrappers.in_parts`; None saves all that the backward pass needs.
         recurrent_dropout_rate: share of the hidden units of h_{t-1} that is dropped while training, of each
-            sequence the same in all steps, see `dropout.recurrent_mask`; not with ``native``.
+            sequence the same in all steps, see `dropout.recurrent_mask`.
         recurrent_weight_dropout_rate: share of the recurrent weights that is dropped while training, see
             `dropout.without_some_weights`.
         gate_fn: activation of the gates i, f, o.

@@ -16,7 +16,6 @@ from references import (
     assert_equal,
     compiled,
     each_implementation,
-    each_portable_implementation,
     numpy_lstm,
     random_case,
     random_like,
@@ -25,7 +24,6 @@ from references import (
 
 from lstm_jax import LSTM, LSTMClassifier
 from lstm_jax.dropout import recurrent_mask, without_some_weights
-from lstm_jax.errors import ImplementationError
 
 TIME, HIDDEN, RATE = 6, 4, 0.4
 
@@ -59,7 +57,7 @@ def shown_mask(layer: LSTM, one: Case) -> np.ndarray:
     return (np.asarray(jax.jit(jax.grad(of_outputs))(one.carry[1])) != 0) / (1 - RATE)
 
 
-@each_portable_implementation
+@each_implementation
 @pytest.mark.parametrize(("time", "batch"), SHAPES, ids=str)
 def test_the_same_units_are_missing_in_all_steps(
     implementation: str, time: int, batch: tuple[int, ...]
@@ -77,7 +75,7 @@ def test_the_same_units_are_missing_in_all_steps(
     assert np.abs(exact - numpy_lstm(one)[1]).max() > 0.01  # without the mask they would be others
 
 
-@pytest.mark.parametrize("implementation", ["unrolled", "fused"])
+@pytest.mark.parametrize("implementation", ["unrolled", "fused", "native"])
 @pytest.mark.parametrize(
     ("shape", "options"),
     [*zip(SHAPES, [{"lengths": True}, {}, {"reverse": True}, {"time_major": True}], strict=True)],
@@ -98,7 +96,7 @@ def test_gradients_with_dropped_units(
     assert_equal(actual, expected, **FLOAT32)
 
 
-@each_portable_implementation
+@each_implementation
 def test_gradients_with_dropped_units_by_finite_differences(implementation: str) -> None:
     layer = dropping(implementation, return_carry=True)
 
@@ -123,7 +121,7 @@ def test_second_derivatives_with_dropped_units() -> None:
     assert_equal(actual, expected, **FLOAT32)
 
 
-@each_portable_implementation
+@each_implementation
 def test_dropped_units_of_parts_computed_again(implementation: str) -> None:
     """The mask is that of the whole sequence, and not drawn anew for each part."""
     whole, parts = (compiled(dropping(implementation, remat=n), case(), **DROPPING) for n in (None, 3))
@@ -153,7 +151,7 @@ def test_each_sequence_drops_units_of_its_own() -> None:
     assert 0.4 < np.mean(mask == again) < 0.6  # 0.6^2 + 0.4^2 = 0.52: another key, another mask
 
 
-@each_portable_implementation
+@each_implementation
 def test_the_mask_goes_with_the_place_in_the_whole_batch(implementation: str) -> None:
     params, inputs, carry = case()
     layer = dropping(implementation)
@@ -186,25 +184,11 @@ def test_places_of_another_shape_are_refused() -> None:
         )
 
 
-def test_native_refuses_to_drop_units_and_auto_takes_another() -> None:
-    params, inputs, carry = case()
-
-    def run(implementation: str) -> jax.Array:
-        return dropping(implementation).apply({"params": params}, inputs, initial_carry=carry, **DROPPING)
-
-    with pytest.raises(ImplementationError) as raised:
-        run("native")
-    assert str(raised.value) == (
-        "implementation 'native' cannot be used: it has no recurrent dropout while training; "
-        "use 'fused' or 'auto'"
-    )
-    assert_equal(run("auto"), run("fused"))  # the same bits
-
-
+@pytest.mark.parametrize("implementation", ["fused", "native"])
 @pytest.mark.parametrize("over", ["keys", "inputs", "weights"])
-def test_vmap_with_dropped_units(over: str) -> None:
+def test_vmap_with_dropped_units(over: str, implementation: str) -> None:
     params, inputs, carry = case()
-    layer = dropping("fused")
+    layer = dropping(implementation)
 
     def run(params: Tree, inputs: jax.Array, key: jax.Array) -> tuple[Tree, Tree]:
         rngs = {"dropout": key}

@@ -93,4 +93,4 @@ def test_the_backward_handler_refuses_too(place: int | None, array: Any, message
     results = [(2, 4, 6), (2, 4, 6), *((2, groups, *shape) for shape in shapes)]
     call = jax.ffi.ffi_call("lstm_jax_backward", [jax.ShapeDtypeStruct(s, jnp.float32) for s in results])
     with pytest.raises(Exception, match=f"lstm_jax backward: {message}"):
-        jax.block_until_ready(call(*arguments, groups=groups))
+        jax.block_until_ready(call(*arguments, groups=groups, masked=False))

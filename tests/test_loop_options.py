@@ -14,7 +14,6 @@ from test_loop import Listener
 from lstm_jax import train
 from lstm_jax.checkpoint import digest
 from lstm_jax.config import Config
-from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import choice
 from lstm_jax.trained import load_state, load_trained
 
@@ -75,23 +74,10 @@ def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
     assert figures_of(tmp_path / "stopped") == figures_of(small["run_dir"])
 
 
-def test_native_is_refused_for_recurrent_dropout_and_a_run_says_what_trains(
-    averaged_run: Any, small: dict[str, Any], tmp_path: Path
-) -> None:
-    assert averaged_run.summary["implementation"] == "fused"
-    options = {**small, "run_dir": tmp_path / "refused", "recurrent_dropout_rate": 0.3}
-    with pytest.raises(ImplementationError, match="'native' cannot be used: it has no recurrent dropout"):
-        train(Config(**options, implementation="native"))
-    assert not (tmp_path / "refused").exists()
-
-
-def test_what_does_not_train_is_not_asked_for(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Not even to begin or to score, where there is no dropout: it would be built, or said to be missing.
+def test_what_does_not_train_is_not_asked_for(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not to begin or to score either: it would be built for nothing, or said to be missing.
     monkeypatch.setattr(choice, "why_not_available", lambda: pytest.fail("native was asked for"))
-    options = {**small, "run_dir": tmp_path / "fused", "recurrent_dropout_rate": 0.3, "epochs": 1}
-    result = train(Config(**options))
+    result = train(Config(**small, dtype="bfloat16"))
     assert result.summary is not None
     assert result.summary["implementation"] == "fused"
 

@@ -179,11 +179,7 @@ RANDOM = dataclasses.replace(
 
 
 def random_with(implementation: str) -> Method:
-    """All that is random, computed by an implementation; ``native`` has no masks of h."""
-    model = RANDOM.model.clone(implementation=implementation)
-    if implementation == "native":
-        model = model.clone(recurrent_dropout_rate=0.0)
-    return dataclasses.replace(RANDOM, model=model)
+    return dataclasses.replace(RANDOM, model=RANDOM.model.clone(implementation=implementation))
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,12 @@ class Task(NamedTuple):
         dtypes: names of the dtypes of computation, parameters and state.
         usual_activations: whether the gates are sigmoids and the other activation is tanh.
         unroll: steps to write out in one turn of the loop.
-        masked: whether h is masked on its way to the next step: recurrent dropout, while training.
         tracks_devices: whether this is inside of a `shard_map` that checks which values vary over devices.
     """
 
     dtypes: frozenset[str]
     usual_activations: bool = True
     unroll: int = 1
-    masked: bool = False
     tracks_devices: bool = False
 
     @classmethod
@@ -51,14 +49,13 @@ class Task(NamedTuple):
             dtypes=frozenset(dtype.name for dtype in (computed_dtype(cell, params, inputs, carry), *given)),
             usual_activations=has_usual_activations(cell),
             unroll=unroll,
-            masked=mask is not None,
             tracks_devices=any(_varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, mask))),
         )
 
     @classmethod
-    def of_training(cls, config: Config) -> "Task":
-        """The task of the layers of a run while it trains; to score needs no more."""
-        return cls(dtypes=frozenset({config.dtype, "float32"}), masked=config.recurrent_dropout_rate > 0)
+    def of_run(cls, config: Config) -> "Task":
+        """The task of the layers of a run."""
+        return cls(dtypes=frozenset({config.dtype, "float32"}))
 
 
 def _varies(array: Array) -> bool:
@@ -101,8 +98,6 @@ def why_not(name: str, task: Task) -> str | None:
             return f"it runs on a CPU, and JAX computes on {platform()}; use 'fused' or 'auto'"
         if others := task.dtypes - {"float32"}:
             return f"it computes in float32, not {', '.join(sorted(others))}; use 'fused' or 'auto'"
-        if task.masked:
-            return "it has no recurrent dropout while training; use 'fused' or 'auto'"
     return None
 
 
@@ -114,9 +109,8 @@ def platform() -> str:
 
 # The fastest first. On a CPU, in float32, `native` was the fastest at each of 21 sizes, from 32 to 512 hidden
 # units, batches of 32 to 512, 28 or 784 steps (the commands and figures are in docs/SPEED.md), and `fused`
-# the next or equal to Flax's cells; so the table needs no sizes. Of other dtypes, and with recurrent
-# dropout, `native` does not take part. On GPU and TPU nothing was measured: `fused` has the fewest and
-# largest products.
+# the next or equal to Flax's cells; so the table needs no sizes. Of other dtypes `native` does not take
+# part. On GPU and TPU nothing was measured: `fused` has the fewest and largest products.
 FASTEST_FIRST: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cpu": ("native", "fused", "scan"),

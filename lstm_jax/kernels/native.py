@@ -51,21 +51,22 @@ def native(
     Raises:
         ImplementationError: if the kernel cannot be built here, or in forward-mode differentiation.
     """
-    assert mask is None  # refused by `choice.why_not`
     if (reason := why_not_available()) is not None:
         raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
     time, *batch = inputs.shape[:-1]
     if not math.prod(inputs.shape) * cell.features:
         # The kernel wants at least one of everything.
-        return fused(cell, params, inputs, carry, lengths, keep_outputs=keep_outputs)
+        return fused(cell, params, inputs, carry, lengths, keep_outputs=keep_outputs, mask=mask)
     weights = Weights(
         *([jnp.asarray(leaf, jnp.float32)[None] for leaf in leaves] for leaves in by_kind(params))
     )
     x = inputs.astype(jnp.float32).reshape(1, time, -1, inputs.shape[-1])
     c0, h0 = (jnp.asarray(state, jnp.float32).reshape(1, -1, cell.features) for state in carry)
     last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
+    if mask is not None:
+        mask = mask.astype(jnp.float32).reshape(1, -1, cell.features)
     arguments = reverse_mode_only((weights, x, c0, h0), implementation="native")
-    c, h, *outputs = _run(keep_outputs, *arguments, last)
+    c, h, *outputs = _run(keep_outputs, *arguments, last, mask)
     shape = (*batch, cell.features)
     return (c.reshape(shape), h.reshape(shape)), outputs[0].reshape(time, *shape) if keep_outputs else None
 
@@ -83,34 +84,41 @@ def _run(
     c0: Float32[Array, "members batch hidden"],
     h0: Float32[Array, "members batch hidden"],
     last: Int32[Array, "members batch"],
+    mask: Float32[Array, "members batch hidden"] | None,
 ) -> list[Array]:
     """The final c and h, and with ``keep_outputs`` all outputs."""
-    return _call_forward(3 if keep_outputs else 2)(x, c0, h0, last, *jax.tree.leaves(weights))
+    rows = (x, c0, h0, last, *_given(mask))
+    return _call_forward(3 if keep_outputs else 2, len(rows))(*rows, *jax.tree.leaves(weights))
 
 
-def _forward_rule(keep_outputs: bool, weights: Any, x: Any, c0: Any, h0: Any, last: Any) -> Any:
+def _given(mask: Array | None) -> tuple[Array, ...]:
+    return () if mask is None else (mask,)
+
+
+def _forward_rule(keep_outputs: bool, weights: Any, x: Any, c0: Any, h0: Any, last: Any, mask: Any) -> Any:
     wants_dx = x.perturbed
-    weights, x, c0, h0, last = values_of((weights, x, c0, h0, last))
-    forward = first_order_only(_call_forward(5), implementation="native")
-    c, h, outputs, *saved = forward(x, c0, h0, last, *jax.tree.leaves(weights))
+    weights, x, c0, h0, last, mask = values_of((weights, x, c0, h0, last, mask))
+    rows = (x, c0, h0, last, *_given(mask))
+    forward = first_order_only(_call_forward(5, len(rows)), implementation="native")
+    c, h, outputs, *saved = forward(*rows, *jax.tree.leaves(weights))
     # A flag in the structure of the residuals: they may hold arrays only.
-    residuals = (weights, (x, c0, h0, last, outputs, *saved), () if wants_dx else None)
+    residuals = (weights, (x, c0, h0, last, outputs, *saved), mask, () if wants_dx else None)
     return [c, h, outputs][: 3 if keep_outputs else 2], residuals
 
 
 def _backward_rule(keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
-    weights, rows, wants_dx = residuals
+    weights, rows, mask, wants_dx = residuals
     state = rows[1]
     dc, dh = (jnp.zeros_like(state) if isinstance(d, SymbolicZero) else d for d in gradients[:2])
-    rows = (*rows, dc, dh)
+    rows = (*rows, dc, dh, *_given(mask))
     if keep_outputs and not isinstance(gradients[2], SymbolicZero):
         rows = (*rows, gradients[2])
     kernels = (*weights.x, *weights.h)
-    backward = first_order_only(_call_backward(wants_dx is not None, 1, len(rows)), implementation="native")
-    dc0, dh0, *rest = backward(*rows, *kernels)
+    call = _call_backward(wants_dx is not None, 1, len(rows), mask is not None)
+    dc0, dh0, *rest = first_order_only(call, implementation="native")(*rows, *kernels)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
-    return d_weights, rest[12] if wants_dx is not None else None, dc0, dh0, None
+    return d_weights, rest[12] if wants_dx is not None else None, dc0, dh0, None, None
 
 
 _run.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
@@ -125,40 +133,42 @@ def _float32(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 @functools.cache
-def _call_forward(num_results: int) -> Callable[..., list[Array]]:
+def _call_forward(num_results: int, num_rows: int) -> Callable[..., list[Array]]:
     """The forward pass, with 2 results (c, h), 3 (and outputs) or 5 (and what the backward pass needs).
 
-    Arguments: x, c0, h0, last, and the 12 weights.
+    Arguments: x, c0, h0, last, if ``num_rows`` is 5 the mask, and the 12 weights.
     """
 
     @custom_vmap
     def call(*arguments: Array) -> list[Array]:
-        members, time, batch, _ = arguments[0].shape
-        hidden = arguments[2].shape[-1]
+        rows, weights = arguments[:num_rows], arguments[num_rows:]
+        members, time, batch, _ = rows[0].shape
+        hidden = rows[2].shape[-1]
         padded = -(-hidden // PADDING) * PADDING
         state, row = _float32(members, batch, hidden), (members, time, batch)
         results = [state, state, _float32(*row, hidden), _float32(*row, padded), _float32(*row, 4 * padded)]
-        return list(jax.ffi.ffi_call("lstm_jax_forward", results[:num_results])(*arguments))
+        ordered = (*rows[:4], *weights, *rows[4:])
+        return list(jax.ffi.ffi_call("lstm_jax_forward", results[:num_results])(*ordered))
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
-        rows, weights = arguments[:4], arguments[4:]
         if not size:
             return _nothing(call, batched, arguments)
-        if any(batched[4:]):
+        if any(batched[num_rows:]):
             return _as_members(call, size, batched, arguments)
-        rows = tuple(_into_batch(a, b, size) for a, b in zip(rows, batched[:4], strict=True))
-        results = [_out_of_batch(result, size) for result in call(*rows, *weights)]
+        rows = [_into_batch(a, b, size) for a, b in zip(arguments[:num_rows], batched, strict=False)]
+        results = [_out_of_batch(result, size) for result in call(*rows, *arguments[num_rows:])]
         return results, [True] * len(results)
 
     return call
 
 
 @functools.cache
-def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., list[Array]]:
+def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> Callable[..., list[Array]]:
     """The backward pass; its results are dc0, dh0, 12 gradients (members, groups, ...), and dx if wanted.
 
-    Arguments: x, c0, h0, last, outputs, cells, gates, dc, dh, if ``num_rows`` is 10 d_outputs, and 8 kernels.
+    Arguments: x, c0, h0, last, outputs, cells, gates, dc, dh, if it is ``masked`` the mask, d_outputs if
+    ``num_rows`` counts one more, and 8 kernels.
     """
 
     @custom_vmap
@@ -172,7 +182,7 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., 
         if wants_dx:
             results.append(_float32(*x.shape))
         ordered = (*rows[:9], *kernels, *rows[9:])
-        return list(jax.ffi.ffi_call("lstm_jax_backward", results)(*ordered, groups=groups))
+        return list(jax.ffi.ffi_call("lstm_jax_backward", results)(*ordered, groups=groups, masked=masked))
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
@@ -181,7 +191,7 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int) -> Callable[..., 
         if any(batched[num_rows:]):
             return _as_members(call, size, batched, arguments)
         rows = [_into_batch(a, b, size) for a, b in zip(arguments[:num_rows], batched, strict=False)]
-        grouped = _call_backward(wants_dx, size * groups, num_rows)
+        grouped = _call_backward(wants_dx, size * groups, num_rows, masked)
         dc0, dh0, *rest = grouped(*rows, *arguments[num_rows:])
         by_group = [
             jnp.moveaxis(leaf.reshape(leaf.shape[0], size, groups, *leaf.shape[2:]), 1, 0)

@@ -34,7 +34,7 @@ using Doubles = std::vector<double>;
 
 struct Problem {
   Sizes s;
-  Floats x, c0, h0, dc, dh, dy;
+  Floats x, c0, h0, dc, dh, dy, mask;
   std::array<Floats, kGates> wx, wh, b;
   std::vector<std::int32_t> last;
 
@@ -50,6 +50,7 @@ struct Problem {
     x = draw(steps * s.inputs, 1);
     c0 = draw(rows * s.hidden, 1), h0 = draw(rows * s.hidden, 1);
     dc = draw(rows * s.hidden, 1), dh = draw(rows * s.hidden, 1), dy = draw(steps * s.hidden, 1);
+    mask = draw(rows * s.hidden, 1);
     for (int g = 0; g < kGates; ++g) {
       wx[g] = draw(s.members * s.inputs * s.hidden, 1 / std::sqrt(float(s.inputs)));
       wh[g] = draw(s.members * s.hidden * s.hidden, 1 / std::sqrt(float(s.hidden)));
@@ -88,7 +89,7 @@ struct Results {
 double Logistic(double x) { return 1 / (1 + std::exp(-x)); }
 
 // One sequence at a time, one unit at a time.
-Results<double> Plain(const Problem& p) {
+Results<double> Plain(const Problem& p, bool masked) {
   const Sizes& s = p.s;
   const Index T = s.time, D = s.inputs, H = s.hidden;
   Results<double> out(s);
@@ -96,6 +97,7 @@ Results<double> Plain(const Problem& p) {
     for (Index row = 0; row < s.batch; ++row) {
       const Index r = m * s.batch + row, group = m * s.groups + row / (s.batch / s.groups);
       const auto at = [&](Index t) { return (m * T + t) * s.batch + row; };
+      const auto mask = [&](Index k) { return masked ? double(p.mask[r * H + k]) : 1.0; };
       std::vector<Doubles> gates(T, Doubles(kGates * H)), c(T + 1, Doubles(H)), h(T + 1, Doubles(H));
       for (Index j = 0; j < H; ++j) c[0][j] = p.c0[r * H + j], h[0][j] = p.h0[r * H + j];
       for (Index t = 0; t < T; ++t) {
@@ -104,7 +106,7 @@ Results<double> Plain(const Problem& p) {
           for (int g = 0; g < kGates; ++g) {
             double z = p.b[g][m * H + j];
             for (Index k = 0; k < D; ++k) z += double(p.x[at(t) * D + k]) * p.wx[g][(m * D + k) * H + j];
-            for (Index k = 0; k < H; ++k) z += h[t][k] * p.wh[g][(m * H + k) * H + j];
+            for (Index k = 0; k < H; ++k) z += mask(k) * h[t][k] * p.wh[g][(m * H + k) * H + j];
             gate[g] = g == 2 ? std::tanh(z) : Logistic(z);
             gates[t][g * H + j] = gate[g];
           }
@@ -140,8 +142,8 @@ Results<double> Plain(const Problem& p) {
               out.dx[at(t) * D + k] += p.wx[g][(m * D + k) * H + j] * d;
             }
             for (Index k = 0; k < H; ++k) {
-              out.wh[g][(group * H + k) * H + j] += h[t][k] * d;
-              before[k] += p.wh[g][(m * H + k) * H + j] * d;
+              out.wh[g][(group * H + k) * H + j] += mask(k) * h[t][k] * d;
+              before[k] += mask(k) * p.wh[g][(m * H + k) * H + j] * d;
             }
           }
         }
@@ -153,8 +155,9 @@ Results<double> Plain(const Problem& p) {
   return out;
 }
 
-Results<float> Kernel(const Problem& p, Index threads) {
+Results<float> Kernel(const Problem& p, bool masked, Index threads) {
   const Sizes& s = p.s;
+  const float* const mask = masked ? p.mask.data() : nullptr;
   Results<float> out(s);
   const Index steps = s.members * s.time * s.batch;
   Floats cells(steps * s.padded()), gates(steps * kGates * s.padded());
@@ -166,21 +169,21 @@ Results<float> Kernel(const Problem& p, Index threads) {
   }
   {
     Threads pool;
-    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights},
+    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
             {out.c.data(), out.h.data(), out.y.data(), cells.data(), gates.data()});
   }
   // Without what training saves, and without the outputs, the state must be the same to the last bit.
   for (const bool keep_outputs : {false, true}) {
     Results<float> again(s);
     Threads pool;
-    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights},
+    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
             {again.c.data(), again.h.data(), keep_outputs ? again.y.data() : nullptr});
     if (again.c != out.c || again.h != out.h || (keep_outputs && again.y != out.y)) std::printf("not the same bits\n"), std::exit(1);
   }
   Threads pool;
   Backward(pool, threads, s,
            {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, out.y.data(), cells.data(),
-            gates.data(), p.dc.data(), p.dh.data(), p.dy.data()},
+            gates.data(), p.dc.data(), p.dh.data(), p.dy.data(), mask},
            {out.dc0.data(), out.dh0.data(), gradients, out.dx.data()});
   // What is not asked for changes nothing else: without dx, and without gradients by the outputs where those
   // are zero.
@@ -197,7 +200,7 @@ Results<float> Kernel(const Problem& p, Index threads) {
       Backward(threads_again, threads, s,
                {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, out.y.data(), cells.data(),
                 gates.data(), p.dc.data(), p.dh.data(),
-                by_outputs ? p.dy.data() : all ? zeros.data() : nullptr},
+                by_outputs ? p.dy.data() : all ? zeros.data() : nullptr, mask},
                {again->dc0.data(), again->dh0.data(), d, all ? again->dx.data() : nullptr});
     }
     if (with.wx != without.wx || with.wh != without.wh || with.b != without.b || with.dh0 != without.dh0) {
@@ -251,14 +254,17 @@ int main() {
   unsigned seed = 0;
   for (const Sizes& s : cases) {
     const Problem problem(s, ++seed);
-    const Results<double> expected = Plain(problem);
-    for (const Index threads : {1, 2, 5}) {
-      const Results<float> got = Kernel(problem, threads);
-      for (std::size_t i = 0; i < got.All().size(); ++i) {
-        const double difference = Difference(*got.All()[i], *expected.All()[i]);
-        if (!(difference < 1e-5)) {  // float32 sums of some hundred terms: a few times 1e-7
-          std::printf("result %zu of case %u with %d threads differs by %g\n", i, seed, int(threads), difference);
-          return 1;
+    for (const bool masked : {false, true}) {
+      const Results<double> expected = Plain(problem, masked);
+      for (const Index threads : {1, 2, 5}) {
+        const Results<float> got = Kernel(problem, masked, threads);
+        for (std::size_t i = 0; i < got.All().size(); ++i) {
+          const double difference = Difference(*got.All()[i], *expected.All()[i]);
+          if (!(difference < 1e-5)) {  // float32 sums of some hundred terms: a few times 1e-7
+            std::printf("result %zu of case %u%s with %d threads differs by %g\n", i, seed,
+                        masked ? " with a mask" : "", int(threads), difference);
+            return 1;
+          }
         }
       }
     }

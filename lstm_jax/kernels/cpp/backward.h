@@ -7,6 +7,8 @@
 //     dz_g = dc_t * i * (1 - g^2)     dz_o = dh_t * tanh(c_t) * o (1 - o)
 //     dh_{t-1} = dz_t W_h^T           dc_{t-1} = dc_t * f            dx_t = dz_t W_x^T
 //     dW_x = sum_t x_t^T dz_t         dW_h = sum_t h_{t-1}^T dz_t    db = sum_t dz_t
+//
+// With a mask m, W_h sees m * h_{t-1}: dh_{t-1} = m * (dz_t W_h^T), dW_h = sum_t (m * h_{t-1})^T dz_t.
 
 #ifndef LSTM_JAX_BACKWARD_H_
 #define LSTM_JAX_BACKWARD_H_
@@ -24,6 +26,7 @@ struct BackwardArgs {
   const float *outputs, *cells, *gates;  // of the forward pass
   const float *dc_last, *dh_last;        // gradients by the final state
   const float* d_outputs = nullptr;      // by h of all steps, or nullptr if they are zero
+  const float* mask = nullptr;           // as in the forward pass
 };
 
 struct BackwardResults {
@@ -202,9 +205,9 @@ inline Index StepsAtOnce(const Sizes& s, Index rows) {
   return std::clamp<Index>(kRowsAtOnce / rows, 1, s.time);
 }
 
-// Floats of scratch memory for `rows` rows: dh, dc, and dz of some steps.
+// Floats of scratch memory for `rows` rows: dh, dc, dz of some steps, and h before these with its mask.
 inline Index BackwardScratch(const Sizes& s, Index rows) {
-  return Aligned(rows * (2 * s.padded() + StepsAtOnce(s, rows) * s.blocks() * kBlock));
+  return Aligned(rows * (2 * s.padded() + StepsAtOnce(s, rows) * (s.blocks() * kBlock + s.hidden)));
 }
 
 // `sums` gets the gradients of the weights of each group in these rows, in the order of packed weights.
@@ -222,6 +225,8 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
   float* const dc = dh + rows * padded;
   const Index steps_at_once = StepsAtOnce(s, rows);
   const GateGradients dz{dc + rows * padded, steps_at_once * rows};
+  float* const h_masked = dz.data + dz.rows * s.blocks() * kBlock;
+  const float* const mask = args.mask == nullptr ? nullptr : args.mask + first * hidden;
   std::fill_n(dh, 2 * rows * padded, 0.0f);
   std::fill_n(sums, groups * s.blocks() * s.packed(), 0.0f);
 
@@ -242,9 +247,16 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
       GateStep(s, rows, args.gates + now * kGates * padded, args.cells + now * padded, c_before,
                t == 0 ? hidden : padded, dh, dc, dz, row);
       MultiplyTransposed(s, dz, row, rows, packed_h, hidden, dh, padded);
+      for (Index r = 0; mask != nullptr && r < rows; ++r) {
+        for (Index unit = 0; unit < hidden; ++unit) dh[r * padded + unit] *= mask[r * hidden + unit];
+      }
       if (results.dx != nullptr) {
         MultiplyTransposed(s, dz, row, rows, packed_x, s.inputs, results.dx + now * s.inputs, s.inputs);
       }
+    }
+    const Index floats = rows * hidden;
+    for (Index t = begin; mask != nullptr && t < end; ++t) {
+      Masked(h_before(t), mask, floats, h_masked + (t - begin) * floats);
     }
     for (Index group = 0; group < groups; ++group) {
       const Range range{group * group_rows, (group + 1) * group_rows};
@@ -255,7 +267,7 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
           to += columns * kBlock;
         };
         add([&](Index step) { return args.x + row_of(begin + step) * s.inputs; }, s.inputs);
-        add([&](Index step) { return h_before(begin + step); }, hidden);
+        add([&](Index step) { return mask == nullptr ? h_before(begin + step) : h_masked + step * floats; }, hidden);
         AddRows(dz, block, end - begin, rows, range, to);
       }
     }

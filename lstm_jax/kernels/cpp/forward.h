@@ -13,6 +13,7 @@ struct ForwardArgs {
   const float *c0, *h0;      // (members, B, H)
   const std::int32_t* last;  // (members, B): the step, from 0, after which a sequence's final state is taken
   Weights<const float> weights;
+  const float* mask = nullptr;  // (members, B, H): of h on its way to the next step, or nullptr
 };
 
 struct ForwardResults {
@@ -42,7 +43,7 @@ inline void PackBlock(const Sizes& s, const Weights<const float>& weights, Index
 
 // One step of some rows: pointers to the first of them.
 struct Step {
-  const float *x, *h, *c;  // x_t, h_{t-1}, c_{t-1}; c has padded rows
+  const float *x, *h, *c;  // x_t, h_{t-1} as W_h sees it, c_{t-1}; c has padded rows
   float *h_next, *c_next, *gates;
 };
 
@@ -96,14 +97,16 @@ inline void ForwardTile(const Sizes& s, const float* packed, Index block, const 
   Activate(s, R, stored, block, step, row);
 }
 
-// Floats of scratch memory for `rows` rows: c, and h before and after a step.
-inline Index ForwardScratch(const Sizes& s, Index rows) { return Aligned(rows * (s.padded() + 2 * s.hidden)); }
+// Floats of scratch memory for `rows` rows: c, h before and after a step, and h with its mask.
+inline Index ForwardScratch(const Sizes& s, Index rows) { return Aligned(rows * (s.padded() + 3 * s.hidden)); }
 
 inline void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults& results,
                          const float* packed, Index member, Range rows, float* scratch) {
   const Index padded = s.padded(), first = member * s.batch + rows.begin;
   float* const c_here = scratch;
   float* const h_here = c_here + rows.size() * padded;
+  float* const h_masked = h_here + 2 * rows.size() * s.hidden;
+  const float* const mask = args.mask == nullptr ? nullptr : args.mask + first * s.hidden;
   for (Index r = 0; r < rows.size(); ++r) {
     for (Index unit = 0; unit < padded; unit += kLanes) {
       Store(c_here + r * padded + unit, LoadLanes(args.c0 + (first + r) * s.hidden + unit, s.hidden - unit));
@@ -112,7 +115,8 @@ inline void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardR
   const float *h = args.h0 + first * s.hidden, *c = c_here;
   for (Index t = 0; t < s.time; ++t) {
     const Index now = (member * s.time + t) * s.batch + rows.begin;
-    Step step{args.x + now * s.inputs, h, c, h_here + t % 2 * rows.size() * s.hidden, c_here, nullptr};
+    const float* const h_seen = Masked(h, mask, rows.size() * s.hidden, h_masked);
+    Step step{args.x + now * s.inputs, h_seen, c, h_here + t % 2 * rows.size() * s.hidden, c_here, nullptr};
     if (results.outputs != nullptr) step.h_next = results.outputs + now * s.hidden;
     if (results.gates != nullptr) {
       step.c_next = results.cells + now * padded;

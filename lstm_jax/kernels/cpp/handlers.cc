@@ -127,13 +127,14 @@ ffi::Error Finish(const char* name, const Call& call, const Run& run) {
   return ffi::Error::Success();
 }
 
-// (x, c0, h0, last, 12 weights) -> (c_last, h_last [, outputs [, cells, gates]])
+// (x, c0, h0, last, 12 weights [, mask]) -> (c_last, h_last [, outputs [, cells, gates]])
 ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, 1);
   const Shape state{s.members, s.batch, s.hidden};
   ForwardArgs in{call.Arg(0, "x", {s.members, s.time, s.batch, s.inputs}), call.Arg(1, "c0", state),
                  call.Arg(2, "h0", state), ReadLast(call, s), ReadWeights(call, s, 4, true)};
+  if (call.num_args() > 16) in.mask = call.Arg(16, "mask", state);
   ForwardResults out{call.Ret(0, "c_last", state), call.Ret(1, "h_last", state)};
   if (call.num_rets() > 2) out.outputs = call.Ret(2, "outputs", {s.members, s.time, s.batch, s.hidden});
   if (call.num_rets() > 3) {
@@ -143,9 +144,10 @@ ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
   return Finish("forward", call, [&] { Forward(pool, pool.num_threads(), s, in, out); });
 }
 
-// (x, c0, h0, last, outputs, cells, gates, dc_last, dh_last, 8 kernels [, d_outputs])
+// (x, c0, h0, last, outputs, cells, gates, dc_last, dh_last, 8 kernels [, mask if `masked`] [, d_outputs])
 // -> (dc0, dh0, 12 gradients of weights [, dx])
-ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups) {
+ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups,
+                       bool masked) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, groups);
   const Shape state{s.members, s.batch, s.hidden};
@@ -161,7 +163,9 @@ ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   in.dc_last = call.Arg(7, "dc_last", state);
   in.dh_last = call.Arg(8, "dh_last", state);
   in.weights = ReadWeights(call, s, 9, false);
-  if (call.num_args() > 17) in.d_outputs = call.Arg(17, "d_outputs", h);
+  const std::size_t rest = masked ? 18 : 17;
+  if (masked) in.mask = call.Arg(17, "mask", state);
+  if (call.num_args() > rest) in.d_outputs = call.Arg(rest, "d_outputs", h);
   BackwardResults out{};
   out.dc0 = call.Ret(0, "dc0", state);
   out.dh0 = call.Ret(1, "dh0", state);
@@ -181,4 +185,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, lstm_jax::RunForward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     lstm_jax_backward, lstm_jax::RunBackward,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<std::int64_t>("groups"));
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<std::int64_t>("groups").Attr<bool>("masked"));

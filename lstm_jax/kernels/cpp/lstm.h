@@ -120,6 +120,13 @@ inline Index LargestSlice(const Sizes& s, Index slices) {
   return rows;
 }
 
+// What W_h sees of h for some rows, with or without a mask; `to` holds it if there is one.
+inline const float* Masked(const float* h, const float* mask, Index floats, float* to) {
+  if (mask == nullptr) return h;
+  for (Index i = 0; i < floats; ++i) to[i] = h[i] * mask[i];
+  return to;
+}
+
 // --------------------------------------------------------------------------------------------------------
 // Products
 // --------------------------------------------------------------------------------------------------------
