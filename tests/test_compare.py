@@ -409,12 +409,6 @@ def test_the_whole_command(run: Callable[..., Any], tmp_path: Path) -> None:
     assert "<table" in (tmp_path / "new" / "folder" / "report.html").read_text()
 
 
-def test_a_comparison_is_not_overwritten_by_mistake(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"results\.json exists, expected a new folder"):
-        comparison.run(Compare(output=tmp_path))
-
-
 def test_ctrl_c_keeps_what_is_known(environment: dict[str, str], tmp_path: Path) -> None:
     options = "--frameworks lstm_jax-scan --hidden-size 2 --batch-size 2 --time-steps 28 --repeats 2"
     words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(tmp_path)]

@@ -2,23 +2,20 @@
 
 import contextlib
 import dataclasses
-import datetime
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
-from lstm_jax.benchmark import report as benchmark_report
 from lstm_jax.benchmark.jax_lstm import peak_flop
-from lstm_jax.benchmark.size import Size, forward_flop, train_flop
-from lstm_jax.compare import measuring, parity
+from lstm_jax.benchmark.size import Size
+from lstm_jax.compare import continuing, measuring, parity
+from lstm_jax.compare.beginning import beginning
 from lstm_jax.compare.frameworks import FRAMEWORKS, Framework
 from lstm_jax.compare.learning import RECIPE_RATE, learn, steps_of_part
 from lstm_jax.compare.options import INPUTS, Compare
 from lstm_jax.compare.processes import FrameworkError, Process, seconds_to_build
 from lstm_jax.compare.report import as_text, write_report
 from lstm_jax.compare.results import (
-    FrameworkResult,
     Parity,
     Peak,
     Results,
@@ -83,21 +80,23 @@ Save = Callable[[Results], None]
 def run(options: Compare) -> int:
     """Compare, write results.json, the pictures and the page, and print the tables.
 
-    If it is stopped before its end, what is known so far is reported.
+    If it is stopped before its end, what is known so far is reported, and the same command goes on with it.
 
     Raises:
         UserError: before anything is measured, if it cannot be done.
         KeyboardInterrupt: if it was stopped.
     """
     file = options.output / "results.json"
-    if file.exists() and not options.overwrite:
-        raise ConfigError(f"--output: {file} exists, expected a new folder; name one, or give --overwrite")
     against = None if options.against is None else read_results(options.against)
     options.output.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset("mnist", data_dir=options.data_dir, report=note)
     train, test = Examples.of(dataset.train), Examples.of(dataset.test)
     chosen = {name: FRAMEWORKS[name] for name in options.names()}
-    latest: list[Results] = []
+    earlier = None
+    if file.exists() and not options.overwrite:
+        earlier = continuing.earlier_part(file, beginning(options, chosen, test))
+        note(f"{file} is there: going on with what is missing in it")
+    latest: list[Results] = [] if earlier is None else [earlier]
 
     def save(results: Results) -> None:
         latest[:] = [results]
@@ -106,10 +105,11 @@ def run(options: Compare) -> int:
     logs = options.output / "logs"
     try:
         with StopSignals() as signals, signals.at_once():
-            compare(options, chosen, train, test, logs=logs, save=save, report=note)
+            compare(options, chosen, train, test, logs=logs, save=save, report=note, earlier=earlier)
     except KeyboardInterrupt:
         if latest:
-            stopped = (*latest[0].notes, "Stopped before its end: what came later is not measured.")
+            others = (note for note in latest[0].notes if note != continuing.STOPPED)
+            stopped = (*others, continuing.STOPPED)
             _report(dataclasses.replace(latest[0], notes=stopped), options.output, against)
         raise
     _report(latest[0], options.output, against)
@@ -132,6 +132,7 @@ def compare(
     save: Save,
     report: Report,
     effort: Effort | None = None,
+    earlier: Results | None = None,
 ) -> Results:
     """Do all that the options ask for.
 
@@ -144,12 +145,13 @@ def compare(
         save: called with what is known so far, after each part.
         report: called with a line about what happens.
         effort: how much to measure; default: what the options say.
+        earlier: what is known already, of a comparison that was stopped.
 
     Raises:
         ConfigError: if none of the frameworks is installed.
     """
     effort = effort or Effort.of(options)
-    results = _before(options, frameworks, test)
+    results = beginning(options, frameworks, test)
     there = {name: f for name, f in frameworks.items() if results.frameworks[name].why_not is None}
     for name, result in results.frameworks.items():
         if result.why_not is not None:
@@ -163,6 +165,9 @@ def compare(
         if not options.quick and (seconds := seconds_to_build()) is not None:
             built = f"The C++ kernel of lstm_jax was there before; to build it anew takes {seconds:.1f} s."
             results = dataclasses.replace(results, notes=(*results.notes, built))
+    if earlier is not None and continuing.is_timed(earlier):
+        results = earlier
+        there = {name: f for name, f in there.items() if results.frameworks[name].why_not is None}
     logs.mkdir(parents=True, exist_ok=True)
     session = _Session(options, effort, there, train, test, save=save, report=report, logs=logs)
     results = session.learnings(session.timings(results))
@@ -202,13 +207,38 @@ class _Session:
     def timings(self, results: Results) -> Results:
         """Parity, speed and curves, for which all processes live side by side."""
         with contextlib.ExitStack() as stack:
-            results, processes, starts = self._parity(results, stack)
-            self._save(results)
-            results = self._speed(results, processes, starts, stack)
-            self._save(results)
-            if self._options.scaling and not self._options.quick:
+            processes = {}
+            if continuing.is_timed(results):
+                if self._sizes_left(results) or self._runs_left(results):
+                    results = continuing.going_on(results)
+                self._threads = {
+                    name: {TRAIN: count} for name, count in continuing.threads_for_training(results).items()
+                }
+                if self._sizes_left(results):
+                    processes = {name: stack.enter_context(self.start(name)) for name in self._scaled()}
+            else:
+                results, processes, starts = self._parity(results, stack)
+                self._save(results)
+                results = self._speed(results, processes, starts, stack)
+                self._save(results)
+            if self._sizes_left(results):
                 results = self._scaling(results, processes)
         return results
+
+    def _scaled(self) -> list[str]:
+        """The frameworks that curves over sizes are made of."""
+        return [name for name, each in self._frameworks.items() if each.trains and not each.slow_to_compile]
+
+    def _sizes_left(self, results: Results) -> list[tuple[str, int]]:
+        """The sizes of the curves that are not known yet: the axis, and the size along it."""
+        if not self._options.scaling or self._options.quick:
+            return []
+        return [
+            (axis, value)
+            for axis, values in CURVES.items()
+            for value in sorted({*values, getattr(self._size, axis)})
+            if not continuing.has_point(results, axis, value)
+        ]
 
     def _parity(
         self, results: Results, stack: contextlib.ExitStack
@@ -301,65 +331,67 @@ class _Session:
 
     def _scaling(self, results: Results, processes: Mapping[str, Process]) -> Results:
         base = self._size
-        timed = {
-            name: process
-            for name, process in processes.items()
-            if self._frameworks[name].trains and not self._frameworks[name].slow_to_compile
-        }
-        for axis, values in CURVES.items():
-            points = []
-            for value in sorted({*values, getattr(base, axis)}):
-                size = base._replace(**{axis: value})
-                self._report(f"{axis} {value}: {', '.join(timed)}")
-                steps = measuring.steps_for(size, reference=TUTORIAL, steps=self._effort.scaling_steps)
-                points.append(
-                    measuring.scaling_point(
-                        timed,
-                        size,
-                        initial_params(size, seed=0),
-                        row_batches(self._train, size, steps=steps),
-                        rounds=self._effort.scaling_rounds,
-                        report=self._report,
-                    )
-                )
-                known = tuple(curve for curve in results.scaling if curve.axis != axis)
-                results = dataclasses.replace(results, scaling=(*known, Scaling(axis, tuple(points))))
-                self._save(results)
+        timed = {name: processes[name] for name in self._scaled() if name in processes}
+        for axis, value in self._sizes_left(results):
+            size = base._replace(**{axis: value})
+            self._report(f"{axis} {value}: {', '.join(timed)}")
+            steps = measuring.steps_for(size, reference=TUTORIAL, steps=self._effort.scaling_steps)
+            point = measuring.scaling_point(
+                timed,
+                size,
+                initial_params(size, seed=0),
+                row_batches(self._train, size, steps=steps),
+                rounds=self._effort.scaling_rounds,
+                report=self._report,
+            )
+            curves = {curve.axis: curve.points for curve in results.scaling}
+            curves[axis] = (*curves.get(axis, ()), point)
+            results = dataclasses.replace(
+                results, scaling=tuple(Scaling(name, points) for name, points in curves.items())
+            )
+            self._save(results)
         return results
 
     def learnings(self, results: Results) -> Results:
         """Runs with several seeds, one process at a time."""
         epochs = self._epochs()
         results = dataclasses.replace(results, epochs=epochs, learning_rate=RECIPE_RATE)
-        right = [
-            name
-            for name, framework in self._frameworks.items()
-            if framework.trains and results.frameworks[name].why_not is None
-        ]
-        # Seed after seed, so that a change of the machine does not fall on one framework.
-        for seed in range(self._options.seeds if epochs else 0):
-            for name in right:
-                if results.frameworks[name].why_not is not None:
-                    continue
-                self._report(f"seed {seed}: {name} learns for {epochs} epochs")
-                try:
-                    found = learn(
-                        lambda name=name: self.start(name),  # type: ignore[misc]  # mypy does not infer it
-                        self._size,
-                        self._train,
-                        self._test,
-                        seed=seed,
-                        epochs=epochs,
-                        threads=self._threads.get(name, {}).get(TRAIN),
-                    )
-                except FrameworkError as error:
-                    results = self._failed(results, name, str(error))
-                else:
-                    learning = (*results.frameworks[name].learning, found)
-                    results = results.with_framework(name, learning=learning)
-                self._save(results)
+        for seed, name in self._runs_left(results):
+            if results.frameworks[name].why_not is not None:  # it failed with another seed
+                continue
+            self._report(f"seed {seed}: {name} learns for {epochs} epochs")
+            try:
+                found = learn(
+                    lambda name=name: self.start(name),  # type: ignore[misc]  # mypy does not infer it
+                    self._size,
+                    self._train,
+                    self._test,
+                    seed=seed,
+                    epochs=epochs,
+                    threads=self._threads.get(name, {}).get(TRAIN),
+                )
+            except FrameworkError as error:
+                results = self._failed(results, name, str(error))
+            else:
+                learning = (*results.frameworks[name].learning, found)
+                results = results.with_framework(name, learning=learning)
+            self._save(results)
         self._save(results)
         return results
+
+    def _runs_left(self, results: Results) -> list[tuple[int, str]]:
+        """The runs that are not known yet, of those that compute what the judge does: seed and framework.
+
+        Seed after seed, so that a change of the machine does not fall on one framework.
+        """
+        return [
+            (seed, name)
+            for seed in range(self._options.seeds if self._epochs() else 0)
+            for name, framework in self._frameworks.items()
+            if framework.trains
+            and results.frameworks[name].why_not is None
+            and not continuing.has_learnt(results, name, seed)
+        ]
 
     def _epochs(self) -> int:
         is_a_digit = self._size.time == self._train.images.shape[1]
@@ -369,59 +401,6 @@ class _Session:
     def _failed(self, results: Results, name: str, why: str) -> Results:
         self._report(f"  {name} {why}")
         return results.with_framework(name, why_not=why)
-
-
-def _before(options: Compare, frameworks: Mapping[str, Framework], test: Examples) -> Results:
-    """The results before anything is measured: what is asked for, of whom, on what machine."""
-    size = options.size()
-    distributions = packages_distributions()
-    return Results(
-        command=options.command(),
-        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        machine=benchmark_report.machine(),
-        versions=benchmark_report.versions(),
-        **size._asdict(),
-        threads=len(options.cores()),
-        train_flop=train_flop(size),
-        forward_flop=forward_flop(size),
-        judge_losses=(),
-        steps_per_call=0,
-        test_images=len(test.labels),
-        tolerances=parity.TOLERANCES,
-        frameworks={
-            name: FrameworkResult(
-                framework.title,
-                {dist: version(dist) for name in framework.packages for dist in distributions.get(name, ())},
-                why_not=_why_not(framework, size, quick=options.quick),
-            )
-            for name, framework in frameworks.items()
-        },
-        notes=_notes(options, frameworks),
-    )
-
-
-def _why_not(framework: Framework, size: Size, *, quick: bool) -> str | None:
-    """Why a framework is not even started; None if it is."""
-    if missing := framework.missing():
-        return f"not installed: pip install {' '.join(missing)}"
-    if quick and framework.slow_to_compile:
-        return "left out of a quick comparison: it compiles for long"
-    if framework.longest is not None and size.time > framework.longest:
-        return f"left out above {framework.longest} time steps: it compiles for too long"
-    return None
-
-
-def _notes(options: Compare, frameworks: Mapping[str, Framework]) -> tuple[str, ...]:
-    notes = []
-    if options.quick:
-        notes.append("A quick look: few rounds, no curves over sizes, no accuracy.")
-    slow = [name for name, framework in frameworks.items() if framework.slow_to_compile]
-    if slow and options.scaling and not options.quick:
-        notes.append(f"Left out of the curves over sizes, for they compile for long: {', '.join(slow)}.")
-    if options.epochs and options.time_steps != INPUTS and not options.quick:
-        notes.append(f"No accuracy: only at {INPUTS} time steps a sequence is a digit.")
-    found = [framework.note for framework in frameworks.values() if framework.note]
-    return (*notes, *dict.fromkeys(found))
 
 
 def note(text: str) -> None:

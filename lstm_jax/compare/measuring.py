@@ -20,8 +20,9 @@ from lstm_jax.compare.worker import INFER, LATENCY, LATENCY_CALLS, TRAIN, Memory
 # batches by heart has vanishing gradients, and denormal numbers are slow.
 TIMING_RATE = 1e-8
 
-# In a call, however little a step takes.
-MOST_STEPS = 1000
+# In a call, however little arithmetic a step has: what a step costs besides does not shrink with it, and some
+# frameworks would take ten times as long as others, and the curves over small sizes an hour.
+MOST_STEPS = 200
 
 # A framework's name, and what is measured of it.
 Key: TypeAlias = tuple[str, str]

@@ -52,9 +52,9 @@ class Compare:
     data_dir: Annotated[Path | None, shown_option("DIR", "$TFDS_DATA_DIR, else ~/tensorflow_datasets")] = None
     """Folder of prepared data sets."""
     output: Annotated[Path, arg(metavar="DIR")] = Path("comparison")
-    """Folder for results.json, pictures and report.html."""
+    """Folder for results.json, pictures and report.html; a comparison that was stopped in it goes on."""
     overwrite: bool = False
-    """Replace the comparison that is in this folder."""
+    """Begin anew, in the place of the comparison that is in this folder."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""

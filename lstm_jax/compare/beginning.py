@@ -1,0 +1,72 @@
+"""The results of a comparison before anything is measured: what is asked for, of whom, on what machine."""
+
+import datetime
+from collections.abc import Mapping
+from importlib.metadata import packages_distributions, version
+
+from lstm_jax.benchmark import report as benchmark_report
+from lstm_jax.benchmark.size import Size, forward_flop, train_flop
+from lstm_jax.compare import parity
+from lstm_jax.compare.frameworks import Framework
+from lstm_jax.compare.options import INPUTS, Compare
+from lstm_jax.compare.results import FrameworkResult, Results
+from lstm_jax.compare.work import Examples
+
+
+def beginning(options: Compare, frameworks: Mapping[str, Framework], test: Examples) -> Results:
+    """What is known at the start.
+
+    Args:
+        options: what is asked for.
+        frameworks: those to compare, by name; what is missing of them is said in ``why_not``.
+        test: digits to know.
+    """
+    size = options.size()
+    distributions = packages_distributions()
+    return Results(
+        command=options.command(),
+        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        machine=benchmark_report.machine(),
+        versions=benchmark_report.versions(),
+        **size._asdict(),
+        threads=len(options.cores()),
+        train_flop=train_flop(size),
+        forward_flop=forward_flop(size),
+        judge_losses=(),
+        steps_per_call=0,
+        test_images=len(test.labels),
+        tolerances=parity.TOLERANCES,
+        frameworks={
+            name: FrameworkResult(
+                framework.title,
+                {dist: version(dist) for name in framework.packages for dist in distributions.get(name, ())},
+                why_not=_why_not(framework, size, quick=options.quick),
+            )
+            for name, framework in frameworks.items()
+        },
+        notes=_notes(options, frameworks),
+    )
+
+
+def _why_not(framework: Framework, size: Size, *, quick: bool) -> str | None:
+    """Why a framework is not even started; None if it is."""
+    if missing := framework.missing():
+        return f"not installed: pip install {' '.join(missing)}"
+    if quick and framework.slow_to_compile:
+        return "left out of a quick comparison: it compiles for long"
+    if framework.longest is not None and size.time > framework.longest:
+        return f"left out above {framework.longest} time steps: it compiles for too long"
+    return None
+
+
+def _notes(options: Compare, frameworks: Mapping[str, Framework]) -> tuple[str, ...]:
+    notes = []
+    if options.quick:
+        notes.append("A quick look: few rounds, no curves over sizes, no accuracy.")
+    slow = [name for name, framework in frameworks.items() if framework.slow_to_compile]
+    if slow and options.scaling and not options.quick:
+        notes.append(f"Left out of the curves over sizes, for they compile for long: {', '.join(slow)}.")
+    if options.epochs and options.time_steps != INPUTS and not options.quick:
+        notes.append(f"No accuracy: only at {INPUTS} time steps a sequence is a digit.")
+    found = [framework.note for framework in frameworks.values() if framework.note]
+    return (*notes, *dict.fromkeys(found))
