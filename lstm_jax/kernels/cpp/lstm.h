@@ -134,18 +134,21 @@ inline const float* Masked(const float* h, const float* mask, Index floats, floa
 template <int N>
 using Constant = std::integral_constant<int, N>;
 
+// Call body(Constant<R>, row) with the R for which R == rows, if there is one from 1 to Most.
+template <int Most, class Body>
+inline void ForRest(Index rows, Index row, const Body& body) {
+  if constexpr (Most > 0) {
+    if (rows == Most) return body(Constant<Most>{}, row);
+    ForRest<Most - 1>(rows, row, body);
+  }
+}
+
 // Call body(Constant<R>, row) for tiles of kRows rows, and once for the rest.
 template <class Body>
 inline void ForTiles(Index rows, const Body& body) {
   Index row = 0;
   for (; row + kRows <= rows; row += kRows) body(Constant<kRows>{}, row);
-  switch (rows - row) {
-    case 1: body(Constant<1>{}, row); break;
-    case 2: body(Constant<2>{}, row); break;
-    case 3: body(Constant<3>{}, row); break;
-    case 4: body(Constant<4>{}, row); break;
-    case 5: body(Constant<5>{}, row); break;
-  }
+  ForRest<kRows - 1>(rows - row, row, body);
 }
 
 // sums[r][v] += sum over k < depth of a[r * a_row + k * a_column] * b[k * b_row], where v counts vectors.
