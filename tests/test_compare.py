@@ -306,9 +306,9 @@ def test_memory_is_that_of_the_framework(start: StartProcess) -> None:
 
 def test_slow_compilers_are_left_out_where_they_would_take_too_long() -> None:
     unrolled = REAL["lstm_jax-unrolled"]
-    assert comparison._why_not(unrolled, SIZE, quick=False) is None
-    assert "quick" in (comparison._why_not(unrolled, SIZE, quick=True) or "")
-    assert "112 time steps" in (comparison._why_not(unrolled, SIZE._replace(time=784), quick=False) or "")
+    assert beginning._why_not(unrolled, SIZE, quick=False) is None
+    assert "quick" in (beginning._why_not(unrolled, SIZE, quick=True) or "")
+    assert "112 time steps" in (beginning._why_not(unrolled, SIZE._replace(time=784), quick=False) or "")
 
 
 # --------------------------------------------------------------------------------------------------
