@@ -14,7 +14,7 @@ import pytest
 from conftest import PROJECT
 
 from lstm_jax.benchmark.size import Size
-from lstm_jax.compare import comparison, judge, measuring, parity, work
+from lstm_jax.compare import beginning, comparison, judge, measuring, parity, work
 from lstm_jax.compare.comparison import Effort, compare
 from lstm_jax.compare.frameworks import FRAMEWORKS as REAL
 from lstm_jax.compare.frameworks import Framework
