@@ -151,23 +151,21 @@ def compare(
         ConfigError: if none of the frameworks is installed.
     """
     effort = effort or Effort.of(options)
-    results = beginning(options, frameworks, test)
+    known = earlier if earlier is not None and continuing.is_timed(earlier) else None
+    results = known or beginning(options, frameworks, test)
     there = {name: f for name, f in frameworks.items() if results.frameworks[name].why_not is None}
     for name, result in results.frameworks.items():
         if result.why_not is not None:
             report(f"{name}: {result.why_not}")
-    if not there:
+    if not there and known is None:
         raise ConfigError(
             "--frameworks: none of those asked for is installed; pip install -r requirements-compare.txt"
         )
     if any(framework.adapter == "ours:Native" for framework in there.values()):
         why_not_available()  # builds the kernel, once for all times: that is not part of a first step
-        if not options.quick and (seconds := seconds_to_build()) is not None:
+        if not options.quick and known is None and (seconds := seconds_to_build()) is not None:
             built = f"The C++ kernel of lstm_jax was there before; to build it anew takes {seconds:.1f} s."
             results = dataclasses.replace(results, notes=(*results.notes, built))
-    if earlier is not None and continuing.is_timed(earlier):
-        results = earlier
-        there = {name: f for name, f in there.items() if results.frameworks[name].why_not is None}
     logs.mkdir(parents=True, exist_ok=True)
     session = _Session(options, effort, there, train, test, save=save, report=report, logs=logs)
     results = session.learnings(session.timings(results))
