@@ -17,7 +17,7 @@ import numpy as np
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import judge
-from lstm_jax.compare.adapter import Adapter, Params
+from lstm_jax.compare.adapter import Adapter, Decay, Params
 
 SIZE = Size(hidden=5, batch=3, time=4, inputs=2)  # all different
 STEPS = 4
@@ -29,6 +29,9 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 # Adam divides a gradient by its size: an error of 1e-6 in one that is as small as 1e-3 is a thousandth of a
 # step of 0.01. A step that is missing, or one too many, is a hundredth.
 AFTER_TRAINING = {"rtol": 1e-4, "atol": 1e-4}
+
+# The training of `check_training` has 7 steps; some of its gradients are larger than this, and some smaller.
+DECAY = Decay(warmup=2, total=8, clip_norm=1.0)
 
 Again = Callable[[], AbstractContextManager[None]]
 Train = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Params]]
@@ -99,9 +102,11 @@ def check_inference(adapter: Adapter, *, again: Again = nullcontext) -> None:
     assert_close(adapter.params(), PARAMS, rtol=0)
 
 
-def judge_train(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, Params]:
+def judge_train(
+    images: np.ndarray, labels: np.ndarray, *, decay: Decay | None = None
+) -> tuple[np.ndarray, Params]:
     """The judge's losses, and its parameters after the last step."""
-    return judge.train(PARAMS, images, labels, learning_rate=LEARNING_RATE)
+    return judge.train(PARAMS, images, labels, learning_rate=LEARNING_RATE, decay=decay)
 
 
 def check_training(adapter: Adapter, *, again: Again = nullcontext, right: Train = judge_train) -> None:
@@ -128,15 +133,20 @@ def check_training(adapter: Adapter, *, again: Again = nullcontext, right: Train
     assert_close(adapter.params(), params, **AFTER_TRAINING)
 
 
-def keras_train(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, Params]:
+def keras_train(
+    images: np.ndarray, labels: np.ndarray, *, decay: Decay | None = None
+) -> tuple[np.ndarray, Params]:
     """The judge with Keras's Adam, which adds epsilon to the root before the root is corrected."""
     weights = judge.weights_of(PARAMS)
     optimizer = judge.start_adam(weights)
     losses = []
     for step, (batch, classes) in enumerate(zip(images, labels, strict=True), start=1):
         _, loss, gradient = judge.loss_and_gradient(weights, batch, classes)
+        rate = LEARNING_RATE
+        if decay is not None:
+            gradient, rate = judge.clipped(gradient, decay.clip_norm), rate * decay.share(step - 1)
         with mock.patch.object(judge, "EPSILON", 1e-8 / (1 - judge.B2**step) ** 0.5):
-            weights, optimizer = judge.adam_step(weights, gradient, optimizer, learning_rate=LEARNING_RATE)
+            weights, optimizer = judge.adam_step(weights, gradient, optimizer, learning_rate=rate)
         losses.append(loss)
     return np.array(losses), judge.params_of(weights)
 
@@ -160,6 +170,7 @@ def main(*names: str) -> None:
         with mock.patch.object(loss, "call", autospec=True, side_effect=loss.call) as traced:
             check_training(build(), again=nothing_is_traced, right=keras_train)
         assert traced.called
+        check_training(build(decay=DECAY), right=partial(keras_train, decay=DECAY))
         assert not build().set_threads(1)
     others = {"jax": ("tensorflow", "torch"), "tensorflow": ("torch",)}[os.environ["KERAS_BACKEND"]]
     assert not set(others) & set(sys.modules)

@@ -14,7 +14,7 @@ import numpy as np
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import judge
-from lstm_jax.compare.adapter import Gradient
+from lstm_jax.compare.adapter import Decay, Gradient
 from lstm_jax.compare.frameworks import Framework
 from lstm_jax.cores import usable_cores
 
@@ -86,6 +86,24 @@ class Right:
     def set_threads(self, count: int) -> bool:
         self._threads = count
         return True
+
+
+class Decays(Right):
+    """Can let its learning rate decay, and clip gradients."""
+
+    def __init__(self, size: Size, params: Any, *, learning_rate: float, decay: Decay) -> None:
+        super().__init__(size, params, learning_rate=learning_rate)
+        self._decay, self._batches, self._start = decay, [], params
+
+    def train(self, batches: Any) -> float:
+        CLOCK.now += self.step_seconds * len(batches[0])
+        self._batches.append(batches)
+        images, labels = (np.concatenate(arrays) for arrays in zip(*self._batches, strict=True))
+        losses, params = judge.train(
+            self._start, images, labels, learning_rate=self._learning_rate, decay=self._decay
+        )
+        self._weights = judge.weights_of(params)
+        return float(np.mean(losses[-len(batches[0]) :]))
 
 
 class Slow(Right):
@@ -166,6 +184,19 @@ class DiesLater(Right):
         return super().infer(batches)
 
 
+class DiesWhenSmall(Right):
+    """Ends its process when it trains with 2 hidden units."""
+
+    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
+        super().__init__(size, params, learning_rate=learning_rate)
+        self._is_small = size.hidden == 2
+
+    def train(self, batches: Any) -> float:
+        if self._is_small:
+            os._exit(5)
+        return super().train(batches)
+
+
 class Large(Right):
     """Has 100 MB, once, while it is made."""
 
@@ -198,6 +229,7 @@ def _named(kind: type, **options: Any) -> Framework:
 
 FRAMEWORKS: Mapping[str, Framework] = {
     "right": _named(Right),
+    "decays": _named(Decays),
     "slow": _named(Slow),
     "swapped": _named(SwappedGates),
     "forgetful": _named(ForgetfulChunk),
@@ -208,6 +240,7 @@ FRAMEWORKS: Mapping[str, Framework] = {
     "dies": _named(Dies),
     "hangs": _named(Hangs),
     "dies-later": _named(DiesLater),
+    "dies-when-small": _named(DiesWhenSmall),
     "large": _named(Large),
     "noisy": _named(Noisy),
     "inference": _named(InferenceOnly, trains=False),

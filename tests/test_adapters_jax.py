@@ -13,9 +13,11 @@ from conftest import Run
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import judge
-from lstm_jax.compare.adapter import Adapter, Gradient, Params
+from lstm_jax.compare.adapter import Adapter, Decay, Gradient, Params
 from lstm_jax.compare.adapters import flax_linen, in_jax
 from lstm_jax.compare.frameworks import FRAMEWORKS
+from lstm_jax.config import recipe_config
+from lstm_jax.optimizer import learning_rate_schedule
 
 SIZE = Size(hidden=5, batch=3, time=4, inputs=2)  # all different
 STEPS = 4
@@ -54,13 +56,13 @@ PARAMS = random_params()
 IMAGES, LABELS = random_batches()
 
 
-def build(name: str) -> Adapter:
+def build(name: str, **options: Any) -> Adapter:
     framework = FRAMEWORKS[name]
     for package in framework.packages:
         pytest.importorskip(package)
     module, adapter = framework.adapter.split(":")
     built = getattr(importlib.import_module(f"lstm_jax.compare.adapters.{module}"), adapter)
-    return built(SIZE, PARAMS, learning_rate=LEARNING_RATE)
+    return built(SIZE, PARAMS, learning_rate=LEARNING_RATE, **options)
 
 
 @pytest.fixture(params=NAMES)
@@ -124,6 +126,28 @@ def test_it_trains_as_the_judge_does(adapter: Adapter, caplog: pytest.LogCapture
     losses, params = judge.train(PARAMS, IMAGES[order], LABELS[order], learning_rate=LEARNING_RATE)
     np.testing.assert_allclose(means, [losses[:3].mean(), losses[3], losses[4:].mean()], **TOLERANCE)
     assert_close(adapter.params(), params, **AFTER_TRAINING)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_decays_and_clips_as_the_judge_does(name: str) -> None:
+    decay = Decay(warmup=2, total=STEPS + 1, clip_norm=1.0)
+    adapter = build(name, decay=decay)
+    adapter.train(adapter.load(IMAGES, LABELS))
+    _, params = judge.train(PARAMS, IMAGES, LABELS, learning_rate=LEARNING_RATE, decay=decay)
+    assert_close(adapter.params(), params, **AFTER_TRAINING)
+    for other in (decay._replace(warmup=1), decay._replace(total=STEPS), decay._replace(clip_norm=0.1)):
+        _, wrong = judge.train(PARAMS, IMAGES, LABELS, learning_rate=LEARNING_RATE, decay=other)
+        with pytest.raises(AssertionError):
+            assert_close(wrong, params, **AFTER_TRAINING)
+
+
+def test_the_decay_is_that_of_train_py() -> None:
+    config = recipe_config("fast", steps=40)
+    decay = Decay(warmup=2, total=40, clip_norm=1.0)
+    schedule = learning_rate_schedule(config, total_steps=40)
+    assert callable(schedule)
+    for step in range(40):
+        assert config.learning_rate * decay.share(step) == pytest.approx(float(schedule(step)), rel=1e-5)
 
 
 def test_adapters_share_no_memory() -> None:

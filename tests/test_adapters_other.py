@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from adapter_checks import (
     AFTER_TRAINING,
+    DECAY,
     IMAGES,
     LABELS,
     LEARNING_RATE,
@@ -79,8 +81,8 @@ def torch() -> Iterator[Any]:
 def test_pytorch(torch: Any, name: str) -> None:
     from lstm_jax.compare.adapters import pytorch_lstm
 
-    def build() -> Any:
-        return getattr(pytorch_lstm, name)(SIZE, PARAMS, learning_rate=LEARNING_RATE)
+    def build(**options: Any) -> Any:
+        return getattr(pytorch_lstm, name)(SIZE, PARAMS, learning_rate=LEARNING_RATE, **options)
 
     def no_compilation() -> Any:
         return torch.compiler.set_stance("fail_on_recompile")
@@ -88,6 +90,7 @@ def test_pytorch(torch: Any, name: str) -> None:
     check_gradient(build())
     check_inference(build(), again=no_compilation)
     check_training(build(), again=no_compilation)
+    check_training(build(decay=DECAY), right=partial(judge_train, decay=DECAY))
     with no_compilation():
         check_training(build())  # another model of the same size has its program already
     if name == "Compiled":  # which would be seen otherwise

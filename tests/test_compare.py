@@ -15,15 +15,19 @@ from conftest import PROJECT
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import beginning, comparison, judge, measuring, parity, work
+from lstm_jax.compare.adapter import Adapter, Decay
 from lstm_jax.compare.comparison import Effort, compare
 from lstm_jax.compare.frameworks import FRAMEWORKS as REAL
 from lstm_jax.compare.frameworks import Framework
-from lstm_jax.compare.learning import learn
+from lstm_jax.compare.learning import Course, course_of, learn
 from lstm_jax.compare.options import Compare
 from lstm_jax.compare.processes import FrameworkError, Process
 from lstm_jax.compare.results import Results, read_results
 from lstm_jax.compare.work import Examples, initial_params, row_batches
+from lstm_jax.compare.worker import INFER, LATENCY, LATENCY_CALLS, TRAIN, Worker
+from lstm_jax.config import recipe_config
 from lstm_jax.cores import usable_cores
+from lstm_jax.data import epoch_order
 from lstm_jax.errors import ConfigError
 from tests.fake_frameworks import COMPILE_SECONDS, FRAMEWORKS, INFER_SECONDS, STEP_SECONDS
 
@@ -112,6 +116,42 @@ def test_wrong_names_and_shapes_are_different() -> None:
 # --------------------------------------------------------------------------------------------------
 # Processes
 # --------------------------------------------------------------------------------------------------
+
+
+def test_what_settles_a_measurement_is_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Recorder(Adapter):
+        def __init__(self) -> None:
+            pass
+
+        def load(self, images: Any, labels: Any) -> Any:
+            return images
+
+        def train(self, batches: Any) -> float:
+            calls.append(("train", batches.shape))
+            return 0.0
+
+        def infer(self, batches: Any) -> Any:
+            calls.append(("infer", batches.shape))
+            return np.zeros((*batches.shape[:2], 10), np.float32)
+
+    worker = Worker("nowhere:Nothing")
+    monkeypatch.setattr(worker, "_adapter", Recorder())
+    monkeypatch.setattr("lstm_jax.compare.worker.SETTLE_SECONDS", 1e-4)
+    shapes = {"chunk": (6, 4, 5, 28), "first": (1, 4, 5, 28), "single": (1, 1, 5, 28)}
+    for name, shape in shapes.items():
+        worker.load(name, np.zeros(shape, np.float32), np.zeros(shape[:2], np.int32))
+    for measure, name, settles, call, repeats in [
+        (TRAIN, "chunk", "first", "train", 1),
+        (INFER, "chunk", "first", "infer", 1),
+        (LATENCY, "single", "single", "infer", LATENCY_CALLS),
+    ]:
+        calls.clear()
+        worker.time(measure, name)
+        settled, measured = calls[:-repeats], calls[-repeats:]
+        assert set(settled) == {(call, shapes[settles])}
+        assert measured == [(call, shapes[name])] * repeats
 
 
 def test_what_a_framework_raises_is_told_in_one_line(start: StartProcess, digits: Examples) -> None:
@@ -263,7 +303,9 @@ def test_curves_and_learning(digits: Examples, tmp_path: Path, monkeypatch: pyte
 def test_learning_is_that_of_the_judge(start: StartProcess, digits: Examples) -> None:
     """The same accuracy as a loop written out here: no batch is left out, taken twice or out of order."""
     size = SIZE._replace(time=28)
-    found = learn(lambda: start("right"), size, digits, digits, seed=3, epochs=2)
+    course = course_of("tutorial", size, digits, epochs=2)
+    assert course is not None
+    found = learn(lambda: start("right"), size, digits, digits, seed=3, course=course)
 
     weights = judge.weights_of(initial_params(size, seed=3))
     optimizer = judge.start_adam(weights)
@@ -287,8 +329,32 @@ def test_learning_is_that_of_the_judge(start: StartProcess, digits: Examples) ->
     assert found.seconds_from_start_to(1.1) is None
 
 
+def test_a_recipe_of_steps_goes_over_the_ends_of_epochs(start: StartProcess, digits: Examples) -> None:
+    """60 digits in batches of 4 are 15 steps an epoch."""
+    size = SIZE._replace(time=28)
+    course = course_of("fast", size, digits, epochs=5)
+    recipe = recipe_config("fast")
+    decay = Decay(warmup=125, total=2500, clip_norm=1.0)
+    assert course == Course(10, 250, 15, recipe.learning_rate, decay)
+    order = np.concatenate([epoch_order(3, epoch, 60) for epoch in range(3)])
+    for first, steps in ((0, 15), (7, 30), (14, 2), (15, 1), (29, 16)):
+        found = work.epoch_batches(digits, size, seed=3, first=first, steps=steps, steps_per_epoch=15)
+        expected = digits.labels[order[4 * first : 4 * (first + steps)].reshape(steps, 4)]
+        np.testing.assert_array_equal(found.labels, expected)
+    short = course._replace(parts=2, steps=10, decay=Decay(warmup=3, total=20, clip_norm=0.5))
+    run = learn(lambda: start("decays"), size, digits, digits, seed=3, course=short)
+    batches = work.epoch_batches(digits, size, seed=3, first=0, steps=20, steps_per_epoch=15)
+    params = initial_params(size, seed=3)
+    _, params = judge.train(params, *batches, learning_rate=short.learning_rate, decay=short.decay)
+    right = np.argmax(judge.logits(params, digits.images / np.float32(255)), axis=1) == digits.labels
+    assert run.accuracy[-1] == np.mean(right)
+    assert run.steps == (10, 20)
+
+
 def test_nothing_installed_is_an_error(digits: Examples, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none of those asked for is installed"):
+    with pytest.raises(
+        ConfigError, match="none of those asked for can be compared; missing: not installed: pip install no-"
+    ):
         compared(["missing"], digits, tmp_path / "logs")
 
 

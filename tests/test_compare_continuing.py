@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from test_compare import EFFORT, OPTIONS
 
 from lstm_jax.compare import comparison, continuing, measuring
-from lstm_jax.compare.beginning import beginning
+from lstm_jax.compare.beginning import beginning, source_digest
 from lstm_jax.compare.comparison import compare
 from lstm_jax.compare.options import Compare
-from lstm_jax.compare.results import Results, as_json, read_results
+from lstm_jax.compare.results import FrameworkResult, Results, as_json, read_results
 from lstm_jax.compare.work import Examples
 from lstm_jax.errors import ConfigError, ResultsError
 from tests.fake_frameworks import FRAMEWORKS
@@ -22,6 +23,7 @@ from tests.fake_frameworks import FRAMEWORKS
 NAMES = ("right", "slow", "swapped", "inference")
 OPTIONS_OF_ALL = dataclasses.replace(OPTIONS, time_steps=28, scaling=True, epochs=1, seeds=2)
 CHOSEN = {name: FRAMEWORKS[name] for name in NAMES}
+COMMAND = OPTIONS_OF_ALL.command()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,8 +85,13 @@ def parts(said: list[str]) -> list[str]:
     return [line for line in said if line.startswith(("hidden", "batch", "seed"))]
 
 
-# After parity, in the middle of the curves, in the middle of learning.
-@pytest.mark.parametrize("saves", [1, 4, 8])
+# It is saved after each of four frameworks' parity and once after all, after speed, after each of four sizes,
+# after each of four runs.
+AFTER_SPEED = 6
+
+
+# In the middle of parity, after it, after speed, in the middle of the curves, in the middle of learning.
+@pytest.mark.parametrize("saves", [2, 5, 6, 8, 12])
 def test_wherever_it_was_stopped_it_comes_to_the_same(
     digits: Examples, whole: tuple[Results, list[str]], tmp_path: Path, saves: int
 ) -> None:
@@ -93,11 +100,11 @@ def test_wherever_it_was_stopped_it_comes_to_the_same(
     file.write_text(as_json(dataclasses.replace(early, notes=(continuing.STOPPED,))))
     late, said = compared(digits, tmp_path / "logs", earlier=read_results(file))
     assert without_time(late) == without_time(whole[0])
-    # Two sizes on each of two axes, two frameworks that train, two seeds; 2 is after speed.
+    # Two sizes on each of two axes, two frameworks that train, two seeds.
     assert len(parts(whole[1])) == 4 + 4
-    assert parts(said) == parts(whole[1])[max(saves - 2, 0) :]
+    assert parts(said) == parts(whole[1])[max(saves - AFTER_SPEED, 0) :]
     begins = any("computes the same steps" in line for line in said)
-    if saves == 1:
+    if saves < AFTER_SPEED:
         assert begins
         assert not late.notes
         return
@@ -107,6 +114,25 @@ def test_wherever_it_was_stopped_it_comes_to_the_same(
     assert note.startswith("Stopped, and continued on 20")
 
 
+def test_a_size_that_kills_a_process_costs_it_no_other_size(digits: Examples, tmp_path: Path) -> None:
+    chosen = {name: FRAMEWORKS[name] for name in ("right", "dies-when-small")}
+    options = dataclasses.replace(OPTIONS_OF_ALL, epochs=0)
+    results = compare(
+        options, chosen, digits, digits,
+        logs=tmp_path / "logs", save=lambda results: None, report=lambda text: None, effort=EFFORT,
+    )  # fmt: skip
+    points = [(curve.axis, point) for curve in results.scaling for point in curve.points]
+    assert [(axis, getattr(point, axis)) for axis, point in points] == [
+        ("hidden", 2), ("hidden", 3), ("batch", 3), ("batch", 4)
+    ]  # fmt: skip
+    for axis, point in points:
+        assert len(point.seconds["right"]) == EFFORT.scaling_rounds
+        if (axis, point.hidden) == ("hidden", 2):
+            assert point.why_not == {"dies-when-small": "its process ended with code 5: it said nothing"}
+        else:
+            assert point.seconds["dies-when-small"] == point.seconds["right"]
+
+
 def test_what_is_whole_is_not_repeated(
     digits: Examples, whole: tuple[Results, list[str]], tmp_path: Path
 ) -> None:
@@ -114,19 +140,30 @@ def test_what_is_whole_is_not_repeated(
     assert again == whole[0]
     assert not whole[0].notes
     assert not parts(said)
+    assert "no sizes and runs are left to measure" in said
+    swapped = next(line for line in said if line.startswith("swapped: different"))
+    assert swapped.endswith(" (found before, and not tried again)")
 
 
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
         (
-            {"command": "python -m lstm_jax compare --epochs 7"},
-            r"other options \(got '.*--epochs 7', and",
+            {"command": COMMAND.replace("--epochs 1", "--epochs 7").replace("--no-quick", "--quick")},
+            r"other options \(it has --epochs 7, now 1; --quick , now absent; --no-quick absent, now \)",
         ),
-        ({"machine": {"cpu": "an abacus"}}, "other machine .*cpu: 'an abacus' and now"),
-        ({"versions": {"python": "2.7"}}, "other versions .*lstm_jax"),
+        ({"machine": {"cpu": "an abacus"}}, "other machine .*cpu an abacus, now"),
+        ({"versions": {"python": "2.7"}}, "other versions .*python 2.7, now 3"),
+        (
+            {"frameworks": {"right": FrameworkResult("right", {"optax": "0.0.1"})}},
+            r"other versions \(it has optax 0.0.1, now 0[\d.]+\)",
+        ),
+        (
+            {"source": "0123456789abcdef"},
+            r"other code of lstm_jax \(it has SHA-256 0123456789ab, now \w{12}\)",
+        ),
     ],
-    ids=["options", "machine", "versions"],
+    ids=["options", "machine", "versions", "packages", "code"],
 )
 def test_another_comparison_is_not_gone_on_with(
     digits: Examples, tmp_path: Path, changes: dict[str, Any], what: str
@@ -140,6 +177,16 @@ def test_another_comparison_is_not_gone_on_with(
     with pytest.raises(ConfigError, match=rf"results\.json is of a comparison with {what}.*--overwrite"):
         continuing.earlier_part(file, asked)
     assert file.read_bytes() == before
+
+
+def test_other_code_is_told_apart(tmp_path: Path) -> None:
+    digests = []
+    for name, text in [("a.py", "1"), ("a.py", "2"), ("cpp/b.h", "2"), ("cpp/b.h", "2"), ("c.txt", "3")]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        digests.append(source_digest(tmp_path))
+    assert len(set(digests[:3])) == 3
+    assert digests[2] == digests[3] == digests[4]  # the same again; and what is no code
 
 
 def test_a_file_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
@@ -157,4 +204,14 @@ def test_the_same_command_reports_again(run: Callable[..., Any], tmp_path: Path)
     assert first.stdout == second.stdout
     assert "lstm_jax-scan starts" in first.stderr
     assert "lstm_jax-scan starts" not in second.stderr
-    assert "going on with what is missing" in second.stderr
+    assert "no sizes and runs are left to measure" in second.stderr
+
+    file = tmp_path / "results.json"
+    third = run(*words, "--against", file)
+    assert third.returncode == 1
+    assert f"--against: {file} is the very comparison that would go on" in third.stderr
+
+    with FileLock(tmp_path / ".lock"):
+        fourth = run(*words)
+    assert fourth.returncode == 1
+    assert f"--output: another comparison is running in {tmp_path}" in fourth.stderr

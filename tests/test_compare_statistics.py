@@ -60,14 +60,15 @@ def test_too_few_rounds_have_no_interval() -> None:
     assert not Ratio(0.99, 0.97, 0.996).below_one
 
 
+@pytest.mark.parametrize("rounds", [LEAST_ROUNDS, 15])
 @pytest.mark.parametrize("paired", [True, False])
-def test_intervals_hold_the_truth_as_often_as_they_say(paired: bool) -> None:
+def test_intervals_hold_the_truth_as_often_as_they_say(paired: bool, rounds: int) -> None:
     rng = np.random.default_rng(1)
     times, truth = 200, 1.3
     held = 0
     for _ in range(times):
-        under = rng.lognormal(sigma=0.1, size=15)
-        over = truth * rng.lognormal(sigma=0.1, size=15)
+        under = rng.lognormal(sigma=0.1, size=rounds)
+        over = truth * rng.lognormal(sigma=0.1, size=rounds)
         found = ratio(over.tolist(), under.tolist(), paired=paired)
         assert found.low is not None
         assert found.high is not None

@@ -35,12 +35,37 @@ class Gradient(NamedTuple):
     gradients: Params
 
 
+class Decay(NamedTuple):
+    """What a recipe may have besides Adam at a constant rate, as `lstm_jax.optimizer` defines it.
+
+    Attributes:
+        warmup: steps over which the learning rate rises in a line.
+        total: steps after which it has fallen to nothing, in a line.
+        clip_norm: to this global norm gradients are scaled down, if theirs is larger.
+    """
+
+    warmup: int
+    total: int
+    clip_norm: float
+
+    def share(self, step: int) -> float:
+        """The learning rate of a step, counted from 0, as a share of its largest."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        return (self.total - step) / (self.total - self.warmup)
+
+
 @runtime_checkable  # so that type checkers at run time accept it as a hint
 class Adapter(Protocol):
     """One framework's classifier. Its functions return when the work is done."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
-        """Build the model with these parameters, and an optimizer at its start."""
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        """Build the model with these parameters, and an optimizer at its start.
+
+        One that cannot let its learning rate decay, or clip gradients, has no ``decay``.
+        """
 
     def load(
         self,

@@ -1,9 +1,12 @@
 """The results of a comparison before anything is measured: what is asked for, of whom, on what machine."""
 
 import datetime
+import hashlib
 from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
+from pathlib import Path
 
+import lstm_jax
 from lstm_jax.benchmark import report as benchmark_report
 from lstm_jax.benchmark.size import Size, forward_flop, train_flop
 from lstm_jax.compare import parity
@@ -44,8 +47,19 @@ def beginning(options: Compare, frameworks: Mapping[str, Framework], test: Examp
             )
             for name, framework in frameworks.items()
         },
+        source=source_digest(Path(lstm_jax.__file__).parent),
         notes=_notes(options, frameworks),
     )
+
+
+def source_digest(folder: Path) -> str:
+    """SHA-256 of all code in a folder, Python and C++: what was measured with other code is another thing."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".py", ".cc", ".h"):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _why_not(framework: Framework, size: Size, *, quick: bool) -> str | None:

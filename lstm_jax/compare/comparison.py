@@ -1,4 +1,8 @@
-"""A whole comparison in its order: parity, speed, curves over sizes, learning; saved as soon as found."""
+"""A whole comparison in its order: parity, speed, curves over sizes, learning.
+
+It is saved after each framework's parity, after the rounds of timing, after each size of a curve, and after
+each run that learns.
+"""
 
 import contextlib
 import dataclasses
@@ -6,12 +10,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lstm_jax.benchmark.jax_lstm import peak_flop
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import continuing, measuring, parity
 from lstm_jax.compare.beginning import beginning
 from lstm_jax.compare.frameworks import FRAMEWORKS, Framework
-from lstm_jax.compare.learning import RECIPE_RATE, learn, steps_of_part
+from lstm_jax.compare.learning import Course, course_of, learn
 from lstm_jax.compare.options import INPUTS, Compare
 from lstm_jax.compare.processes import FrameworkError, Process, seconds_to_build
 from lstm_jax.compare.report import as_text, write_report
@@ -80,39 +86,58 @@ Save = Callable[[Results], None]
 def run(options: Compare) -> int:
     """Compare, write results.json, the pictures and the page, and print the tables.
 
-    If it is stopped before its end, what is known so far is reported, and the same command goes on with it.
+    If it is stopped before its end, what is saved so far is reported, and the same command goes on with it.
 
     Raises:
         UserError: before anything is measured, if it cannot be done.
         KeyboardInterrupt: if it was stopped.
     """
-    file = options.output / "results.json"
     against = None if options.against is None else read_results(options.against)
-    options.output.mkdir(parents=True, exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(options.folder / ".lock", timeout=0):
+            return _run(options, against)
+    except Timeout as error:
+        raise ConfigError(
+            f"--output: another comparison is running in {options.folder}; wait for it, or name another"
+        ) from error
+
+
+def _run(options: Compare, against: Results | None) -> int:
+    """The same in a folder that is ours."""
+    file = options.folder / "results.json"
     dataset = load_dataset("mnist", data_dir=options.data_dir, report=note)
     train, test = Examples.of(dataset.train), Examples.of(dataset.test)
     chosen = {name: FRAMEWORKS[name] for name in options.names()}
     earlier = None
     if file.exists() and not options.overwrite:
         earlier = continuing.earlier_part(file, beginning(options, chosen, test))
-        note(f"{file} is there: going on with what is missing in it")
+        if against is not None and against.date == earlier.date:
+            raise ConfigError(
+                f"--against: {options.against} is the very comparison that would go on in {options.folder}; "
+                "give --overwrite to measure anew, or name another --output"
+            )
+        note(f"{file} is there; --overwrite begins anew")
     latest: list[Results] = [] if earlier is None else [earlier]
 
     def save(results: Results) -> None:
         latest[:] = [results]
         write_whole(file, as_json(results))
 
-    logs = options.output / "logs"
-    try:
-        with StopSignals() as signals, signals.at_once():
-            compare(options, chosen, train, test, logs=logs, save=save, report=note, earlier=earlier)
-    except KeyboardInterrupt:
-        if latest:
-            others = (note for note in latest[0].notes if note != continuing.STOPPED)
-            stopped = (*others, continuing.STOPPED)
-            _report(dataclasses.replace(latest[0], notes=stopped), options.output, against)
-        raise
-    _report(latest[0], options.output, against)
+    logs = options.folder / "logs"
+    # Signals are held back while the report is written: Ctrl-C twice in haste does not cost it.
+    with StopSignals() as signals:
+        try:
+            with signals.at_once():
+                compare(options, chosen, train, test, logs=logs, save=save, report=note, earlier=earlier)
+        except KeyboardInterrupt:
+            if latest:
+                note("stopped; writing the report of what is known")
+                others = (note for note in latest[0].notes if note != continuing.STOPPED)
+                stopped = (*others, continuing.STOPPED)
+                _report(dataclasses.replace(latest[0], notes=stopped), options.folder, against)
+            raise
+        _report(latest[0], options.folder, against)
     return 0
 
 
@@ -154,13 +179,14 @@ def compare(
     known = earlier if earlier is not None and continuing.is_timed(earlier) else None
     results = known or beginning(options, frameworks, test)
     there = {name: f for name, f in frameworks.items() if results.frameworks[name].why_not is None}
-    for name, result in results.frameworks.items():
-        if result.why_not is not None:
-            report(f"{name}: {result.why_not}")
+    found = "" if known is None else " (found before, and not tried again)"
+    why_not = [
+        f"{name}: {r.why_not}{found}" for name, r in results.frameworks.items() if r.why_not is not None
+    ]
+    for line in why_not:
+        report(line)
     if not there and known is None:
-        raise ConfigError(
-            "--frameworks: none of those asked for is installed; pip install -r requirements-compare.txt"
-        )
+        raise ConfigError(f"--frameworks: none of those asked for can be compared; {'; '.join(why_not)}")
     if any(framework.adapter == "ours:Native" for framework in there.values()):
         why_not_available()  # builds the kernel, once for all times: that is not part of a first step
         if not options.quick and known is None and (seconds := seconds_to_build()) is not None:
@@ -207,7 +233,9 @@ class _Session:
         with contextlib.ExitStack() as stack:
             processes = {}
             if continuing.is_timed(results):
-                if self._sizes_left(results) or self._runs_left(results):
+                left = len(self._sizes_left(results)) + len(self._runs_left(results))
+                self._report(f"{left or 'no'} sizes and runs are left to measure")
+                if left:
                     results = continuing.going_on(results)
                 self._threads = {
                     name: {TRAIN: count} for name, count in continuing.threads_for_training(results).items()
@@ -220,7 +248,7 @@ class _Session:
                 results = self._speed(results, processes, starts, stack)
                 self._save(results)
             if self._sizes_left(results):
-                results = self._scaling(results, processes)
+                results = self._scaling(results, processes, stack)
         return results
 
     def _scaled(self) -> list[str]:
@@ -261,6 +289,7 @@ class _Session:
                 process.close(at_once=True)
                 continue
             results = results.with_framework(name, parity=found)
+            self._save(results)
             if found.why_different is not None:
                 results = self._failed(results, name, f"different: {found.why_different}")
                 process.close()
@@ -327,7 +356,9 @@ class _Session:
             peak = Peak(peak_flop(), tuple(sample.seconds / PEAK_STEPS for sample in samples[PEAK, ""]))
         return dataclasses.replace(results, peak=peak, steps_per_call=steps)
 
-    def _scaling(self, results: Results, processes: Mapping[str, Process]) -> Results:
+    def _scaling(
+        self, results: Results, processes: Mapping[str, Process], stack: contextlib.ExitStack
+    ) -> Results:
         base = self._size
         timed = {name: processes[name] for name in self._scaled() if name in processes}
         for axis, value in self._sizes_left(results):
@@ -342,6 +373,9 @@ class _Session:
                 rounds=self._effort.scaling_rounds,
                 report=self._report,
             )
+            for name in point.why_not:  # it may have died of this size alone
+                timed[name].close(at_once=True)
+                timed[name] = stack.enter_context(self.start(name))
             curves = {curve.axis: curve.points for curve in results.scaling}
             curves[axis] = (*curves.get(axis, ()), point)
             results = dataclasses.replace(
@@ -352,12 +386,17 @@ class _Session:
 
     def learnings(self, results: Results) -> Results:
         """Runs with several seeds, one process at a time."""
-        epochs = self._epochs()
-        results = dataclasses.replace(results, epochs=epochs, learning_rate=RECIPE_RATE)
+        course = self._course()
+        if course is None:
+            return results
+        rounds = course.parts * course.steps / course.steps_per_epoch
+        results = dataclasses.replace(
+            results, epochs=rounds, recipe=self._options.recipe, learning_rate=course.learning_rate
+        )
         for seed, name in self._runs_left(results):
             if results.frameworks[name].why_not is not None:  # it failed with another seed
                 continue
-            self._report(f"seed {seed}: {name} learns for {epochs} epochs")
+            self._report(f"seed {seed}: {name} learns for {rounds:.3g} epochs")
             try:
                 found = learn(
                     lambda name=name: self.start(name),  # type: ignore[misc]  # mypy does not infer it
@@ -365,7 +404,7 @@ class _Session:
                     self._train,
                     self._test,
                     seed=seed,
-                    epochs=epochs,
+                    course=course,
                     threads=self._threads.get(name, {}).get(TRAIN),
                 )
             except FrameworkError as error:
@@ -384,17 +423,19 @@ class _Session:
         """
         return [
             (seed, name)
-            for seed in range(self._options.seeds if self._epochs() else 0)
+            for seed in range(self._options.seeds if self._course() else 0)
             for name, framework in self._frameworks.items()
             if framework.trains
             and results.frameworks[name].why_not is None
             and not continuing.has_learnt(results, name, seed)
         ]
 
-    def _epochs(self) -> int:
+    def _course(self) -> Course | None:
+        """What is to be learnt, if anything is."""
         is_a_digit = self._size.time == self._train.images.shape[1]
-        has_steps = steps_of_part(self._size, self._train) > 0
-        return self._options.epochs if is_a_digit and has_steps and not self._options.quick else 0
+        if not is_a_digit or not self._options.epochs or self._options.quick:
+            return None
+        return course_of(self._options.recipe, self._size, self._train, epochs=self._options.epochs)
 
     def _failed(self, results: Results, name: str, why: str) -> Results:
         self._report(f"  {name} {why}")

@@ -2,11 +2,12 @@
 
 Its parts are whole by themselves: parity and speed, each size of the curves, each run that learns. In each
 of them all frameworks take turns, or have one turn each; so parts that were measured at different times
-belong together as long as machine, packages and options are the same.
+belong together as long as machine, packages, options and this package's own code are the same.
 """
 
 import dataclasses
 import datetime
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,18 +30,16 @@ def earlier_part(file: Path, asked: Results) -> Results:
         ConfigError: if it asks for something else, or was measured elsewhere.
     """
     found = read_results(file)
-    for what, before, now in (
-        ("options", found.command, asked.command),
-        ("machine", found.machine, asked.machine),
-        (
-            "versions",
-            {"lstm_jax": found.versions, **_versions(found)},
-            {"lstm_jax": asked.versions, **_versions(asked)},
-        ),
-    ):
+    for what, of in {
+        "options": lambda results: _options(results.command),
+        "machine": lambda results: results.machine,
+        "versions": _versions,
+        "code of lstm_jax": lambda results: {"SHA-256": results.source[:12]},
+    }.items():
+        before, now = of(found), of(asked)
         if before != now:
             raise ConfigError(
-                f"--output: {file} is of a comparison with other {what} (got {_difference(before, now)}); "
+                f"--output: {file} is of a comparison with other {what} (it has {_difference(before, now)}); "
                 "name another folder, or give --overwrite"
             )
     return found
@@ -82,13 +81,31 @@ def threads_for_training(results: Results) -> dict[str, int]:
     }
 
 
-def _versions(results: Results) -> dict[str, Mapping[str, str]]:
-    return {name: framework.versions for name, framework in results.frameworks.items()}
+def _versions(results: Results) -> dict[str, str]:
+    """The version of every package behind the results."""
+    versions = dict(results.versions)
+    for framework in results.frameworks.values():
+        versions.update(framework.versions)
+    return versions
 
 
-def _difference(before: object, now: object) -> str:
+def _options(command: str) -> dict[str, str]:
+    """The options of a command line, each with its value; a flag has an empty one."""
+    options, name = dict[str, str](), ""
+    for word in shlex.split(command):
+        if word.startswith("--"):
+            name = word
+            options[name] = ""
+        elif name:
+            options[name] = word
+    return options
+
+
+def _difference(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     """What differs, in a few words."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        return "; ".join(f"{key}: {before.get(key)!r:.60} and now {now.get(key)!r:.60}" for key in keys[:3])
-    return f"{before!r:.200}, and now {now!r:.200}"
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return "; ".join(f"{key} {_shown(before, key)}, now {_shown(now, key)}" for key in keys[:3])
+
+
+def _shown(values: Mapping[str, object], key: str) -> str:
+    return f"{values[key]!s:.60}" if key in values else "absent"

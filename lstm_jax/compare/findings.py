@@ -6,7 +6,8 @@ What is measured once, such as memory, or a few times, such as start-up, has no 
 difference is named, as such.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -249,8 +250,18 @@ def _sizes(results: Results) -> list[Finding]:
     texts += [f"Level with another framework at {'; '.join(level)}."] if level else []
     texts += [f"Not the fastest at {'; '.join(behind)}."] if behind else []
     texts += [f"At {len(unknown)} more, nothing can be said."] if unknown else []
+    texts += _missing(points.values())
     standing = Standing.BEHIND if behind else Standing.LEVEL if level else Standing.FIRST
     return [Finding("Other sizes", standing, " ".join(texts))]
+
+
+def _missing(points: Collection[ScalingPoint]) -> list[str]:
+    """Who was not measured at some of the sizes: to be the fastest there says less."""
+    failed = Counter(name for point in points for name in point.why_not)
+    if not failed:
+        return []
+    told = _listed([f"{name} at {times}" for name, times in failed.items()])
+    return [f"Of these {len(points)} sizes, failed: {told}."]
 
 
 def _at(results: Results, point: ScalingPoint) -> dict[str, Sequence[float]]:
@@ -285,7 +296,10 @@ def _costs(results: Results, found: Mapping[str, Speed]) -> list[Finding | None]
     several = f"Median of {number_of_starts(results, found)}, without an interval"
     start_up = {name: median(starts(results, name)) for name in found}
     first = {name: s.first_step_seconds for name, s in found.items() if s.first_step_seconds is not None}
-    memory = {name: s.peak_memory for name, s in found.items() if s.peak_memory is not None}
+    # Of those that train: who only infers has less to do.
+    memory = {
+        name: s.peak_memory for name, s in found.items() if s.train_seconds and s.peak_memory is not None
+    }
     return [
         _cost(Measure("Start-up", "import and model take", _seconds), several, start_up),
         _cost(Measure("First step", "tracing, compiling and running it take", _seconds), once, first),

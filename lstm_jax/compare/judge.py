@@ -47,7 +47,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from lstm_jax.compare.adapter import Gradient, Params
+from lstm_jax.compare.adapter import Decay, Gradient, Params
 from lstm_jax.convert import Joined, join_gates, split_gates
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
@@ -229,6 +229,7 @@ def train(
     labels: Int[np.ndarray, "steps batch"],
     *,
     learning_rate: float,
+    decay: Decay | None = None,
 ) -> tuple[Float64[np.ndarray, " steps"], Params]:
     """Take a train step with each of the batches.
 
@@ -236,7 +237,8 @@ def train(
         params: the parameters at the start, where the optimizer is at its start too.
         images: the batches, in their order.
         labels: their classes.
-        learning_rate: of Adam.
+        learning_rate: of Adam, the largest if it decays.
+        decay: how it does, and how gradients are clipped.
 
     Returns:
         The loss of each step, which is that before it, and the parameters after the last.
@@ -244,11 +246,20 @@ def train(
     weights = weights_of(params)
     optimizer = start_adam(weights)
     losses = []
-    for batch, classes in zip(images, labels, strict=True):
+    for step, (batch, classes) in enumerate(zip(images, labels, strict=True)):
         _, loss, d_weights = loss_and_gradient(weights, batch, classes)
-        weights, optimizer = adam_step(weights, d_weights, optimizer, learning_rate=learning_rate)
+        rate = learning_rate
+        if decay is not None:
+            d_weights, rate = clipped(d_weights, decay.clip_norm), learning_rate * decay.share(step)
+        weights, optimizer = adam_step(weights, d_weights, optimizer, learning_rate=rate)
         losses.append(loss)
     return np.array(losses), params_of(weights)
+
+
+def clipped(d_weights: Weights, most: float) -> Weights:
+    """Gradients whose norm, of all together, is at most ``most``, in the direction they had."""
+    norm = np.sqrt(sum(np.sum(d**2) for d in d_weights))
+    return d_weights if norm <= most else Weights(*(d * (most / norm) for d in d_weights))
 
 
 def _sigmoid(z: Float64[np.ndarray, "batch hidden"]) -> Float64[np.ndarray, "batch hidden"]:

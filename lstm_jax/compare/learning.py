@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from lstm_jax.benchmark.size import Size
+from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.results import Learning
 from lstm_jax.compare.work import Batches, Examples, epoch_batches, initial_params, test_batches
 from lstm_jax.compare.worker import TRAIN, Sample
+from lstm_jax.config import recipe_config
 
 # The tutorial's.
 RECIPE_RATE = 0.01
@@ -17,8 +20,49 @@ RECIPE_RATE = 0.01
 # Accuracy is taken so often in an epoch. Of 55,000 images in batches of 128 each part has 143 steps.
 PARTS = 3
 
+# And so often in a recipe that is over after a fixed number of steps.
+PARTS_OF_RECIPE = 10
+
 # Images per call when accuracy is taken; it divides the number of test images.
 TEST_BATCH = 1000
+
+
+class Course(NamedTuple):
+    """What a run learns.
+
+    Attributes:
+        parts: how often the accuracy is taken.
+        steps: train steps before each time. All parts have as many, so that nothing is compiled twice.
+        steps_per_epoch: train steps of an epoch.
+        learning_rate: of Adam, the largest if it decays.
+        decay: how it does, and how gradients are clipped.
+    """
+
+    parts: int
+    steps: int
+    steps_per_epoch: int
+    learning_rate: float
+    decay: Decay | None = None
+
+
+def course_of(recipe: str, size: Size, train: Examples, *, epochs: int) -> Course | None:
+    """What a run learns; None if there are too few examples for it.
+
+    Args:
+        recipe: a name in `lstm_jax.recipes`.
+        size: of the model and its batches.
+        train: the digits to learn.
+        epochs: how many, if the recipe has no number of steps. What does not fill equal parts at the end of
+            an epoch is left out.
+    """
+    config, steps = recipe_config(recipe), len(train.labels) // size.batch
+    if config.steps is None:
+        part = steps // PARTS
+        return Course(epochs * PARTS, part, PARTS * part, config.learning_rate) if part else None
+    part = config.steps // PARTS_OF_RECIPE
+    total = PARTS_OF_RECIPE * part
+    decay = Decay(round(config.warmup * total), total, config.clip_norm or math.inf)
+    return Course(PARTS_OF_RECIPE, part, steps, config.learning_rate, decay) if steps else None
 
 
 def learn(
@@ -28,13 +72,10 @@ def learn(
     test: Examples,
     *,
     seed: int,
-    epochs: int,
+    course: Course,
     threads: int | None = None,
 ) -> Learning:
-    """Train from the start of a process on, and take the test accuracy after every part of an epoch.
-
-    All parts have the same number of steps, so that nothing is compiled twice; what does not fill them at
-    the end of an epoch is left out.
+    """Train from the start of a process on, and take the test accuracy after every part.
 
     Args:
         start: starts the framework's process.
@@ -42,28 +83,33 @@ def learn(
         train: the digits to learn.
         test: the digits to know.
         seed: fixes initial weights and order.
-        epochs: how many.
+        course: what is learnt.
         threads: the number that suits the framework best; None if it chooses by itself.
 
     Raises:
         FrameworkError: if the framework fails.
     """
-    steps = steps_of_part(size, train)
     params = initial_params(size, seed=seed)
     tests = test_batches(test, batch=math.gcd(TEST_BATCH, len(test.labels)))
     taken, accuracy = [], []
     with start() as process:
-        ready = process.call("build", size, params, RECIPE_RATE) - process.started
+        ready = process.call("build", size, params, course.learning_rate, course.decay) - process.started
         if threads is not None:
             process.call("set_threads", TRAIN, threads)
         process.call("load", "test", *tests)
-        for epoch in range(epochs):
-            for part in range(PARTS):
-                batches = epoch_batches(train, size, seed=seed, epoch=epoch, first=part * steps, steps=steps)
-                loading: float = process.call("load", "chunk", *batches)
-                sample: Sample = process.call("time_once", "chunk")
-                taken.append(loading + sample.seconds)
-                accuracy.append(_accuracy(process.call("infer", "test"), tests))
+        for part in range(course.parts):
+            batches = epoch_batches(
+                train,
+                size,
+                seed=seed,
+                first=part * course.steps,
+                steps=course.steps,
+                steps_per_epoch=course.steps_per_epoch,
+            )
+            loading: float = process.call("load", "chunk", *batches)
+            sample: Sample = process.call("time_once", "chunk")
+            taken.append(loading + sample.seconds)
+            accuracy.append(_accuracy(process.call("infer", "test"), tests))
     # The first part has compilation in it; the others, of equal length, say how much.
     usual = float(np.median(taken[1:]))
     first_step_seconds = max(0.0, taken[0] - usual)
@@ -72,15 +118,10 @@ def learn(
         seed=seed,
         start_seconds=ready,
         first_step_seconds=first_step_seconds,
-        steps=tuple(steps * (number + 1) for number in range(len(taken))),
+        steps=tuple(course.steps * (number + 1) for number in range(len(taken))),
         seconds=tuple(map(float, seconds)),
         accuracy=tuple(accuracy),
     )
-
-
-def steps_of_part(size: Size, train: Examples) -> int:
-    """Train steps between two looks at the accuracy."""
-    return len(train.labels) // size.batch // PARTS
 
 
 def _accuracy(logits: np.ndarray, tests: Batches) -> float:

@@ -65,6 +65,8 @@ def prepare(process: Process, size: Size, params: Params, batches: Batches, *, t
     process.call("build", size, params, TIMING_RATE)
     process.call("load", "first", *_first(batches))
     process.call("load", "chunk", *batches)
+    if trains:
+        process.call("train", "first")  # compiles what settles a measurement
     process.call("forget_memory")
     if not trains:
         return None
@@ -80,6 +82,7 @@ def prepare_inference(process: Process, batches: Batches) -> dict[str, int]:
         The numbers of threads by measure; none if it chooses by itself.
     """
     process.call("load", "single", *(array[:1, :1] for array in batches))
+    process.call("infer", "first")
     threads = {}
     for measure, name in ((INFER, "chunk"), (LATENCY, "single")):
         process.call("infer", name)

@@ -4,14 +4,12 @@ import dataclasses
 import difflib
 import shlex
 from pathlib import Path
-from typing import Annotated
-
-from tyro.conf import arg
+from typing import Annotated, Literal
 
 from lstm_jax.benchmark.options import LARGEST
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.frameworks import FRAMEWORKS
-from lstm_jax.config import option, shown_option
+from lstm_jax.config import option, recipe_config, shown_option
 from lstm_jax.cores import CAN_BE_LIMITED, usable_cores
 from lstm_jax.errors import ConfigError
 
@@ -31,16 +29,18 @@ class Compare:
     """Which to compare."""
     hidden_size: int = 64
     """Hidden units."""
-    batch_size: int = 128
+    batch_size: Annotated[int | None, shown_option("INT", "that of the recipe")] = None
     """Sequences per step."""
     time_steps: int = 28
     """Time steps of each sequence: rows of 28 pixels. Accuracy is compared at 28 alone, a whole digit."""
+    recipe: Literal["tutorial", "fast"] = "tutorial"
+    """What learns in the comparison of accuracy; the same names as for train.py."""
     epochs: int = 5
-    """Epochs of the comparison of accuracy; 0 leaves it out."""
+    """Epochs of the comparison of accuracy, where the recipe has no number of steps; 0 leaves it out."""
     seeds: int = 3
     """Runs of the comparison of accuracy, each with its own initial weights and order."""
     repeats: int = 15
-    """Rounds of timing, in which all take turns."""
+    """Rounds of timing, in which all take turns; the curves over sizes, and a quick look, take at most 5."""
     scaling: bool = True
     """Time larger and smaller hidden sizes, batches and sequences as well."""
     threads: Annotated[int | None, shown_option("INT", "all")] = None
@@ -51,7 +51,7 @@ class Compare:
     """The results.json of an earlier comparison, to say what is faster or slower now."""
     data_dir: Annotated[Path | None, shown_option("DIR", "$TFDS_DATA_DIR, else ~/tensorflow_datasets")] = None
     """Folder of prepared data sets."""
-    output: Annotated[Path, arg(metavar="DIR")] = Path("comparison")
+    output: Annotated[Path | None, shown_option("DIR", "comparison; with --quick, comparison-quick")] = None
     """Folder for results.json, pictures and report.html; a comparison that was stopped in it goes on."""
     overwrite: bool = False
     """Begin anew, in the place of the comparison that is in this folder."""
@@ -60,7 +60,8 @@ class Compare:
         """Refuse impossible values, naming the option, what it got and what it accepts."""
         least = {"hidden_size": 1, "batch_size": 1, "time_steps": 1, "epochs": 0, "seeds": 1, "repeats": 1}
         for field, smallest in least.items():
-            _check(field, getattr(self, field), smallest, LARGEST)
+            if getattr(self, field) is not None:
+                _check(field, getattr(self, field), smallest, LARGEST)
         if self.threads is not None:
             if not CAN_BE_LIMITED:
                 raise ConfigError("--threads: this system cannot limit a process to some cores; leave it out")
@@ -80,9 +81,15 @@ class Compare:
         asked = self.frameworks.split(",")
         return tuple(sorted(set(asked), key=lambda name: [*FRAMEWORKS, *asked].index(name)))
 
+    @property
+    def folder(self) -> Path:
+        """Where the results go; a quick look does not stand in the way of a whole comparison."""
+        return self.output or Path("comparison-quick" if self.quick else "comparison")
+
     def size(self) -> Size:
         """The size at which all is compared."""
-        return Size(self.hidden_size, self.batch_size, self.time_steps, INPUTS)
+        batch = self.batch_size or recipe_config(self.recipe).batch_size
+        return Size(self.hidden_size, batch, self.time_steps, INPUTS)
 
     def cores(self) -> tuple[int, ...]:
         """The processor cores that each framework may use."""

@@ -151,7 +151,8 @@ def how(results: Results) -> dict[str, str]:
         ),
         "Time to an accuracy": (
             "Starts with a new process for every seed. Reading and shuffling of data and evaluation are left "
-            "out; what the framework takes to get the batches counts."
+            "out; what the framework takes to get the batches counts. The accuracy is looked at a few times "
+            "in an epoch, at the points of the curves, so that a time is that of the next look."
         ),
     }
 

@@ -68,7 +68,8 @@ class Process:
             cores: the processor cores that it may use; none are set where the system cannot do that.
             log: where its output goes; it is appended.
         """
-        self._log = log
+        self._log, self._closed = log, False
+        self._said_before = log.stat().st_size if log.exists() else 0
         limit = ",".join(map(str, cores)) if hasattr(os, "sched_setaffinity") else ""
         self.started = time.time()
         with log.open("ab") as output:
@@ -120,11 +121,15 @@ class Process:
         return result
 
     def _last_words(self) -> str:
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        said = self._log.read_bytes()[self._said_before :].decode(errors="replace")
+        lines = [line for line in said.splitlines() if line.strip()]
         return lines[-1].strip()[:300] if lines else "it said nothing"
 
     def close(self, *, at_once: bool = False) -> None:
         """End the process: with nothing more to do, it ends by itself; else, or ``at_once``, it is ended."""
+        if self._closed:  # its number may be another process's by now
+            return
+        self._closed = True
         with suppress(OSError):  # what was not sent to it any more
             self._requests.close()
         with suppress(subprocess.TimeoutExpired):

@@ -203,8 +203,10 @@ class Results:
         frameworks: by name, in the order of tables.
         peak: the machine's matrix product; None if nothing was timed.
         scaling: curves; empty if they were not asked for.
-        learning_rate: of the runs that learn.
-        epochs: how many epochs these have.
+        recipe: of the runs that learn.
+        learning_rate: theirs, the largest if it decays.
+        epochs: how many epochs these have, which may be a fraction.
+        source: SHA-256 of this package's code; empty in results of before it was noted.
         notes: what a reader must know besides, each a sentence.
     """
 
@@ -226,8 +228,10 @@ class Results:
     frameworks: Mapping[str, FrameworkResult]
     peak: Peak | None = None
     scaling: tuple[Scaling, ...] = ()
+    recipe: str = "tutorial"
     learning_rate: float = 0.0
-    epochs: int = 0
+    epochs: float = 0
+    source: str = ""
     notes: tuple[str, ...] = ()
 
     @property

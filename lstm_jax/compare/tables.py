@@ -340,12 +340,14 @@ def accuracy_table(results: Results) -> Table:
     header = (
         "framework",
         *(f"{percent(target)} from {start}, s" for target in TARGETS for start in _STARTS),
-        f"accuracy after {results.epochs} epoch{'s' * (results.epochs != 1)}, %",
+        f"accuracy after {results.epochs:.3g} epoch{'s' * (results.epochs != 1)}, %",
     )
     rows = tuple((name, *_accuracy_cells(runs)) for name, runs in found.items())
     seeds = sorted({len(runs) for runs in found.values()})
+    decays = "" if results.recipe == "tutorial" else " with warm-up, linear decay and clipped gradients"
     note = (
-        f"Test accuracy on {results.test_images:,} images; Adam at {results.learning_rate:g}, batches of "
+        f"Test accuracy on {results.test_images:,} images; recipe {results.recipe}, Adam at "
+        f"{results.learning_rate:g}{decays}, batches of "
         f"{results.batch}; {' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}, each with the same "
         "initial weights and order of images in all frameworks. Times: median, in brackets the range over "
         "seeds; or how many seeds got there at all. From process start they have import and compilation in "

@@ -55,20 +55,23 @@ def initial_params(size: Size, *, seed: int) -> Params:
 
 
 def epoch_batches(
-    examples: Examples, size: Size, *, seed: int, epoch: int, first: int, steps: int
+    examples: Examples, size: Size, *, seed: int, first: int, steps: int, steps_per_epoch: int
 ) -> Batches:
-    """Steps of an epoch, each with digits drawn in the epoch's order; a sequence is a whole digit.
+    """Steps of a run, each with digits drawn in its epoch's order; a sequence is a whole digit.
 
     Args:
         examples: the digits.
         size: how many of them make a batch.
         seed: fixes the order of all epochs.
-        epoch: which.
-        first: the number of the first step in the epoch.
+        first: the number of the first step in the run.
         steps: how many.
+        steps_per_epoch: steps of an epoch; digits beyond them are left out of it.
     """
-    order = epoch_order(seed, epoch, len(examples.labels))
-    chosen = order[first * size.batch : (first + steps) * size.batch].reshape(steps, size.batch)
+    epochs = range(first // steps_per_epoch, (first + steps - 1) // steps_per_epoch + 1)
+    used = steps_per_epoch * size.batch
+    orders = np.concatenate([epoch_order(seed, epoch, len(examples.labels))[:used] for epoch in epochs])
+    start = (first - epochs[0] * steps_per_epoch) * size.batch
+    chosen = orders[start : start + steps * size.batch].reshape(steps, size.batch)
     return Batches(examples.images[chosen] / WHITE, examples.labels[chosen])
 
 

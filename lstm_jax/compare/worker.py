@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int32
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.benchmark.timing import Run
-from lstm_jax.compare.adapter import Adapter, Gradient, Params
+from lstm_jax.compare.adapter import Adapter, Decay, Gradient, Params
 from lstm_jax.cores import fastest, thread_counts, usable_cores
 
 # What is measured.
@@ -64,14 +64,14 @@ class Worker:
         self._threads: dict[str, int] = {}
         self._peak: Run | None = None
 
-    def build(self, size: Size, params: Params, learning_rate: float) -> float:
+    def build(self, size: Size, params: Params, learning_rate: float, decay: Decay | None = None) -> float:
         """Make the model anew, with an optimizer at its start; returns the time of day when it was ready."""
         module, name = self._spec.split(":")
         module = module if "." in module else f"lstm_jax.compare.adapters.{module}"
         self._batches.clear()
         self._adapter = None  # its memory can be used again
         self._adapter = getattr(importlib.import_module(module), name)(
-            size, params, learning_rate=learning_rate
+            size, params, learning_rate=learning_rate, **({} if decay is None else {"decay": decay})
         )
         return time.time()
 
@@ -142,17 +142,18 @@ class Worker:
 
         Args:
             measure: TRAIN, INFER or LATENCY.
-            name: of the batches; those named "first" are for the untimed calls, if they are loaded.
+            name: of the batches; "first", if it is loaded, is for the untimed calls, but not of LATENCY,
+                of which each call is short.
 
         Returns:
             The time; of LATENCY, that of `LATENCY_CALLS` calls.
         """
         if measure in self._threads:
             self._built().set_threads(self._threads[measure])
-        settle = self._work(measure, "first" if "first" in self._batches else name)
-        end = time.perf_counter() + SETTLE_SECONDS
+        adapter, end = self._built(), time.perf_counter() + SETTLE_SECONDS
+        few = self._batches["first" if measure != LATENCY and "first" in self._batches else name]
         while time.perf_counter() < end:
-            settle()
+            adapter.train(few) if measure == TRAIN else adapter.infer(few)
         return _timed(self._work(measure, name))
 
     def time_once(self, name: str) -> Sample:

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Params
+from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
 
 
@@ -77,12 +77,20 @@ def to_params(own: Tree) -> Params:
 class RNN(InJax):
     """``nn.RNN(nn.OptimizedLSTMCell)``."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
-        super().__init__(classifier(RNNClassifier(size.hidden)), params, learning_rate=learning_rate)
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        super().__init__(
+            classifier(RNNClassifier(size.hidden)), params, learning_rate=learning_rate, decay=decay
+        )
 
 
 class Scan(InJax):
     """``nn.scan(nn.LSTMCell)``."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
-        super().__init__(classifier(ScanClassifier(size.hidden)), params, learning_rate=learning_rate)
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        super().__init__(
+            classifier(ScanClassifier(size.hidden)), params, learning_rate=learning_rate, decay=decay
+        )

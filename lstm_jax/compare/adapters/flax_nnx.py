@@ -13,7 +13,7 @@ The cell has its gates side by side, in the order i, f, g, o, kernels (D, 4H) an
 from flax import nnx
 
 from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Params
+from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
 from lstm_jax.convert import Joined, join_gates, split_gates
 
@@ -65,5 +65,7 @@ def to_params(own: Tree) -> Params:
 class NNX(InJax):
     """``nnx.RNN(nnx.OptimizedLSTMCell)``."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
-        super().__init__(classifier(size), params, learning_rate=learning_rate)
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        super().__init__(classifier(size), params, learning_rate=learning_rate, decay=decay)

@@ -13,7 +13,7 @@ import haiku as hk
 import numpy as np
 
 from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Params
+from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
 from lstm_jax.convert import Joined, join_gates, split_gates
 
@@ -71,5 +71,7 @@ def _added(bias: np.ndarray) -> np.ndarray:
 class Haiku(InJax):
     """``hk.LSTM`` in ``hk.dynamic_unroll``."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
-        super().__init__(classifier(size), params, learning_rate=learning_rate)
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        super().__init__(classifier(size), params, learning_rate=learning_rate, decay=decay)

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float32, Int32
 
-from lstm_jax.compare.adapter import Adapter, Gradient, Params
+from lstm_jax.compare.adapter import Adapter, Decay, Gradient, Params
 
 Tree: TypeAlias = Any  # parameters as a framework has them: a pytree of float32 arrays
 Images: TypeAlias = Float32[Array, "batch time inputs"]
@@ -56,6 +56,16 @@ class Batch(NamedTuple):
     labels: Int32[Array, "*steps batch"]
 
 
+def adam(learning_rate: float, decay: Decay | None) -> optax.GradientTransformation:
+    """The optimizer."""
+    if decay is None:
+        return optax.adam(learning_rate)
+    rising = optax.linear_schedule(learning_rate / (decay.warmup + 1), learning_rate, max(decay.warmup, 1))
+    falling = optax.linear_schedule(learning_rate, 0, decay.total - decay.warmup)
+    schedule = optax.join_schedules([rising, falling], [decay.warmup])
+    return optax.chain(optax.clip_by_global_norm(decay.clip_norm), optax.adam(schedule))
+
+
 def loss_and_logits(own: Tree, batch: Batch, *, model: Model) -> tuple[Float32[Array, ""], Logits]:
     """The mean softmax cross-entropy of a batch, and its logits."""
     logits = model.logits(own, batch.images)
@@ -89,15 +99,18 @@ def infer_steps(own: Tree, batches: Batch, *, model: Model) -> Float32[Array, "s
 class InJax(Adapter):
     """An adapter (see there) of a model in JAX."""
 
-    def __init__(self, model: Model, params: Params, *, learning_rate: float) -> None:
+    def __init__(
+        self, model: Model, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
         """Begin with these parameters.
 
         Args:
             model: the classifier in its framework.
             params: the parameters, as they are exchanged.
-            learning_rate: of Adam.
+            learning_rate: of Adam, the largest if it decays.
+            decay: how it does, and how gradients are clipped.
         """
-        optimizer = optax.adam(learning_rate)
+        optimizer = adam(learning_rate, decay)
         # A copy: the train step will overwrite it.
         own = jax.tree.map(partial(jnp.array, dtype=jnp.float32), model.to_own(params))
         self._model = model

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Gradient, Params
+from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Decay, Gradient, Params
 from lstm_jax.convert import from_keras, to_keras
 from lstm_jax.errors import ImplementationError
 
@@ -51,11 +51,37 @@ class Batches(NamedTuple):
 
     Attributes:
         to_fit: arguments of ``fit``.
-        images: one tensor of the backend for each batch.
+        images: one array for each batch.
+        tensors: the same as tensors of the backend, from the first inference on: training needs none, and
+            the time that loading takes counts in a comparison.
     """
 
     to_fit: Mapping[str, Any]
-    images: Sequence[Any]
+    images: Float32[np.ndarray, "steps batch time inputs"]
+    tensors: list[Any]
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # no types
+    """A learning rate that rises and falls in lines: of Keras's own, none has a warm-up and this decay.
+
+    Args:
+        peak: the largest.
+        decay: how it rises and falls.
+    """
+
+    def __init__(self, peak: float, decay: Decay) -> None:
+        self._peak, self._decay = peak, decay
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate of a step, counted from 0."""
+        step = keras.ops.cast(step, "float32")
+        rising = (step + 1) / (self._decay.warmup + 1)
+        falling = (self._decay.total - step) / (self._decay.total - self._decay.warmup)
+        return self._peak * keras.ops.where(step < self._decay.warmup, rising, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes it anew; Keras asks for it when a model is saved."""
+        return {"peak": self._peak, "decay": self._decay}
 
 
 class Keras(Adapter):
@@ -63,7 +89,9 @@ class Keras(Adapter):
 
     jit_compile: ClassVar[bool | str] = False if ON_TENSORFLOW else "auto"
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
         """Build and compile the model.
 
         Raises:
@@ -78,7 +106,11 @@ class Keras(Adapter):
         )
         self._model.set_weights(to_keras(params))
         self._model.compile(
-            optimizer=keras.optimizers.Adam(learning_rate, epsilon=EPSILON),
+            optimizer=keras.optimizers.Adam(
+                learning_rate if decay is None else Schedule(learning_rate, decay),
+                epsilon=EPSILON,
+                global_clipnorm=None if decay is None else decay.clip_norm,
+            ),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             steps_per_execution=STEPS_PER_EXECUTION,
             jit_compile=self.jit_compile,
@@ -93,14 +125,13 @@ class Keras(Adapter):
         labels: Int32[np.ndarray, "steps batch"],
     ) -> Batches:
         """The batches as a dataset of TensorFlow, or as arrays with all examples one after the other."""
-        tensors = [keras.ops.convert_to_tensor(batch) for batch in images]
         if ON_TENSORFLOW:
             options = tf.data.Options()
             options.autotune.enabled = False
             dataset = tf.data.Dataset.from_tensor_slices((images, labels)).with_options(options)
-            return Batches({"x": dataset, "shuffle": False}, tensors)
+            return Batches({"x": dataset, "shuffle": False}, images, [])
         x, y = images.reshape(-1, *images.shape[2:]), labels.reshape(-1)
-        return Batches({"x": x, "y": y, "batch_size": labels.shape[1], "shuffle": False}, tensors)
+        return Batches({"x": x, "y": y, "batch_size": labels.shape[1], "shuffle": False}, images, [])
 
     def train(self, batches: Batches) -> float:
         """Take a train step with each of the batches; returns their mean loss."""
@@ -109,7 +140,9 @@ class Keras(Adapter):
 
     def infer(self, batches: Batches) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
-        return np.stack([self._model.predict_on_batch(images) for images in batches.images])
+        if not batches.tensors:
+            batches.tensors.extend(keras.ops.convert_to_tensor(images) for images in batches.images)
+        return np.stack([self._model.predict_on_batch(images) for images in batches.tensors])
 
     def gradient(
         self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]

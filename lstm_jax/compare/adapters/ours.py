@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from lstm_jax import LSTMClassifier
 from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import Params
+from lstm_jax.compare.adapter import Decay, Params
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import why_not_available
@@ -29,8 +29,12 @@ class _Ours(InJax):
 
     implementation: ClassVar[str]
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
-        super().__init__(classifier(size.hidden, self.implementation), params, learning_rate=learning_rate)
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        super().__init__(
+            classifier(size.hidden, self.implementation), params, learning_rate=learning_rate, decay=decay
+        )
 
 
 class Native(_Ours):
@@ -38,7 +42,9 @@ class Native(_Ours):
 
     implementation = "native"
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
         """Build the kernel, if this machine has not built it yet, and the model.
 
         Raises:
@@ -46,7 +52,7 @@ class Native(_Ours):
         """
         if (reason := why_not_available()) is not None:
             raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
-        super().__init__(size, params, learning_rate=learning_rate)
+        super().__init__(size, params, learning_rate=learning_rate, decay=decay)
 
 
 class Fused(_Ours):

@@ -28,9 +28,10 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 
 from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Gradient, Params
+from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Decay, Gradient, Params
 from lstm_jax.convert import from_pytorch, to_pytorch
 
 # `torch.compile` gives up on a function that it has compiled so often: 8 times, if not told otherwise. Here
@@ -89,11 +90,18 @@ class InPyTorch(Adapter):
         model: the classifier.
         forward: how its logits are computed.
         params: the parameters at the start, as they are exchanged.
-        learning_rate: of Adam.
+        learning_rate: of Adam, the largest if it decays.
+        decay: how it does, and how gradients are clipped.
     """
 
     def __init__(
-        self, model: nn.Module, forward: Callable[[Tensor], Tensor], params: Params, *, learning_rate: float
+        self,
+        model: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        params: Params,
+        *,
+        learning_rate: float,
+        decay: Decay | None = None,
     ) -> None:
         names = model.state_dict()
         state = {
@@ -104,6 +112,8 @@ class InPyTorch(Adapter):
         self._forward = forward
         self._learnt = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizer = torch.optim.Adam(self._learnt.values(), lr=learning_rate, fused=True)
+        self._decay = decay
+        self._schedule = None if decay is None else LambdaLR(self._optimizer, decay.share)
 
     def load(
         self,
@@ -120,7 +130,11 @@ class InPyTorch(Adapter):
             loss = functional.cross_entropy(self._forward(images), labels)
             self._optimizer.zero_grad()
             loss.backward()
+            if self._decay is not None:
+                nn.utils.clip_grad_norm_(self._learnt.values(), self._decay.clip_norm)
             self._optimizer.step()
+            if self._schedule is not None:
+                self._schedule.step()
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
@@ -155,19 +169,23 @@ class InPyTorch(Adapter):
 class PyTorch(InPyTorch):
     """``nn.LSTM``."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
         model = Classifier(size)
-        super().__init__(model, model, params, learning_rate=learning_rate)
+        super().__init__(model, model, params, learning_rate=learning_rate, decay=decay)
 
 
 class Compiled(InPyTorch):
     """``torch.compile`` of a loop over ``nn.LSTMCell``; for each size a program of its own."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
         torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
         model = CellClassifier(size)
         forward = torch.compile(model, dynamic=False, fullgraph=True)
-        super().__init__(model, forward, params, learning_rate=learning_rate)
+        super().__init__(model, forward, params, learning_rate=learning_rate, decay=decay)
 
 
 def _own_name(name: str, names: dict[str, Tensor]) -> str:
