@@ -38,11 +38,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "tutorial": Recipe("the original tutorial", {}),
         "fast": Recipe(
             "98 % on the test images as soon as possible",
-            {"steps": 2500, "batch_size": 32, "learning_rate": 0.01, **_DECAYED},
+            {"steps": 2500, "batch_size": 32, **_DECAYED},
         ),
         "accurate": Recipe(
             "the best test accuracy of an LSTM-64",
-            {"epochs": 100, "learning_rate": 0.006, "train_on_all": True, **_DECAYED, **_AUGMENTED},
+            {"epochs": 100, "train_on_all": True, **_DECAYED, **_AUGMENTED},
         ),
         "accurate-bidirectional": Recipe(
             "the best test accuracy, with at most 400,000 parameters",

@@ -184,7 +184,7 @@ def example_results(
         peak=Peak(2 * 2048**3, samples(rng, 2 * 2048**3 / 280e9, rounds)),
         scaling=scaling_of(rng, names, max(rounds // 2, 1)) if scaling else (),
         learning_rate=0.01,
-        epochs=epochs if seeds else 0,
+        epochs=float(epochs if seeds else 0),
         test_images=10_000,
         notes=("The processor's clock was not fixed.",),
     )

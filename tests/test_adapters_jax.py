@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -135,7 +136,8 @@ def test_it_decays_and_clips_as_the_judge_does(name: str) -> None:
     adapter.train(adapter.load(IMAGES, LABELS))
     _, params = judge.train(PARAMS, IMAGES, LABELS, learning_rate=LEARNING_RATE, decay=decay)
     assert_close(adapter.params(), params, **AFTER_TRAINING)
-    for other in (decay._replace(warmup=1), decay._replace(total=STEPS), decay._replace(clip_norm=0.1)):
+    for change in ({"warmup": 1}, {"total": STEPS}, {"clip_norm": 0.9}, {"clip_norm": math.inf}):
+        other = decay._replace(**change)
         _, wrong = judge.train(PARAMS, IMAGES, LABELS, learning_rate=LEARNING_RATE, decay=other)
         with pytest.raises(AssertionError):
             assert_close(wrong, params, **AFTER_TRAINING)

@@ -1,5 +1,6 @@
 """The adapters of Keras, PyTorch and ONNX Runtime: each computes what the judge does, and compiles once."""
 
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from adapter_checks import (
     PARAMS,
     SIZE,
     TOLERANCE,
+    assert_close,
     check_gradient,
     check_inference,
     check_training,
@@ -64,6 +66,19 @@ def test_keras_adam_is_a_little_different() -> None:
     np.testing.assert_allclose(keras_losses, losses, **TOLERANCE)
     head, keras_head = (tree["lstm_0_forward"]["cell"]["ii"]["kernel"] for tree in (params, keras_params))
     assert 0 < np.max(np.abs(head - keras_head)) < LEARNING_RATE
+
+
+@pytest.mark.parametrize("train", [judge_train, keras_train])
+@pytest.mark.parametrize(
+    "change", [{"warmup": 1}, {"total": 9}, {"clip_norm": 0.9}, {"clip_norm": math.inf}], ids=str
+)
+def test_another_decay_would_be_seen(train: Any, change: dict[str, float]) -> None:
+    order = [0, 1, 2, 3, 0, 1, 2]
+    right, wrong = (
+        train(IMAGES[order], LABELS[order], decay=decay)[1] for decay in (DECAY, DECAY._replace(**change))
+    )
+    with pytest.raises(AssertionError):
+        assert_close(wrong, right, **AFTER_TRAINING)
 
 
 @pytest.fixture

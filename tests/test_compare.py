@@ -4,6 +4,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from lstm_jax.compare.frameworks import FRAMEWORKS as REAL
 from lstm_jax.compare.frameworks import Framework
 from lstm_jax.compare.learning import Course, course_of, learn
 from lstm_jax.compare.options import Compare
-from lstm_jax.compare.processes import FrameworkError, Process
+from lstm_jax.compare.processes import FrameworkError, Process, several_at_once
 from lstm_jax.compare.results import Results, read_results
 from lstm_jax.compare.work import Examples, initial_params, row_batches
 from lstm_jax.compare.worker import INFER, LATENCY, LATENCY_CALLS, TRAIN, Worker
@@ -164,6 +165,52 @@ def test_a_process_that_ends_is_told_with_its_last_words(start: StartProcess, di
         check(start("dies"), digits)
 
 
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_several_at_once_are_no_more_than_that(most: int) -> None:
+    running, seen, begun = set[str](), [], []
+
+    together = threading.Barrier(most, timeout=60)
+
+    def begin(name: str) -> Callable[[], str]:
+        begun.append(name)
+        assert threading.current_thread() is threading.main_thread()
+        running.add(name)
+        seen.append(len(running))
+
+        def work() -> str:
+            if int(name) < most:
+                together.wait()
+            time.sleep(0.01 * (5 - int(name)))
+            if name == "3":
+                raise FrameworkError("three")
+            return name * 2
+
+        return work
+
+    found = {}
+    for name, future in several_at_once("01234", begin, most=most):
+        running.remove(name)
+        found[name] = future
+    assert begun == list("01234")
+    assert max(seen) == most
+    assert {name: future.result() for name, future in found.items() if name != "3"} == {
+        "0": "00", "1": "11", "2": "22", "4": "44"
+    }  # fmt: skip
+    with pytest.raises(FrameworkError, match="three"):
+        found["3"].result()
+    assert most > 1 or list(found) == begun
+
+
+def test_stopping_does_not_wait_for_what_is_under_way() -> None:
+    began = time.monotonic()
+    ended = threading.Event()
+    several = several_at_once("01", lambda name: lambda: name == "0" or ended.wait(60), most=2)
+    assert next(several)[0] == "0"
+    several.close()
+    assert time.monotonic() - began < 30
+    ended.set()
+
+
 def test_a_process_that_hangs_is_ended(start: StartProcess, digits: Examples) -> None:
     process = start("hangs")
     process.call("build", SIZE, initial_params(SIZE, seed=0), 0.1)
@@ -215,21 +262,26 @@ def test_the_process_of_a_framework_has_nothing_of_jax_in_it() -> None:
 
 
 def compared(
-    names: list[str], digits: Examples, logs: Path, *, options: Compare = OPTIONS
+    names: list[str], digits: Examples, logs: Path, *, options: Compare = OPTIONS, effort: Effort = EFFORT
 ) -> tuple[Results, list[Results], list[str]]:
     saved: list[Results] = []
     said: list[str] = []
     chosen = {name: FRAMEWORKS[name] for name in names}
     results = compare(
-        options, chosen, digits, digits, logs=logs, save=saved.append, report=said.append, effort=EFFORT
+        options, chosen, digits, digits, logs=logs, save=saved.append, report=said.append, effort=effort
     )
     return results, saved, said
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_the_times_are_right_and_what_is_wrong_is_not_timed(digits: Examples, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_times_are_right_and_what_is_wrong_is_not_timed(
+    digits: Examples, tmp_path: Path, at_once: int
+) -> None:
     names = ["right", "slow", "swapped", "raises", "dies-later", "missing", "inference"]
-    results, saved, said = compared(names, digits, tmp_path / "logs")
+    effort = dataclasses.replace(EFFORT, at_once=at_once)
+    results, saved, said = compared(names, digits, tmp_path / "logs", effort=effort)
+    assert results.started_at_once == at_once
     found = results.frameworks
 
     right, slow = found["right"].speed, found["slow"].speed
@@ -270,9 +322,11 @@ def test_the_times_are_right_and_what_is_wrong_is_not_timed(digits: Examples, tm
     assert "no kernel" in (tmp_path / "logs" / "raises.log").read_text()
     assert results.steps_per_call == 5
     assert results.test_images == 60
-    # What was known was kept at each stage.
-    assert saved[0].frameworks["right"].parity is not None
-    assert saved[0].frameworks["right"].speed is None
+    # What was known was kept at each stage: first parity of one after the other, in any order.
+    before = [each for each in saved if not each.steps_per_call]
+    assert sum(one.parity is not None for one in before[0].frameworks.values()) == 1
+    assert before[-1].frameworks["right"].parity is not None
+    assert before[-1].frameworks["right"].speed is None
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -459,7 +513,11 @@ def test_the_command_asks_for_the_same() -> None:
     options = Compare(frameworks="flax-rnn", hidden_size=5, quick=True, scaling=False, threads=1)
     words = options.command().split()
     assert words[:4] == ["python", "-m", "lstm_jax", "compare"]
-    assert parse(Compare, words[4:], prog="compare") == options
+    # The batch size is written out: a recipe may have another one some day.
+    assert parse(Compare, words[4:], prog="compare") == dataclasses.replace(options, batch_size=128)
+    fast = Compare(recipe="fast")
+    assert fast.size().batch == recipe_config("fast").batch_size == 32
+    assert "--batch-size 32" in fast.command()
 
 
 def test_the_whole_command(run: Callable[..., Any], tmp_path: Path) -> None:
@@ -496,6 +554,25 @@ def test_ctrl_c_keeps_what_is_known(environment: dict[str, str], tmp_path: Path)
     found = read_results(tmp_path / "results.json")
     assert found.frameworks["lstm_jax-scan"].agrees
     assert found.frameworks["lstm_jax-scan"].speed is None
+
+
+def test_ctrl_c_while_several_get_ready(environment: dict[str, str], tmp_path: Path) -> None:
+    options = "--quick --frameworks lstm_jax-scan,flax-scan,flax-rnn"
+    words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(tmp_path)]
+    with subprocess.Popen(
+        words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stderr is not None
+        for line in program.stderr:
+            if "starts, and computes" in line:
+                break
+        time.sleep(1)  # in the middle of building a model
+        program.send_signal(signal.SIGINT)
+        _, rest = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert rest.endswith("python -m lstm_jax: stopped by SIGINT\n")
+    assert "Traceback" not in rest
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_an_impossible_earlier_comparison(run: Callable[..., Any], tmp_path: Path) -> None:

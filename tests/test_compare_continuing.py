@@ -131,6 +131,8 @@ def test_a_size_that_kills_a_process_costs_it_no_other_size(digits: Examples, tm
             assert point.why_not == {"dies-when-small": "its process ended with code 5: it said nothing"}
         else:
             assert point.seconds["dies-when-small"] == point.seconds["right"]
+    # Of what failed somewhere, the last words are kept.
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["dies-when-small.log"]
 
 
 def test_what_is_whole_is_not_repeated(

@@ -256,6 +256,9 @@ def test_findings_name_the_fastest_and_where_lstm_jax_is_not() -> None:
         assert found.standing is Standing.BEHIND
         assert words in found.text
     assert "onnxruntime" not in told["Memory"].text  # it has less to do than those that train
+    # Started beside others, they say nothing of themselves.
+    topics = {f.topic for f in findings(dataclasses.replace(example_results(), started_at_once=2))}
+    assert set(told) - topics == {"Start-up", "First step"}
     assert finding_of(example_results(PAIR), "Memory").standing is Standing.LEVEL  # 390 and 350 MB, once
 
 

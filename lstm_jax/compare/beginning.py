@@ -47,13 +47,17 @@ def beginning(options: Compare, frameworks: Mapping[str, Framework], test: Examp
             )
             for name, framework in frameworks.items()
         },
-        source=source_digest(Path(lstm_jax.__file__).parent),
+        source=source_digest(),
         notes=_notes(options, frameworks),
     )
 
 
-def source_digest(folder: Path) -> str:
-    """SHA-256 of all code in a folder, Python and C++: what was measured with other code is another thing."""
+def source_digest(folder: Path | None = None) -> str:
+    """SHA-256 of all code, Python and C++, in a folder, by default that of this package.
+
+    What was measured with other code is another thing.
+    """
+    folder = folder or Path(lstm_jax.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".py", ".cc", ".h"):
@@ -76,7 +80,10 @@ def _why_not(framework: Framework, size: Size, *, quick: bool) -> str | None:
 def _notes(options: Compare, frameworks: Mapping[str, Framework]) -> tuple[str, ...]:
     notes = []
     if options.quick:
-        notes.append("A quick look: few rounds, no curves over sizes, no accuracy.")
+        notes.append(
+            "A quick look: few rounds, no curves over sizes, no accuracy. Where there were two cores, two "
+            "frameworks at a time got ready, and made each other's start-up and first step longer."
+        )
     slow = [name for name, framework in frameworks.items() if framework.slow_to_compile]
     if slow and options.scaling and not options.quick:
         notes.append(f"Left out of the curves over sizes, for they compile for long: {', '.join(slow)}.")

@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 from lstm_jax.benchmark.jax_lstm import peak_flop
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import continuing, measuring, parity
-from lstm_jax.compare.beginning import beginning
+from lstm_jax.compare.beginning import beginning, source_digest
 from lstm_jax.compare.frameworks import FRAMEWORKS, Framework
 from lstm_jax.compare.learning import Course, course_of, learn
 from lstm_jax.compare.options import INPUTS, Compare
-from lstm_jax.compare.processes import FrameworkError, Process, seconds_to_build
+from lstm_jax.compare.processes import FrameworkError, Process, seconds_to_build, several_at_once
 from lstm_jax.compare.report import as_text, write_report
 from lstm_jax.compare.results import (
     Parity,
@@ -47,6 +47,9 @@ CURVES: Mapping[str, tuple[int, ...]] = {
     "time": (7, 28, 112, 392, 784),
 }
 
+# In a quick comparison, so many frameworks get ready at the same time; the rounds of timing are the same.
+AT_ONCE = 2
+
 # The process that measures the machine's matrix product, among those of the frameworks.
 PEAK = "peak of the machine"
 PEAK_STEPS = 10
@@ -63,6 +66,7 @@ class Effort:
         steps: train steps in a measurement, at the tutorial's size.
         rounds: measurements of each framework.
         scaling_steps, scaling_rounds: the same for the curves over sizes.
+        at_once: how many frameworks start, compute what the judge does, and warm up at the same time.
     """
 
     curve_steps: int = 100
@@ -70,12 +74,14 @@ class Effort:
     rounds: int = 15
     scaling_steps: int = 50
     scaling_rounds: int = 5
+    at_once: int = 1
 
     @classmethod
     def of(cls, options: Compare) -> "Effort":
         """What the options ask for."""
         if options.quick:
-            return cls(curve_steps=10, steps=30, rounds=min(options.repeats, 5))
+            at_once = min(AT_ONCE, len(options.cores()))
+            return cls(curve_steps=10, steps=30, rounds=min(options.repeats, 5), at_once=at_once)
         return cls(rounds=options.repeats, scaling_rounds=min(options.repeats, 5))
 
 
@@ -195,7 +201,9 @@ def compare(
     logs.mkdir(parents=True, exist_ok=True)
     session = _Session(options, effort, there, train, test, save=save, report=report, logs=logs)
     results = session.learnings(session.timings(results))
-    for name in [MACHINE, *(name for name in there if results.frameworks[name].why_not is None)]:
+    failed = {name for name, framework in results.frameworks.items() if framework.why_not is not None}
+    failed |= {name for curve in results.scaling for point in curve.points for name in point.why_not}
+    for name in {MACHINE, *there} - failed:
         (logs / f"{name}.log").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # those of frameworks that failed are in it
         logs.rmdir()
@@ -221,11 +229,20 @@ class _Session:
         self._train, self._test = train, test
         self._save, self._report, self._logs = save, report, logs
         self._size = options.size()
+        self._source = source_digest()
         # By framework and measure, where they do not choose by themselves.
         self._threads: dict[str, dict[str, int]] = {}
 
     def start(self, name: str) -> Process:
-        """A new process of a framework."""
+        """A new process of a framework.
+
+        Raises:
+            ConfigError: if the code that it would take has been changed since the comparison began.
+        """
+        if source_digest() != self._source:
+            raise ConfigError(
+                "the code of lstm_jax was changed while it was measured; --overwrite begins anew with it"
+            )
         return Process(self._frameworks[name], cores=self._options.cores(), log=self._logs / f"{name}.log")
 
     def timings(self, results: Results) -> Results:
@@ -274,27 +291,40 @@ class _Session:
         steps = min(self._effort.curve_steps, most)  # a larger model shows after fewer steps what it does
         batches = row_batches(self._train, self._size, steps=steps)
         self._report(f"the judge computes {steps} steps in float64")
-        right = parity.verdict(params, batches)
-        results = dataclasses.replace(results, judge_losses=right.losses)
-        processes, starts = {}, {}
-        for number, (name, framework) in enumerate(self._frameworks.items(), 1):
-            self._report(f"{number} of {len(self._frameworks)}: {name} starts, and computes the same steps")
-            process = stack.enter_context(self.start(name))
-            check = parity.compare_training if framework.trains else parity.compare_inference
+        course = course_of(self._options.recipe, self._size, self._train, epochs=1)
+        decay = None if course is None else course.decay
+        if decay is not None:  # all of it within these steps
+            decay = decay._replace(warmup=steps // 10, total=steps + 1)
+        right = parity.verdict(params, batches, decay=decay)
+        results = dataclasses.replace(
+            results, judge_losses=right.losses, started_at_once=self._effort.at_once
+        )
+        processes, starts = dict[str, Process](), {}
+
+        def begin(name: str) -> Callable[[], tuple[measuring.Start, Parity]]:
+            self._report(f"{name} starts, and computes the same steps")
+            process = processes[name] = stack.enter_context(self.start(name))
+            trains = self._frameworks[name].trains
+            check = parity.compare_training if trains else parity.compare_inference
+
+            def work() -> tuple[measuring.Start, Parity]:
+                start = measuring.start(process, self._size, params, batches, trains=trains)
+                return start, check(process, self._size, params, batches, right)
+
+            return work
+
+        for name, future in several_at_once(self._frameworks, begin, most=self._effort.at_once):
             try:
-                start = measuring.start(process, self._size, params, batches, trains=framework.trains)
-                found: Parity = check(process, self._size, params, batches, right)
+                starts[name], found = future.result()
             except FrameworkError as error:
                 results = self._failed(results, name, str(error))
-                process.close(at_once=True)
+                processes.pop(name).close(at_once=True)
                 continue
             results = results.with_framework(name, parity=found)
             self._save(results)
             if found.why_different is not None:
                 results = self._failed(results, name, f"different: {found.why_different}")
-                process.close()
-                continue
-            processes[name], starts[name] = process, start
+                processes.pop(name).close()
         return results, processes, starts
 
     def _speed(
@@ -317,24 +347,39 @@ class _Session:
             results = self._failed(results, name, why)
             processes.pop(name).close(at_once=True)
 
-        for name, process in list(processes.items()):
+        def begin(name: str) -> Callable[[], None]:
             self._report(f"{name} warms up")
-            trains = self._frameworks[name].trains
-            threads: dict[str, int] = {}
+            process, trains = processes[name], self._frameworks[name].trains
+
+            def work() -> None:
+                measuring.warm_up(process, self._size, params, batches, trains=trains)
+                measuring.warm_up_inference(process, batches)
+
+            return work
+
+        for name, future in several_at_once(list(processes), begin, most=self._effort.at_once):
             try:
-                count = measuring.prepare(process, self._size, params, batches, trains=trains)
-                threads |= {TRAIN: count} if count is not None else {}
-                threads |= measuring.prepare_inference(process, batches)
+                future.result()
+            except FrameworkError as error:
+                failed(name, str(error))
+        for name, process in list(processes.items()):
+            trains = self._frameworks[name].trains
+            try:
+                self._threads[name] = measuring.choose_threads(process, measuring.measures_of(trains))
             except FrameworkError as error:
                 failed(name, str(error))
                 continue
-            self._threads[name] = threads
             for what, measure in measuring.timed(process, trains=trains).items():
                 measures[name, what] = measure
         machine = stack.enter_context(
             Process(NO_FRAMEWORK, cores=self._options.cores(), log=self._logs / f"{MACHINE}.log")
         )
-        measures[PEAK, ""] = lambda: machine.call("time_peak", PEAK_STEPS)
+        try:
+            machine.call("time_peak", 1)  # compiles it, in nobody's time
+        except FrameworkError as error:
+            failed(PEAK, str(error))
+        else:
+            measures[PEAK, ""] = lambda: machine.call("time_peak", PEAK_STEPS)
         # Of one kind after the other, so that equal work stands side by side.
         order = {what: place for place, what in enumerate((TRAIN, INFER))}
         measures = dict(sorted(measures.items(), key=lambda item: order.get(item[0][1], len(order))))

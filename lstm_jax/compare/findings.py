@@ -300,11 +300,13 @@ def _costs(results: Results, found: Mapping[str, Speed]) -> list[Finding | None]
     memory = {
         name: s.peak_memory for name, s in found.items() if s.train_seconds and s.peak_memory is not None
     }
-    return [
-        _cost(Measure("Start-up", "import and model take", _seconds), several, start_up),
-        _cost(Measure("First step", "tracing, compiling and running it take", _seconds), once, first),
-        _cost(Measure("Memory", "the peak is", _megabytes), once, memory),
-    ]
+    costs = [_cost(Measure("Memory", "the peak is", _megabytes), once, memory)]
+    if results.started_at_once == 1:  # else what is measured of one depends on who else was busy
+        costs[:0] = [
+            _cost(Measure("Start-up", "import and model take", _seconds), several, start_up),
+            _cost(Measure("First step", "tracing, compiling and running it take", _seconds), once, first),
+        ]
+    return costs
 
 
 def _cost(measure: Measure, how: str, values: Mapping[str, float]) -> Finding | None:

@@ -4,8 +4,9 @@ The clock runs inside of each process, around nothing but the framework's own ca
 silence meanwhile.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from lstm_jax.benchmark.size import Size, train_flop
@@ -23,6 +24,9 @@ TIMING_RATE = 1e-8
 # In a call, however little arithmetic a step has: what a step costs besides does not shrink with it, and some
 # frameworks would take ten times as long as others, and the curves over small sizes an hour.
 MOST_STEPS = 200
+
+# What each measure is taken on.
+BATCHES: Mapping[str, str] = MappingProxyType({TRAIN: "chunk", INFER: "chunk", LATENCY: "single"})
 
 # A framework's name, and what is measured of it.
 Key: TypeAlias = tuple[str, str]
@@ -53,11 +57,8 @@ def start(process: Process, size: Size, params: Params, batches: Batches, *, tra
     return Start(ready - process.started, memory.now, seconds)
 
 
-def prepare(process: Process, size: Size, params: Params, batches: Batches, *, trains: bool) -> int | None:
-    """Build a model of a size, load the batches as "chunk", warm up, and choose a number of threads.
-
-    Returns:
-        The number of threads for training; None if it does not train, or chooses by itself.
+def warm_up(process: Process, size: Size, params: Params, batches: Batches, *, trains: bool) -> None:
+    """Build a model of a size, load the batches as "chunk", and let it do once what will be timed.
 
     Raises:
         FrameworkError: if it cannot.
@@ -68,28 +69,29 @@ def prepare(process: Process, size: Size, params: Params, batches: Batches, *, t
     if trains:
         process.call("train", "first")  # compiles what settles a measurement
     process.call("forget_memory")
-    if not trains:
-        return None
-    process.call("train", "chunk")
-    threads: int | None = process.call("tune", TRAIN, "chunk")
-    return threads
+    if trains:
+        process.call("train", "chunk")
 
 
-def prepare_inference(process: Process, batches: Batches) -> dict[str, int]:
-    """Load a single image as "single", warm up inference, and choose numbers of threads.
+def warm_up_inference(process: Process, batches: Batches) -> None:
+    """The same for inference, of a model that is built; a single image is loaded as "single".
 
-    Returns:
-        The numbers of threads by measure; none if it chooses by itself.
+    Raises:
+        FrameworkError: if it cannot.
     """
     process.call("load", "single", *(array[:1, :1] for array in batches))
-    process.call("infer", "first")
-    threads = {}
-    for measure, name in ((INFER, "chunk"), (LATENCY, "single")):
+    for name in ("first", "chunk", "single"):
         process.call("infer", name)
-        count: int | None = process.call("tune", measure, name)
-        if count is not None:
-            threads[measure] = count
-    return threads
+
+
+def choose_threads(process: Process, measures: Iterable[str]) -> dict[str, int]:
+    """Find by trial the best number of threads for each measure, where the framework does not choose itself.
+
+    Raises:
+        FrameworkError: if it cannot do it.
+    """
+    counts = {measure: process.call("tune", measure, BATCHES[measure]) for measure in measures}
+    return {measure: count for measure, count in counts.items() if count is not None}
 
 
 def _first(batches: Batches) -> Batches:
@@ -127,8 +129,14 @@ def take_rounds(
 
 def timed(process: Process, *, trains: bool) -> dict[str, Callable[[], Sample]]:
     """What is timed of a framework that has been prepared."""
-    names = {**({TRAIN: "chunk"} if trains else {}), INFER: "chunk", LATENCY: "single"}
-    return {measure: partial(process.call, "time", measure, name) for measure, name in names.items()}
+    return {
+        measure: partial(process.call, "time", measure, BATCHES[measure]) for measure in measures_of(trains)
+    }
+
+
+def measures_of(trains: bool) -> tuple[str, ...]:
+    """What is measured of a framework, whether it trains or not."""
+    return (*((TRAIN,) if trains else ()), INFER, LATENCY)
 
 
 def speed_of(
@@ -190,7 +198,8 @@ def scaling_point(
     ready = {}
     for name, process in processes.items():
         try:
-            prepare(process, size, params, batches, trains=True)
+            warm_up(process, size, params, batches, trains=True)
+            choose_threads(process, (TRAIN,))
         except FrameworkError as error:
             failed(name, str(error))
         else:

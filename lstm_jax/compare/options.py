@@ -34,7 +34,7 @@ class Compare:
     time_steps: int = 28
     """Time steps of each sequence: rows of 28 pixels. Accuracy is compared at 28 alone, a whole digit."""
     recipe: Literal["tutorial", "fast"] = "tutorial"
-    """What learns in the comparison of accuracy; the same names as for train.py."""
+    """What learns in the comparison of accuracy, as train.py has it; all else has its batch size too."""
     epochs: int = 5
     """Epochs of the comparison of accuracy, where the recipe has no number of steps; 0 leaves it out."""
     seeds: int = 3
@@ -99,7 +99,7 @@ class Compare:
         """A command line that asks for the same, whatever the defaults of the day; but without places."""
         words = ["python", "-m", "lstm_jax", "compare"]
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value = self.size().batch if field.name == "batch_size" else getattr(self, field.name)
             if field.name in ("against", "data_dir", "output", "overwrite") or value is None:
                 continue
             if isinstance(value, bool):

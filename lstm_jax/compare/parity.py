@@ -12,7 +12,7 @@ import numpy as np
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import judge
-from lstm_jax.compare.adapter import Gradient, Params
+from lstm_jax.compare.adapter import Decay, Gradient, Params
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.results import Parity
 from lstm_jax.compare.work import Batches
@@ -37,16 +37,19 @@ class Verdict(NamedTuple):
     Attributes:
         first: logits, loss and gradients of the first batch.
         losses: of all steps.
+        decay: of the learning rate in them, where the recipe has one.
     """
 
     first: Gradient
     losses: tuple[float, ...]
+    decay: Decay | None = None
 
 
-def verdict(params: Params, batches: Batches) -> Verdict:
+def verdict(params: Params, batches: Batches, *, decay: Decay | None = None) -> Verdict:
     """Let the judge compute."""
-    losses, _ = judge.train(params, *batches, learning_rate=PARITY_RATE)
-    return Verdict(judge.gradient(params, batches.images[0], batches.labels[0]), tuple(map(float, losses)))
+    losses, _ = judge.train(params, *batches, learning_rate=PARITY_RATE, decay=decay)
+    first = judge.gradient(params, batches.images[0], batches.labels[0])
+    return Verdict(first, tuple(map(float, losses)), decay)
 
 
 def compare_training(
@@ -57,11 +60,11 @@ def compare_training(
     Raises:
         FrameworkError: if it cannot.
     """
-    process.call("build", size, params, PARITY_RATE)
+    process.call("build", size, params, PARITY_RATE, right.decay)
     found: Gradient = process.call("gradient", batches.images[0], batches.labels[0])
     inferred = _inferred(process, batches)
     losses: list[float] = process.call("losses", *batches)
-    process.call("build", size, params, PARITY_RATE)
+    process.call("build", size, params, PARITY_RATE, right.decay)
     process.call("load", "chunk", *batches)
     mean: float = process.call("train", "chunk")
     errors: dict[str, Any] = {

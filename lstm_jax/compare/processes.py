@@ -11,16 +11,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import lstm_jax
 from lstm_jax.compare.frameworks import Framework
 from lstm_jax.compare.worker import DONE
 from lstm_jax.errors import one_line
+
+T = TypeVar("T")
 
 ENVIRONMENT = MappingProxyType(
     {
@@ -127,19 +130,23 @@ class Process:
 
     def close(self, *, at_once: bool = False) -> None:
         """End the process: with nothing more to do, it ends by itself; else, or ``at_once``, it is ended."""
-        if self._closed:  # its number may be another process's by now
+        if self._closed:
             return
         self._closed = True
+        if at_once:  # first: a thread may be in the middle of writing to it
+            self._kill()
         with suppress(OSError):  # what was not sent to it any more
             self._requests.close()
         with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(0 if at_once else END_SECONDS)
+            self._popen.wait(END_SECONDS)
         self._kill()
         self._popen.wait()
         self._answers.close()
 
     def _kill(self) -> None:
         """Kill it and what it has started, compilers say."""
+        if self._popen.returncode is not None:  # its number may be another process's by now
+            return
         with suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(self._popen.pid, signal.SIGKILL)
@@ -156,6 +163,39 @@ class Process:
         trace: TracebackType | None,
     ) -> None:
         self.close(at_once=kind is not None)
+
+
+def several_at_once(
+    names: Iterable[str], begin: Callable[[str], Callable[[], T]], *, most: int
+) -> Iterator[tuple[str, "Future[T]"]]:
+    """Do something with each of several frameworks, with one after the other or with some at once.
+
+    Args:
+        names: their names.
+        begin: called here with a name; what it returns is then called in a thread.
+        most: how many at once.
+
+    Yields:
+        Each name with what came out of it, a result or an error, as soon as it is there.
+    """
+    pending: dict[Future[T], str] = {}
+    threads = ThreadPoolExecutor(most)
+    try:
+        for name in names:
+            if len(pending) == most:
+                yield from _those_done(pending)
+            pending[threads.submit(begin(name))] = name
+        while pending:
+            yield from _those_done(pending)
+    finally:
+        # Whoever waits for a process has an answer, or an error, as soon as that is ended.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _those_done(pending: "dict[Future[T], str]") -> Iterator[tuple[str, "Future[T]"]]:
+    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield pending.pop(future), future
 
 
 def seconds_to_build() -> float | None:

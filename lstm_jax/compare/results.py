@@ -205,6 +205,7 @@ class Results:
         scaling: curves; empty if they were not asked for.
         recipe: of the runs that learn.
         learning_rate: theirs, the largest if it decays.
+        started_at_once: how many frameworks were started at the same time.
         epochs: how many epochs these have, which may be a fraction.
         source: SHA-256 of this package's code; empty in results of before it was noted.
         notes: what a reader must know besides, each a sentence.
@@ -230,6 +231,7 @@ class Results:
     scaling: tuple[Scaling, ...] = ()
     recipe: str = "tutorial"
     learning_rate: float = 0.0
+    started_at_once: int = 1
     epochs: float = 0
     source: str = ""
     notes: tuple[str, ...] = ()
