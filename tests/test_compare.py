@@ -533,23 +533,37 @@ def test_the_whole_command(run: Callable[..., Any], tmp_path: Path) -> None:
     assert "<table" in (tmp_path / "new" / "folder" / "report.html").read_text()
 
 
-def test_ctrl_c_keeps_what_is_known(environment: dict[str, str], tmp_path: Path) -> None:
-    options = "--frameworks lstm_jax-scan --hidden-size 2 --batch-size 2 --time-steps 28 --repeats 2"
-    words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(tmp_path)]
+def stopped(
+    options: str,
+    folder: Path,
+    *,
+    at: str,
+    environment: dict[str, str],
+    seconds: float = 0,
+    patience: float = 120,
+) -> str:
+    """What a comparison says that gets Ctrl-C so many seconds after a line; it must end as it should."""
+    words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(folder)]
     with subprocess.Popen(
         words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
         assert program.stderr is not None
         for line in program.stderr:
-            if "round 1 of 2" in line:
+            if at in line:
                 break
+        time.sleep(seconds)
         program.send_signal(signal.SIGINT)
-        output, rest = program.communicate(
-            timeout=120
-        )  # which waits for all that have its pipes: no one is left
+        # Which waits for all that have its pipes: no one is left.
+        output, rest = program.communicate(timeout=patience)
     assert program.returncode == 130
     assert rest.endswith("python -m lstm_jax: stopped by SIGINT\n")
     assert "Traceback" not in rest
+    return output
+
+
+def test_ctrl_c_keeps_what_is_known(environment: dict[str, str], tmp_path: Path) -> None:
+    options = "--frameworks lstm_jax-scan --hidden-size 2 --batch-size 2 --time-steps 28 --repeats 2"
+    output = stopped(options, tmp_path, at="round 1 of 2", environment=environment)
     assert "Stopped before its end" in output
     found = read_results(tmp_path / "results.json")
     assert found.frameworks["lstm_jax-scan"].agrees
@@ -558,20 +572,8 @@ def test_ctrl_c_keeps_what_is_known(environment: dict[str, str], tmp_path: Path)
 
 def test_ctrl_c_while_several_get_ready(environment: dict[str, str], tmp_path: Path) -> None:
     options = "--quick --frameworks lstm_jax-scan,flax-scan,flax-rnn"
-    words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(tmp_path)]
-    with subprocess.Popen(
-        words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stderr is not None
-        for line in program.stderr:
-            if "starts, and computes" in line:
-                break
-        time.sleep(1)  # in the middle of building a model
-        program.send_signal(signal.SIGINT)
-        _, rest = program.communicate(timeout=60)
-    assert program.returncode == 130
-    assert rest.endswith("python -m lstm_jax: stopped by SIGINT\n")
-    assert "Traceback" not in rest
+    # A second later, in the middle of building a model.
+    stopped(options, tmp_path, at="starts, and computes", environment=environment, seconds=1, patience=60)
     assert not (tmp_path / "results.json").exists()
 
 

@@ -13,7 +13,6 @@ from comparison_example import COSTS, PAIR, PARTS, example_results, rows_of, wit
 
 from lstm_jax.compare.findings import Finding, Standing, findings, rank
 from lstm_jax.compare.frameworks import FRAMEWORKS
-from lstm_jax.compare.learning import RECIPE_RATE
 from lstm_jax.compare.measuring import TIMING_RATE
 from lstm_jax.compare.page import how
 from lstm_jax.compare.parity import PARITY_RATE
@@ -34,6 +33,7 @@ from lstm_jax.compare.tables import (
     three_digits,
     with_spread,
 )
+from lstm_jax.config import recipe_config
 
 
 def finding_of(results: Results, topic: str) -> Finding:
@@ -120,8 +120,9 @@ def test_how_says_what_the_comparison_does() -> None:
     results = example_results(PAIR)
     told = how(results)
     assert "100 train steps in a call" in told["What is timed"]
-    assert f"{PARITY_RATE:g}, a tenth of the recipe's. At {RECIPE_RATE:g}" in told["Learning rate of parity"]
-    assert pytest.approx(10 * PARITY_RATE) == RECIPE_RATE
+    rate = recipe_config("tutorial").learning_rate
+    assert f"{PARITY_RATE:g}, a tenth of the recipe's. At {rate:g}" in told["Learning rate of parity"]
+    assert pytest.approx(10 * PARITY_RATE) == rate
     assert f"learning rate is {TIMING_RATE:g}" in told["What is timed"]
     few = how(dataclasses.replace(results, steps_per_call=10, judge_losses=results.judge_losses[:12]))
     assert "10 train steps in a call" in few["What is timed"]

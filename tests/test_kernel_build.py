@@ -1,7 +1,6 @@
 """Building the native kernel, keeping it, and doing without it."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -364,5 +363,4 @@ def test_the_kernel_by_itself(flags: list[str], tmp_path: Path) -> None:
         [*build.find_compiler(), *options, "-I", build.SOURCE, source, "-o", program], check=True, timeout=300
     )
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.fullmatch(r"\d+ cases agree\n", done.stdout)
+    assert (done.returncode, done.stdout) == (0, "15 cases agree\n"), done.stdout + done.stderr

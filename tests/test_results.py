@@ -1,29 +1,19 @@
 """docs/RESULTS.md is true: its figures are those of the runs in docs/results/, its commands ask for them."""
 
-import importlib.util
 import json
 import re
 import shlex
-from typing import Any
 
 import pytest
 from conftest import PROJECT
 
 from lstm_jax.config import Config
+from train import read_config
 
 DOCUMENT = (PROJECT / "docs" / "RESULTS.md").read_text()
 RUNS = PROJECT / "docs" / "results"
 # The name of a run, its command, and what came out of it.
 ROWS = re.findall(r"^\| \[(.+?)\]\(results/\1/summary\.json\) \| `(.+?)` \| (.+) \|$", DOCUMENT, re.MULTILINE)
-
-
-def train_script() -> Any:
-    spec = importlib.util.spec_from_file_location("train_script", PROJECT / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_run_is_told() -> None:
@@ -56,4 +46,4 @@ def test_the_command_asks_for_that_run(name: str, command: str, figures: str) ->
     saved = Config.from_dict(json.loads((RUNS / name / "config.json").read_text()))
     words = shlex.split(command)
     assert words[:2] == ["python", "train.py"]
-    assert train_script().read_config(words[2:]).identity() == saved.identity()
+    assert read_config(words[2:]).identity() == saved.identity()

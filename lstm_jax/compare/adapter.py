@@ -48,11 +48,16 @@ class Decay(NamedTuple):
     total: int
     clip_norm: float
 
+    def lines(self, step: Any) -> tuple[Any, Any]:
+        """The two lines at a step, counted from 0; the lower is the share of the largest learning rate.
+
+        In whatever a framework counts its steps with.
+        """
+        return (step + 1) / (self.warmup + 1), (self.total - step) / (self.total - self.warmup)
+
     def share(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as a share of its largest."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        return (self.total - step) / (self.total - self.warmup)
+        return min(self.lines(step))
 
 
 @runtime_checkable  # so that type checkers at run time accept it as a hint

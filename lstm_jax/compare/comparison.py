@@ -17,7 +17,7 @@ from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import continuing, measuring, parity
 from lstm_jax.compare.beginning import beginning, source_digest
 from lstm_jax.compare.frameworks import FRAMEWORKS, Framework
-from lstm_jax.compare.learning import Course, course_of, learn
+from lstm_jax.compare.learning import course_of, learn
 from lstm_jax.compare.options import INPUTS, Compare
 from lstm_jax.compare.processes import FrameworkError, Process, seconds_to_build, several_at_once
 from lstm_jax.compare.report import as_text, write_report
@@ -199,7 +199,9 @@ def compare(
             built = f"The C++ kernel of lstm_jax was there before; to build it anew takes {seconds:.1f} s."
             results = dataclasses.replace(results, notes=(*results.notes, built))
     logs.mkdir(parents=True, exist_ok=True)
-    session = _Session(options, effort, there, train, test, save=save, report=report, logs=logs)
+    session = _Session(
+        options, effort, there, train, test, save=save, report=report, logs=logs, source=results.source
+    )
     results = session.learnings(session.timings(results))
     failed = {name for name, framework in results.frameworks.items() if framework.why_not is not None}
     failed |= {name for curve in results.scaling for point in curve.points for name in point.why_not}
@@ -224,12 +226,18 @@ class _Session:
         save: Save,
         report: Report,
         logs: Path,
+        source: str,
     ) -> None:
         self._options, self._effort, self._frameworks = options, effort, frameworks
         self._train, self._test = train, test
         self._save, self._report, self._logs = save, report, logs
         self._size = options.size()
-        self._source = source_digest()
+        self._source = source
+        # What is learnt, if anything is; parity has the recipe's decay in any case.
+        course = course_of(options.recipe, self._size, train, epochs=options.epochs)
+        is_a_digit = self._size.time == train.images.shape[1]
+        self._decay = None if course is None else course.decay
+        self._course = course if is_a_digit and options.epochs and not options.quick else None
         # By framework and measure, where they do not choose by themselves.
         self._threads: dict[str, dict[str, int]] = {}
 
@@ -291,8 +299,7 @@ class _Session:
         steps = min(self._effort.curve_steps, most)  # a larger model shows after fewer steps what it does
         batches = row_batches(self._train, self._size, steps=steps)
         self._report(f"the judge computes {steps} steps in float64")
-        course = course_of(self._options.recipe, self._size, self._train, epochs=1)
-        decay = None if course is None else course.decay
+        decay = self._decay
         if decay is not None:  # all of it within these steps
             decay = decay._replace(warmup=steps // 10, total=steps + 1)
         right = parity.verdict(params, batches, decay=decay)
@@ -431,7 +438,7 @@ class _Session:
 
     def learnings(self, results: Results) -> Results:
         """Runs with several seeds, one process at a time."""
-        course = self._course()
+        course = self._course
         if course is None:
             return results
         rounds = course.parts * course.steps / course.steps_per_epoch
@@ -468,19 +475,12 @@ class _Session:
         """
         return [
             (seed, name)
-            for seed in range(self._options.seeds if self._course() else 0)
+            for seed in range(self._options.seeds if self._course else 0)
             for name, framework in self._frameworks.items()
             if framework.trains
             and results.frameworks[name].why_not is None
             and not continuing.has_learnt(results, name, seed)
         ]
-
-    def _course(self) -> Course | None:
-        """What is to be learnt, if anything is."""
-        is_a_digit = self._size.time == self._train.images.shape[1]
-        if not is_a_digit or not self._options.epochs or self._options.quick:
-            return None
-        return course_of(self._options.recipe, self._size, self._train, epochs=self._options.epochs)
 
     def _failed(self, results: Results, name: str, why: str) -> Results:
         self._report(f"  {name} {why}")

@@ -14,9 +14,6 @@ from lstm_jax.compare.work import Batches, Examples, epoch_batches, initial_para
 from lstm_jax.compare.worker import TRAIN, Sample
 from lstm_jax.config import recipe_config
 
-# The tutorial's.
-RECIPE_RATE = 0.01
-
 # Accuracy is taken so often in an epoch. Of 55,000 images in batches of 128 each part has 143 steps.
 PARTS = 3
 

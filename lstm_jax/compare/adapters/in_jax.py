@@ -60,10 +60,8 @@ def adam(learning_rate: float, decay: Decay | None) -> optax.GradientTransformat
     """The optimizer."""
     if decay is None:
         return optax.adam(learning_rate)
-    rising = optax.linear_schedule(learning_rate / (decay.warmup + 1), learning_rate, max(decay.warmup, 1))
-    falling = optax.linear_schedule(learning_rate, 0, decay.total - decay.warmup)
-    schedule = optax.join_schedules([rising, falling], [decay.warmup])
-    return optax.chain(optax.clip_by_global_norm(decay.clip_norm), optax.adam(schedule))
+    clip = optax.clip_by_global_norm(decay.clip_norm)
+    return optax.chain(clip, optax.adam(lambda step: learning_rate * jnp.minimum(*decay.lines(step))))
 
 
 def loss_and_logits(own: Tree, batch: Batch, *, model: Model) -> tuple[Float32[Array, ""], Logits]:

@@ -74,10 +74,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
 
     def __call__(self, step: Any) -> Any:
         """The learning rate of a step, counted from 0."""
-        step = keras.ops.cast(step, "float32")
-        rising = (step + 1) / (self._decay.warmup + 1)
-        falling = (self._decay.total - step) / (self._decay.total - self._decay.warmup)
-        return self._peak * keras.ops.where(step < self._decay.warmup, rising, falling)
+        return self._peak * keras.ops.minimum(*self._decay.lines(keras.ops.cast(step, "float32")))
 
     def get_config(self) -> dict[str, Any]:
         """What makes it anew; Keras asks for it when a model is saved."""
