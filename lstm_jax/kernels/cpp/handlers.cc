@@ -43,7 +43,9 @@ class Call {
 
   float* Ret(std::size_t place, const char* name, const Shape& shape) {
     auto buffer = rets_.get<ffi::AnyBuffer>(place);
-    return buffer.has_value() ? Data<float>(**buffer, name, shape) : Missing<float>(name);
+    if (!buffer.has_value()) return Missing<float>(name);
+    PreferLargePages((*buffer)->untyped_data(), (*buffer)->size_bytes());
+    return Data<float>(**buffer, name, shape);
   }
 
   void Refuse(const std::string& why) {

@@ -26,6 +26,10 @@
 
 #include "vector.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace lstm_jax {
 
 using Index = std::int64_t;
@@ -73,6 +77,21 @@ class Scratch {
   };
   std::unique_ptr<float, Delete> data_;
 };
+
+// Ask for pages of 2 MB for a large array that is about to be written.
+//
+// What a program of XLA saves of a long sequence is memory new from the system in every call of the program, and
+// comes page by page: at 4 KB each, that takes longer than a quarter of a train step. It is a wish: a system that
+// does not know or grant it goes on with small pages.
+inline void PreferLargePages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr std::uintptr_t kPage = 1 << 21;
+  const auto begin = reinterpret_cast<std::uintptr_t>(data);
+  const std::uintptr_t first = (begin + kPage - 1) / kPage * kPage, end = (begin + bytes) / kPage * kPage;
+  // Small arrays are kept by the allocator, and are not new.
+  if (end >= first + 2 * kPage) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
 
 // Rounded up to whole cache lines, so that two threads never write to the same one.
 inline Index Aligned(Index floats) { return CeilDiv(floats, 16) * 16; }
