@@ -2,22 +2,20 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from test_compare import EFFORT, OPTIONS
 
 from lstm_jax.compare import comparison, continuing, measuring
 from lstm_jax.compare.beginning import beginning, source_digest
 from lstm_jax.compare.comparison import compare
-from lstm_jax.compare.options import Compare
 from lstm_jax.compare.results import FrameworkResult, Results, as_json, read_results
 from lstm_jax.compare.work import Examples
-from lstm_jax.errors import ConfigError, ResultsError
+from lstm_jax.errors import ConfigError
 from tests.fake_frameworks import FRAMEWORKS
 
 NAMES = ("right", "slow", "swapped", "inference")
@@ -189,31 +187,3 @@ def test_other_code_is_told_apart(tmp_path: Path) -> None:
         digests.append(source_digest(tmp_path))
     assert len(set(digests[:3])) == 3
     assert digests[2] == digests[3] == digests[4]  # the same again; and what is no code
-
-
-def test_a_file_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(ResultsError, match=r"results\.json: got format None, expected 1"):
-        comparison.run(Compare(output=tmp_path))
-    assert (tmp_path / "results.json").read_text() == "{}"
-
-
-def test_the_same_command_reports_again(run: Callable[..., Any], tmp_path: Path) -> None:
-    options = "--quick --frameworks lstm_jax-scan --hidden-size 2 --batch-size 2 --time-steps 2 --repeats 1"
-    words = ("-m", "lstm_jax", "compare", *options.split(), "--output", tmp_path)
-    first, second = run(*words), run(*words)
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert first.stdout == second.stdout
-    assert "lstm_jax-scan starts" in first.stderr
-    assert "lstm_jax-scan starts" not in second.stderr
-    assert "no sizes and runs are left to measure" in second.stderr
-
-    file = tmp_path / "results.json"
-    third = run(*words, "--against", file)
-    assert third.returncode == 1
-    assert f"--against: {file} is the very comparison that would go on" in third.stderr
-
-    with FileLock(tmp_path / ".lock"):
-        fourth = run(*words)
-    assert fourth.returncode == 1
-    assert f"--output: another comparison is running in {tmp_path}" in fourth.stderr

@@ -1,6 +1,7 @@
 """``python -m lstm_jax compare``: LSTMs of other frameworks beside ours, on the same work.
 
     options.py      what can be asked for
+    command.py      the folder of a comparison, and how it ends there
     beginning.py    the results before anything is measured
     frameworks.py   the frameworks: names, adapters, packages
     adapter.py      what an adapter is

@@ -6,36 +6,22 @@ each run that learns.
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from lstm_jax.benchmark.jax_lstm import peak_flop
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import continuing, measuring, parity
 from lstm_jax.compare.beginning import beginning, source_digest
-from lstm_jax.compare.frameworks import FRAMEWORKS, Framework
+from lstm_jax.compare.frameworks import Framework
 from lstm_jax.compare.learning import course_of, learn
 from lstm_jax.compare.options import INPUTS, Compare
 from lstm_jax.compare.processes import FrameworkError, Process, seconds_to_build, several_at_once
-from lstm_jax.compare.report import as_text, write_report
-from lstm_jax.compare.results import (
-    Parity,
-    Peak,
-    Results,
-    Scaling,
-    as_json,
-    read_results,
-)
+from lstm_jax.compare.results import Parity, Peak, Results, Scaling
 from lstm_jax.compare.work import Examples, initial_params, row_batches
 from lstm_jax.compare.worker import INFER, TRAIN, Memory, Sample
-from lstm_jax.data import load_dataset
 from lstm_jax.errors import ConfigError
-from lstm_jax.files import write_whole
 from lstm_jax.kernels.build import why_not_available
-from lstm_jax.signals import StopSignals
 
 # The size by which the number of steps of a measurement is chosen, so that all sizes take about as long.
 TUTORIAL = Size(hidden=64, batch=128, time=28, inputs=INPUTS)
@@ -87,70 +73,6 @@ class Effort:
 
 Report = Callable[[str], None]
 Save = Callable[[Results], None]
-
-
-def run(options: Compare) -> int:
-    """Compare, write results.json, the pictures and the page, and print the tables.
-
-    If it is stopped before its end, what is saved so far is reported, and the same command goes on with it.
-
-    Raises:
-        UserError: before anything is measured, if it cannot be done.
-        KeyboardInterrupt: if it was stopped.
-    """
-    against = None if options.against is None else read_results(options.against)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(options.folder / ".lock", timeout=0):
-            return _run(options, against)
-    except Timeout as error:
-        raise ConfigError(
-            f"--output: another comparison is running in {options.folder}; wait for it, or name another"
-        ) from error
-
-
-def _run(options: Compare, against: Results | None) -> int:
-    """The same in a folder that is ours."""
-    file = options.folder / "results.json"
-    dataset = load_dataset("mnist", data_dir=options.data_dir, report=note)
-    train, test = Examples.of(dataset.train), Examples.of(dataset.test)
-    chosen = {name: FRAMEWORKS[name] for name in options.names()}
-    earlier = None
-    if file.exists() and not options.overwrite:
-        earlier = continuing.earlier_part(file, beginning(options, chosen, test))
-        if against is not None and against.date == earlier.date:
-            raise ConfigError(
-                f"--against: {options.against} is the very comparison that would go on in {options.folder}; "
-                "give --overwrite to measure anew, or name another --output"
-            )
-        note(f"{file} is there; --overwrite begins anew")
-    latest: list[Results] = [] if earlier is None else [earlier]
-
-    def save(results: Results) -> None:
-        latest[:] = [results]
-        write_whole(file, as_json(results))
-
-    logs = options.folder / "logs"
-    # Signals are held back while the report is written: Ctrl-C twice in haste does not cost it.
-    with StopSignals() as signals:
-        try:
-            with signals.at_once():
-                compare(options, chosen, train, test, logs=logs, save=save, report=note, earlier=earlier)
-        except KeyboardInterrupt:
-            if latest:
-                note("stopped; writing the report of what is known")
-                others = (note for note in latest[0].notes if note != continuing.STOPPED)
-                stopped = (*others, continuing.STOPPED)
-                _report(dataclasses.replace(latest[0], notes=stopped), options.folder, against)
-            raise
-        _report(latest[0], options.folder, against)
-    return 0
-
-
-def _report(results: Results, folder: Path, against: Results | None) -> None:
-    write_report(results, folder, against=against)
-    print(as_text(results, against))
-    note(f"written to {folder}: results.json, report.html, pictures")
 
 
 def compare(
@@ -485,8 +407,3 @@ class _Session:
     def _failed(self, results: Results, name: str, why: str) -> Results:
         self._report(f"  {name} {why}")
         return results.with_framework(name, why_not=why)
-
-
-def note(text: str) -> None:
-    """Tell how far we are: standard output is for results."""
-    print(text, file=sys.stderr, flush=True)

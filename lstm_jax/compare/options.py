@@ -110,9 +110,9 @@ class Compare:
 
     def run(self) -> int:
         """Compare; the table goes to standard output as soon as all is measured."""
-        from lstm_jax.compare import comparison
+        from lstm_jax.compare import command
 
-        return comparison.run(self)
+        return command.run(self)
 
 
 def _check(field: str, value: int, least: int, most: int) -> None:
