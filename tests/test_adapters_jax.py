@@ -63,7 +63,7 @@ def build(name: str, **options: Any) -> Adapter:
         pytest.importorskip(package)
     module, adapter = framework.adapter.split(":")
     built = getattr(importlib.import_module(f"lstm_jax.compare.adapters.{module}"), adapter)
-    return built(SIZE, PARAMS, learning_rate=LEARNING_RATE, **options)
+    return built(SIZE, PARAMS, **{"learning_rate": LEARNING_RATE, **options})
 
 
 @pytest.fixture(params=NAMES)
@@ -127,6 +127,20 @@ def test_it_trains_as_the_judge_does(adapter: Adapter, caplog: pytest.LogCapture
     losses, params = judge.train(PARAMS, IMAGES[order], LABELS[order], learning_rate=LEARNING_RATE)
     np.testing.assert_allclose(means, [losses[:3].mean(), losses[3], losses[4:].mean()], **TOLERANCE)
     assert_close(adapter.params(), params, **AFTER_TRAINING)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_program_serves_every_learning_rate(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def params_after(learning_rate: float) -> Params:
+        adapter = build(name, learning_rate=learning_rate)
+        adapter.train(adapter.load(IMAGES, LABELS))
+        return adapter.params()
+
+    params_after(LEARNING_RATE)
+    found: list[Params] = []
+    assert not compiles(caplog, lambda: found.append(params_after(0.1)))
+    _, right = judge.train(PARAMS, IMAGES, LABELS, learning_rate=0.1)
+    assert_close(found[0], right, rtol=1e-3, atol=1e-3)  # steps, and so errors, ten times as large
 
 
 @pytest.mark.parametrize("name", NAMES)

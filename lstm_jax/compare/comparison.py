@@ -67,7 +67,7 @@ class Effort:
         """What the options ask for."""
         if options.quick:
             at_once = min(AT_ONCE, len(options.cores()))
-            return cls(curve_steps=10, steps=30, rounds=min(options.repeats, 5), at_once=at_once)
+            return cls(curve_steps=20, steps=20, rounds=min(options.repeats, 5), at_once=at_once)
         return cls(rounds=options.repeats, scaling_rounds=min(options.repeats, 5))
 
 

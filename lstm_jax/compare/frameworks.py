@@ -19,7 +19,8 @@ class Framework(NamedTuple):
         packages: the names under which it is imported, each with its name for pip, where that is another.
         environment: variables that must be set before it is imported.
         trains: whether it can train; if not, it is measured in inference alone.
-        slow_to_compile: whether its first step takes so long that a quick comparison leaves it out.
+        slow_to_compile: whether its first step takes so long that the curves over sizes leave it out.
+        much_like: another row which it differs little from, or "".
         longest: the most time steps it is given; None if there is no limit.
         note: what a reader of its figures must know, a sentence.
     """
@@ -30,8 +31,15 @@ class Framework(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
     trains: bool = True
     slow_to_compile: bool = False
+    much_like: str = ""
     longest: int | None = None
     note: str = ""
+
+    def why_not_quick(self) -> str | None:
+        """Why a quick comparison leaves it out, unless it is asked for by name; None if it does not."""
+        if self.slow_to_compile:
+            return "it compiles for long"
+        return f"it is much like {self.much_like}" if self.much_like else None
 
     def missing(self) -> list[str]:
         """What pip would have to install."""
@@ -68,7 +76,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
         "lstm_jax-native": Framework("lstm_jax, C++ kernel", "ours:Native", FLAX),
         "lstm_jax-fused": Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", FLAX),
-        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan", FLAX),
+        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan", FLAX, much_like="flax-scan"),
         "lstm_jax-unrolled": Framework(
             "lstm_jax, reference with its loop written out",
             "ours:Unrolled",
@@ -76,7 +84,9 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             slow_to_compile=True,
             longest=UNROLLED_LONGEST,
         ),
-        "flax-rnn": Framework("Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN", FLAX),
+        "flax-rnn": Framework(
+            "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN", FLAX, much_like="flax-nnx"
+        ),
         "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", FLAX),
         "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", FLAX),
         "equinox": Framework(
@@ -103,6 +113,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             "keras_lstm:KerasXLA",
             _packages(keras="keras", tensorflow=TENSORFLOW),
             ON_TENSORFLOW,
+            much_like="keras-tensorflow",
             note=TENSORFLOW_NOTE,
         ),
         "pytorch": Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", _packages(torch="torch")),

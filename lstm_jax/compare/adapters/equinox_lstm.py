@@ -12,6 +12,7 @@ The cell has its state as (h, c), its gates one below the other, in the order i,
 (4H, H), and one bias; ``eqx.nn.Linear`` has its kernel as (10, H).
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -50,6 +51,7 @@ def logits(own: Tree, images: Images) -> Logits:
     return jax.vmap(own)(images)
 
 
+@functools.cache
 def classifier(size: Size) -> Model:
     """The module as a model; its parameters are the module itself."""
     skeleton = eqx.filter_eval_shape(Classifier, size, key=jax.random.key(0))

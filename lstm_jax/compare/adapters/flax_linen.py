@@ -10,6 +10,8 @@ Both take the last output from the final state, which the encoder of ``seq2seq``
 shapes of the cells' parameters are those that are exchanged.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 
@@ -55,6 +57,7 @@ class ScanClassifier(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(h)
 
 
+@functools.cache
 def classifier(module: RNNClassifier | ScanClassifier) -> Model:
     """A module as a model."""
 

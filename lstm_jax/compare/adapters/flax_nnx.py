@@ -10,6 +10,8 @@ before it puts in values from elsewhere.
 The cell has its gates side by side, in the order i, f, g, o, kernels (D, 4H) and (H, 4H), and one bias.
 """
 
+import functools
+
 from flax import nnx
 
 from lstm_jax.benchmark.size import Size
@@ -35,6 +37,7 @@ class Classifier(nnx.Module):
         return self.head(h)
 
 
+@functools.cache
 def classifier(size: Size) -> Model:
     """The module as a model; its parameters are a nested dictionary of arrays."""
     structure, _ = nnx.split(nnx.eval_shape(lambda: Classifier(size, rngs=nnx.Rngs(0))))

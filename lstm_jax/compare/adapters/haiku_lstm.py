@@ -9,6 +9,8 @@ i, g, f, o. It adds 1 to the forget gate while it runs; so its bias of that gate
 gradients are the same.
 """
 
+import functools
+
 import haiku as hk
 import numpy as np
 
@@ -21,6 +23,7 @@ GATES = "igfo"
 ADDED_TO_FORGET_GATE = 1.0
 
 
+@functools.cache
 def classifier(size: Size) -> Model:
     """The network as a model."""
 

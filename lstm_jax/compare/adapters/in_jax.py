@@ -5,7 +5,8 @@ do what is the fastest in JAX: a train step as a pure function, a `jax.lax.scan`
 that Python does nothing between two steps, compiled by one `jax.jit` that may reuse the memory of the state
 it is given; Adam by optax, which all of these frameworks name in their documentation.
 
-So this loop is the same for all of them, and what is compared is their LSTM.
+So this loop is the same for all of them, and what is compared is their LSTM. Its functions are compiled once
+in a process for each model and shape of batches: the learning rate is an argument of the program.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,8 @@ Logits: TypeAlias = Float32[Array, "batch classes"]
 
 class Model(NamedTuple):
     """A framework's classifier, as pure functions of its parameters.
+
+    Programs are compiled for a model: adapters make one for a size, and keep it.
 
     Attributes:
         logits: (its parameters, images) -> logits.
@@ -56,7 +59,7 @@ class Batch(NamedTuple):
     labels: Int32[Array, "*steps batch"]
 
 
-def adam(learning_rate: float, decay: Decay | None) -> optax.GradientTransformation:
+def adam(learning_rate: float | Array, decay: Decay | None) -> optax.GradientTransformation:
     """The optimizer."""
     if decay is None:
         return optax.adam(learning_rate)
@@ -70,28 +73,38 @@ def loss_and_logits(own: Tree, batch: Batch, *, model: Model) -> tuple[Float32[A
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), logits
 
 
+def gradients(own: Tree, batch: Batch, *, model: Model) -> tuple[tuple[Float32[Array, ""], Logits], Tree]:
+    """The same, and the gradients of the loss by the parameters."""
+    return jax.value_and_grad(partial(loss_and_logits, batch=batch, model=model), has_aux=True)(own)
+
+
 def train_step(
     state: State, batch: Batch, *, model: Model, optimizer: optax.GradientTransformation
 ) -> tuple[State, Float32[Array, ""]]:
     """One train step; returns the state after it and the loss before it."""
-    loss_of = partial(loss_and_logits, batch=batch, model=model)
-    (loss, _), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.own)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.own)
+    (loss, _), d_own = gradients(state.own, batch, model=model)
+    updates, opt_state = optimizer.update(d_own, state.opt_state, state.own)
     return State(optax.apply_updates(state.own, updates), opt_state), loss
 
 
+@partial(jax.jit, static_argnames=("model", "decay"), donate_argnames="state")
 def train_steps(
-    state: State, batches: Batch, *, model: Model, optimizer: optax.GradientTransformation
+    state: State, batches: Batch, learning_rate: float | Array, *, model: Model, decay: Decay | None
 ) -> tuple[State, Float32[Array, ""]]:
     """A train step with each of the batches; returns the state after the last and the mean loss."""
-    step = partial(train_step, model=model, optimizer=optimizer)
+    step = partial(train_step, model=model, optimizer=adam(learning_rate, decay))
     state, losses = jax.lax.scan(step, state, batches)
     return state, losses.mean()
 
 
+@partial(jax.jit, static_argnames="model")
 def infer_steps(own: Tree, batches: Batch, *, model: Model) -> Float32[Array, "steps batch classes"]:
     """The logits of each of the batches."""
     return jax.lax.map(partial(model.logits, own), batches.images)
+
+
+# By themselves; a train step has them inside of its own program.
+_gradients = jax.jit(gradients, static_argnames="model")
 
 
 class InJax(Adapter):
@@ -108,14 +121,11 @@ class InJax(Adapter):
             learning_rate: of Adam, the largest if it decays.
             decay: how it does, and how gradients are clipped.
         """
-        optimizer = adam(learning_rate, decay)
         # A copy: the train step will overwrite it.
         own = jax.tree.map(partial(jnp.array, dtype=jnp.float32), model.to_own(params))
         self._model = model
-        self._state = State(own, optimizer.init(own))
-        self._train = jax.jit(partial(train_steps, model=model, optimizer=optimizer), donate_argnums=0)
-        self._infer = jax.jit(partial(infer_steps, model=model))
-        self._gradient = jax.jit(jax.value_and_grad(partial(loss_and_logits, model=model), has_aux=True))
+        self._state = State(own, adam(learning_rate, decay).init(own))
+        self._train = partial(train_steps, learning_rate=learning_rate, model=model, decay=decay)
 
     def load(
         self,
@@ -133,16 +143,16 @@ class InJax(Adapter):
 
     def infer(self, batches: Batch) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
-        return np.asarray(self._infer(self._state.own, batches))
+        return np.asarray(infer_steps(self._state.own, batches, model=self._model))
 
     def gradient(
         self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
     ) -> Gradient:
         """Logits, loss and gradients of one batch."""
         batch = Batch(jnp.array(images), jnp.array(labels))
-        (loss, logits), gradients = self._gradient(self._state.own, batch)
+        (loss, logits), d_own = _gradients(self._state.own, batch, model=self._model)
         to_gradients = self._model.to_gradients or self._model.to_params
-        return Gradient(np.asarray(logits), float(loss), to_gradients(_on_host(gradients)))
+        return Gradient(np.asarray(logits), float(loss), to_gradients(_on_host(d_own)))
 
     def params(self) -> Params:
         """The parameters as they are now."""

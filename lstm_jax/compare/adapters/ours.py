@@ -4,6 +4,7 @@ The idiom is that of the README and of `lstm_jax.training`: the model's ``apply`
 takes its last output from the LSTM's final state. The parameters are those that are exchanged.
 """
 
+import functools
 from typing import ClassVar
 
 from lstm_jax import LSTMClassifier
@@ -14,6 +15,7 @@ from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import why_not_available
 
 
+@functools.cache
 def classifier(hidden: int, implementation: str) -> Model:
     """The classifier, computed by an implementation of the LSTM."""
     model = LSTMClassifier(hidden_size=hidden, implementation=implementation)
