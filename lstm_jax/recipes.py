@@ -41,7 +41,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             {"steps": 2500, "batch_size": 32, **_DECAYED},
         ),
         "accurate": Recipe(
-            "the best test accuracy of an LSTM-64",
+            "the best test accuracy found of an LSTM-64",
             {
                 "epochs": 200,
                 "batch_size": 256,
@@ -52,7 +52,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
         ),
         "accurate-bidirectional": Recipe(
-            "the best test accuracy, with at most 400,000 parameters",
+            "two bidirectional layers: the best test accuracy found",
             {
                 "bidirectional": True,
                 "num_layers": 2,

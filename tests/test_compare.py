@@ -424,20 +424,20 @@ def test_memory_is_that_of_the_framework(start: StartProcess) -> None:
 
 def test_slow_compilers_are_left_out_where_they_would_take_too_long() -> None:
     unrolled = REAL["lstm_jax-unrolled"]
-    assert beginning._why_not(unrolled, SIZE, quick=False) is None
-    assert "it compiles for long" in (beginning._why_not(unrolled, SIZE, quick=True) or "")
-    assert "112 time steps" in (beginning._why_not(unrolled, SIZE._replace(time=784), quick=False) or "")
+    assert beginning._why_not(unrolled, SIZE, shorten=False) is None
+    assert "it compiles for long" in (beginning._why_not(unrolled, SIZE, shorten=True) or "")
+    assert "112 time steps" in (beginning._why_not(unrolled, SIZE._replace(time=784), shorten=False) or "")
 
 
-def test_a_quick_look_leaves_out_what_is_like_another_unless_asked_for(digits: Examples) -> None:
+def test_a_quick_look_leaves_out_what_has_a_stand_in_unless_asked_for(digits: Examples) -> None:
     def left_out(options: Compare) -> dict[str, str]:
         chosen = {name: REAL[name] for name in options.names()}
         found = beginning.beginning(options, chosen, digits).frameworks
         return {name: why for name, f in found.items() if (why := f.why_not) and "quick" in why}
 
-    assert left_out(Compare(quick=True))["lstm_jax-scan"].endswith("comparison: it is much like flax-scan")
-    # What stands for others is not left out itself.
-    assert not {each.much_like for each in REAL.values()} & left_out(Compare(quick=True)).keys()
+    assert left_out(Compare(quick=True))["lstm_jax-scan"].endswith("comparison: flax-scan stands for it")
+    stand_ins = {each.stand_in for each in REAL.values() if each.stand_in is not None}
+    assert stand_ins <= REAL.keys() - left_out(Compare(quick=True)).keys()
     assert not left_out(Compare(quick=True, frameworks="lstm_jax-scan,lstm_jax-unrolled"))
     assert not left_out(Compare())
 

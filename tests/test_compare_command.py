@@ -16,9 +16,9 @@ from filelock import FileLock
 from lstm_jax.compare import command
 from lstm_jax.compare.frameworks import FRAMEWORKS
 from lstm_jax.compare.options import Compare
-from lstm_jax.compare.results import ResultsError, read_results
+from lstm_jax.compare.results import read_results
 from lstm_jax.config import recipe_config
-from lstm_jax.errors import ConfigError
+from lstm_jax.errors import ConfigError, ResultsError
 
 
 @pytest.mark.parametrize(

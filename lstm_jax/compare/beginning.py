@@ -43,7 +43,7 @@ def beginning(options: Compare, frameworks: Mapping[str, Framework], test: Examp
             name: FrameworkResult(
                 framework.title,
                 {dist: version(dist) for name in framework.packages for dist in distributions.get(name, ())},
-                why_not=_why_not(framework, size, quick=options.quick and options.frameworks is None),
+                why_not=_why_not(framework, size, shorten=options.quick and options.frameworks is None),
             )
             for name, framework in frameworks.items()
         },
@@ -66,11 +66,14 @@ def source_digest(folder: Path | None = None) -> str:
     return digest.hexdigest()
 
 
-def _why_not(framework: Framework, size: Size, *, quick: bool) -> str | None:
-    """Why a framework is not even started; None if it is."""
+def _why_not(framework: Framework, size: Size, *, shorten: bool) -> str | None:
+    """Why a framework is not even started; None if it is.
+
+    ``shorten`` leaves out what a quick comparison can do without: it does not where frameworks are named.
+    """
     if missing := framework.missing():
         return f"not installed: pip install {' '.join(missing)}"
-    if quick and (why_not := framework.why_not_quick()) is not None:
+    if shorten and (why_not := framework.why_not_quick()) is not None:
         return f"left out of a quick comparison: {why_not}"
     if framework.longest is not None and size.time > framework.longest:
         return f"left out above {framework.longest} time steps: it compiles for too long"

@@ -1,4 +1,4 @@
-"""The command: the folder of a comparison, and how one ends there that is stopped or comes to its end."""
+"""The command: its folder, its lock, and how it ends, done or stopped."""
 
 import dataclasses
 import sys
@@ -43,7 +43,7 @@ def run(options: Compare) -> int:
 def _run(options: Compare, against: Results | None) -> int:
     """The same in a folder that is ours."""
     file = options.folder / "results.json"
-    dataset = load_dataset("mnist", data_dir=options.data_dir, report=note)
+    dataset = load_dataset("mnist", data_dir=options.data_dir, report=_tell)
     train, test = Examples.of(dataset.train), Examples.of(dataset.test)
     chosen = {name: FRAMEWORKS[name] for name in options.names()}
     earlier = None
@@ -54,7 +54,7 @@ def _run(options: Compare, against: Results | None) -> int:
                 f"--against: {options.against} is the very comparison that would go on in {options.folder}; "
                 "give --overwrite to measure anew, or name another --output"
             )
-        note(f"{file} is there; --overwrite begins anew")
+        _tell(f"{file} is there; --overwrite begins anew")
     latest: list[Results] = [] if earlier is None else [earlier]
 
     def save(results: Results) -> None:
@@ -66,10 +66,10 @@ def _run(options: Compare, against: Results | None) -> int:
     with StopSignals() as signals:
         try:
             with signals.at_once():
-                compare(options, chosen, train, test, logs=logs, save=save, report=note, earlier=earlier)
+                compare(options, chosen, train, test, logs=logs, save=save, report=_tell, earlier=earlier)
         except KeyboardInterrupt:
             if latest:
-                note("stopped; writing the report of what is known")
+                _tell("stopped; writing the report of what is known")
                 others = (note for note in latest[0].notes if note != continuing.STOPPED)
                 stopped = (*others, continuing.STOPPED)
                 _report(dataclasses.replace(latest[0], notes=stopped), options.folder, against)
@@ -81,9 +81,9 @@ def _run(options: Compare, against: Results | None) -> int:
 def _report(results: Results, folder: Path, against: Results | None) -> None:
     write_report(results, folder, against=against)
     print(as_text(results, against))
-    note(f"written to {folder}: results.json, report.html, pictures")
+    _tell(f"written to {folder}: results.json, report.html, pictures")
 
 
-def note(text: str) -> None:
+def _tell(text: str) -> None:
     """Tell how far we are: standard output is for results."""
     print(text, file=sys.stderr, flush=True)

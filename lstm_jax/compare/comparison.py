@@ -67,6 +67,7 @@ class Effort:
         """What the options ask for."""
         if options.quick:
             at_once = min(AT_ONCE, len(options.cores()))
+            # As many steps for both: what was compiled for the one serves the other.
             return cls(curve_steps=20, steps=20, rounds=min(options.repeats, 5), at_once=at_once)
         return cls(rounds=options.repeats, scaling_rounds=min(options.repeats, 5))
 
@@ -283,6 +284,7 @@ class _Session:
             def work() -> None:
                 measuring.warm_up(process, self._size, params, batches, trains=trains)
                 measuring.warm_up_inference(process, batches)
+                process.call("forget_memory")  # all is compiled, whose memory is no user's concern
 
             return work
 

@@ -19,8 +19,9 @@ class Framework(NamedTuple):
         packages: the names under which it is imported, each with its name for pip, where that is another.
         environment: variables that must be set before it is imported.
         trains: whether it can train; if not, it is measured in inference alone.
-        slow_to_compile: whether its first step takes so long that the curves over sizes leave it out.
-        much_like: another row which it differs little from, or "".
+        slow_to_compile: whether its first step takes so long that the curves over sizes, and a quick
+            comparison, leave it out.
+        stand_in: another row of its kind that stands for both in a quick comparison; None if it stays.
         longest: the most time steps it is given; None if there is no limit.
         note: what a reader of its figures must know, a sentence.
     """
@@ -31,7 +32,7 @@ class Framework(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
     trains: bool = True
     slow_to_compile: bool = False
-    much_like: str = ""
+    stand_in: str | None = None
     longest: int | None = None
     note: str = ""
 
@@ -39,7 +40,7 @@ class Framework(NamedTuple):
         """Why a quick comparison leaves it out, unless it is asked for by name; None if it does not."""
         if self.slow_to_compile:
             return "it compiles for long"
-        return f"it is much like {self.much_like}" if self.much_like else None
+        return None if self.stand_in is None else f"{self.stand_in} stands for it"
 
     def missing(self) -> list[str]:
         """What pip would have to install."""
@@ -76,7 +77,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
         "lstm_jax-native": Framework("lstm_jax, C++ kernel", "ours:Native", FLAX),
         "lstm_jax-fused": Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", FLAX),
-        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan", FLAX, much_like="flax-scan"),
+        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan", FLAX, stand_in="flax-scan"),
         "lstm_jax-unrolled": Framework(
             "lstm_jax, reference with its loop written out",
             "ours:Unrolled",
@@ -85,7 +86,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             longest=UNROLLED_LONGEST,
         ),
         "flax-rnn": Framework(
-            "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN", FLAX, much_like="flax-nnx"
+            "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN", FLAX, stand_in="flax-nnx"
         ),
         "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", FLAX),
         "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", FLAX),
@@ -106,6 +107,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             "keras_lstm:Keras",
             _packages(keras="keras", tensorflow=TENSORFLOW),
             ON_TENSORFLOW,
+            stand_in="keras-tensorflow-xla",
             note=TENSORFLOW_NOTE,
         ),
         "keras-tensorflow-xla": Framework(
@@ -113,7 +115,6 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             "keras_lstm:KerasXLA",
             _packages(keras="keras", tensorflow=TENSORFLOW),
             ON_TENSORFLOW,
-            much_like="keras-tensorflow",
             note=TENSORFLOW_NOTE,
         ),
         "pytorch": Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", _packages(torch="torch")),

@@ -67,10 +67,8 @@ def warm_up(process: Process, size: Size, params: Params, batches: Batches, *, t
     process.call("load", "first", *_first(batches))
     process.call("load", "chunk", *batches)
     if trains:
-        process.call("train", "first")  # compiles what settles a measurement
-    process.call("forget_memory")
-    if trains:
-        process.call("train", "chunk")
+        for name in ("first", "chunk"):  # the first is what settles a measurement
+            process.call("train", name)
 
 
 def warm_up_inference(process: Process, batches: Batches) -> None:

@@ -46,7 +46,8 @@ class Compare:
     threads: Annotated[int | None, shown_option("INT", "all")] = None
     """Processor cores that each framework may use."""
     quick: bool = False
-    """A first look in 2 minutes: few rounds, no curves or accuracy, none like another or slow to compile."""
+    """A first look: few rounds, no curves, no accuracy; and, unless named, none that compile for long, and
+    one for all of a kind."""
     against: Annotated[Path | None, shown_option("FILE", "none")] = None
     """The results.json of an earlier comparison, to say what is faster or slower now."""
     data_dir: Annotated[Path | None, shown_option("DIR", "$TFDS_DATA_DIR, else ~/tensorflow_datasets")] = None

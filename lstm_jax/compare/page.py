@@ -110,7 +110,8 @@ def page(
 
 def how(results: Results) -> dict[str, str]:
     """What was compared, what was timed and what makes it fair: by topic."""
-    number, cores = len(results.frameworks), results.threads
+    cores = results.threads
+    number = sum(framework.parity is not None for framework in results.frameworks.values())
     steps = f", {results.steps_per_call} train steps in a call" if results.steps_per_call else ""
     losses = (
         f"the losses of the first {len(results.judge_losses)} steps" if results.judge_losses else "losses"

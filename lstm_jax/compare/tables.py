@@ -264,10 +264,10 @@ def _speed_notes(results: Results, found: dict[str, Speed]) -> tuple[str, ...]:
         "anything else runs in the process: tracing, compiling, running; taken once. JAX and Inductor "
         "(`torch.compile`) take no compiled programs from disk; the C++ kernel of lstm_jax-native is built "
         "beforehand, once for each machine.",
-        "Peak memory: the most that the process had while it trained and inferred, taken once; in brackets "
-        f"what it had when the model was built. Processor time: of all {results.threads} cores together; "
-        "by the time of the train step, it tells how many of them worked. Setting: what was chosen by "
-        f"trial.{peak}",
+        "Peak memory: the most that the process had while it trained and inferred, when all was compiled, "
+        "taken once; in brackets what it had when the model was built. Processor time: of all "
+        f"{results.threads} cores together; by the time of the train step, it tells how many of them worked. "
+        f"Setting: what was chosen by trial.{peak}",
     )
 
 

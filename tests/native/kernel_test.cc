@@ -241,10 +241,25 @@ void CheckSlices() {
   }
 }
 
+// Asking for large pages changes nothing in an array, whatever its size and place, and nothing beside it.
+void CheckLargePages() {
+  PreferLargePages(nullptr, 0);
+  for (const std::size_t bytes : {1, 4096, 2 << 20, (4 << 20) + 1, 9 << 20}) {
+    for (const std::size_t offset : {0, 4, 4100}) {
+      std::vector<char> memory(offset + bytes, 7);
+      PreferLargePages(memory.data() + offset, bytes);
+      for (const char value : memory) {
+        if (value != 7) std::printf("large pages of %zu bytes lost some\n", bytes), std::exit(1);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   CheckSlices();
+  CheckLargePages();
   // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
   // several members; several groups; more threads than rows; several slices for each thread.
   const Sizes cases[] = {{1, 1, 1, 1, 1},     {1, 2, 3, 2, 4},    {1, 3, 7, 5, 17},      {1, 2, 13, 70, 66, 1},

@@ -6,7 +6,7 @@ that Python does nothing between two steps, compiled by one `jax.jit` that may r
 it is given; Adam by optax, which all of these frameworks name in their documentation.
 
 So this loop is the same for all of them, and what is compared is their LSTM. Its functions are compiled once
-in a process for each model and shape of batches: the learning rate is an argument of the program.
+in a process for each model, shape of batches and decay: the learning rate is an argument of the program.
 """
 
 from collections.abc import Callable
@@ -73,8 +73,10 @@ def loss_and_logits(own: Tree, batch: Batch, *, model: Model) -> tuple[Float32[A
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), logits
 
 
-def gradients(own: Tree, batch: Batch, *, model: Model) -> tuple[tuple[Float32[Array, ""], Logits], Tree]:
-    """The same, and the gradients of the loss by the parameters."""
+def loss_and_gradients(
+    own: Tree, batch: Batch, *, model: Model
+) -> tuple[tuple[Float32[Array, ""], Logits], Tree]:
+    """What `loss_and_logits` gives, and the gradients of the loss by the parameters."""
     return jax.value_and_grad(partial(loss_and_logits, batch=batch, model=model), has_aux=True)(own)
 
 
@@ -82,8 +84,8 @@ def train_step(
     state: State, batch: Batch, *, model: Model, optimizer: optax.GradientTransformation
 ) -> tuple[State, Float32[Array, ""]]:
     """One train step; returns the state after it and the loss before it."""
-    (loss, _), d_own = gradients(state.own, batch, model=model)
-    updates, opt_state = optimizer.update(d_own, state.opt_state, state.own)
+    (loss, _), gradients = loss_and_gradients(state.own, batch, model=model)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.own)
     return State(optax.apply_updates(state.own, updates), opt_state), loss
 
 
@@ -103,8 +105,8 @@ def infer_steps(own: Tree, batches: Batch, *, model: Model) -> Float32[Array, "s
     return jax.lax.map(partial(model.logits, own), batches.images)
 
 
-# By themselves; a train step has them inside of its own program.
-_gradients = jax.jit(gradients, static_argnames="model")
+# A program of its own; a train step has the same inside of its program.
+_jitted_gradients = jax.jit(loss_and_gradients, static_argnames="model")
 
 
 class InJax(Adapter):
@@ -150,9 +152,9 @@ class InJax(Adapter):
     ) -> Gradient:
         """Logits, loss and gradients of one batch."""
         batch = Batch(jnp.array(images), jnp.array(labels))
-        (loss, logits), d_own = _gradients(self._state.own, batch, model=self._model)
+        (loss, logits), gradients = _jitted_gradients(self._state.own, batch, model=self._model)
         to_gradients = self._model.to_gradients or self._model.to_params
-        return Gradient(np.asarray(logits), float(loss), to_gradients(_on_host(d_own)))
+        return Gradient(np.asarray(logits), float(loss), to_gradients(_on_host(gradients)))
 
     def params(self) -> Params:
         """The parameters as they are now."""

@@ -44,8 +44,9 @@ class Call {
   float* Ret(std::size_t place, const char* name, const Shape& shape) {
     auto buffer = rets_.get<ffi::AnyBuffer>(place);
     if (!buffer.has_value()) return Missing<float>(name);
-    PreferLargePages((*buffer)->untyped_data(), (*buffer)->size_bytes());
-    return Data<float>(**buffer, name, shape);
+    float* const data = Data<float>(**buffer, name, shape);
+    if (error.empty()) PreferLargePages(data, (*buffer)->size_bytes());
+    return data;
   }
 
   void Refuse(const std::string& why) {
