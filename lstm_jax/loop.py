@@ -34,8 +34,9 @@ from lstm_jax.summary import Notes, over_seeds, summarise, tell_end, tell_start
 from lstm_jax.trained import load_state
 from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
 
-# Seconds between two looks at signals and the progress bar: one program runs that long.
-DISPATCH_SECONDS = 0.25
+# Seconds between two looks at signals and the progress bar: one program runs that long. Not less: a program
+# begins with new memory for all that a step saves, and large steps took a quarter of their time to get it.
+DISPATCH_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "output_dropout_rate": 0.1,
                 "epochs": 50,
                 "batch_size": 256,
-                "learning_rate": 0.01,
                 "train_on_all": True,
                 **_DECAYED,
                 **_AUGMENTED,
