@@ -220,7 +220,7 @@ class InferenceOnly(Right):
     def train(self, batches: Any) -> float:
         raise AssertionError("it does not train")
 
-    gradient = train  # type: ignore[assignment]
+    gradient = train  # type: ignore[assignment]  # it takes other arguments, and is never to be called
 
 
 def _named(kind: type, **options: Any) -> Framework:

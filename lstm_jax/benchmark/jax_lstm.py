@@ -153,7 +153,7 @@ def _prepare(programs: Programs, name: str, task: Task, mesh: Mesh, clock: Clock
     state = jax.block_until_ready(new_state())
     start = clock()
     # `over_devices` promises no more than a function; it is a jitted one.
-    step = programs.step.lower(state, single[0]).compile()  # type: ignore[attr-defined]
+    step = programs.step.lower(state, single[0]).compile()  # type: ignore[attr-defined]  # see above
     memory = memory_of(step)
     if memory is not None and (free := free_memory()) is not None and memory * mesh.size > free:
         raise CannotRunError(f"it needs {memory * mesh.size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
