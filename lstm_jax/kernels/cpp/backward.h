@@ -163,11 +163,11 @@ inline void GateStep(const Sizes& s, Index rows, const float* gates, const float
   }
 }
 
-// sums (columns, kBlock) += factors^T dz of one block, over the rows `range` of each of some steps.
-// `factors(step)` has those rows of a step, `columns` apart.
+// sums (columns, kBlock) = or, with `add`, += factors^T dz of one block, over the rows `range` of each of some
+// steps. `factors(step)` has those rows of a step, `columns` apart.
 template <class Factors>
 inline void AddProducts(const GateGradients& dz, Index block, Index steps, Index rows, Range range,
-                        const Factors& factors, Index columns, float* sums) {
+                        const Factors& factors, Index columns, bool add, float* sums) {
   ForTiles(columns, [&](auto tile, Index column) {
     constexpr int R = tile;
     float* const to = sums + column * kBlock;
@@ -180,13 +180,14 @@ inline void AddProducts(const GateGradients& dz, Index block, Index steps, Index
     LSTM_JAX_UNROLL
     for (int r = 0; r < R; ++r) {
       LSTM_JAX_UNROLL
-      for (int g = 0; g < kGates; ++g) AddTo(to + r * kBlock + g * kLanes, tile_sums[r][g]);
+      for (int g = 0; g < kGates; ++g) Put(to + r * kBlock + g * kLanes, tile_sums[r][g], add);
     }
   });
 }
 
-// sums (kBlock) += the sum of dz of one block, over the same rows.
-inline void AddRows(const GateGradients& dz, Index block, Index steps, Index rows, Range range, float* sums) {
+// sums (kBlock) = or += the sum of dz of one block, over the same rows.
+inline void AddRows(const GateGradients& dz, Index block, Index steps, Index rows, Range range, bool add,
+                    float* sums) {
   Vec row_sums[kGates] = {};
   for (Index step = 0; step < steps; ++step) {
     for (Index r = range.begin; r < range.end; ++r) {
@@ -194,7 +195,7 @@ inline void AddRows(const GateGradients& dz, Index block, Index steps, Index row
       for (int g = 0; g < kGates; ++g) row_sums[g] += Load(from + g * kLanes);
     }
   }
-  for (int g = 0; g < kGates; ++g) AddTo(sums + g * kLanes, row_sums[g]);
+  for (int g = 0; g < kGates; ++g) Put(sums + g * kLanes, row_sums[g], add);
 }
 
 // --------------------------------------------------------------------------------------------------------
@@ -228,7 +229,6 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
   float* const h_masked = dz.data + dz.rows * s.blocks() * kBlock;
   const float* const mask = args.mask == nullptr ? nullptr : args.mask + first * hidden;
   std::fill_n(dh, 2 * rows * padded, 0.0f);
-  std::fill_n(sums, groups * s.blocks() * s.packed(), 0.0f);
 
   for (Index end = s.time; end > 0;) {
     const Index begin = std::max<Index>(end - steps_at_once, 0);
@@ -258,17 +258,18 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
     for (Index t = begin; mask != nullptr && t < end; ++t) {
       Masked(h_before(t), mask, floats, h_masked + (t - begin) * floats);
     }
+    const bool add = end < s.time;
     for (Index group = 0; group < groups; ++group) {
       const Range range{group * group_rows, (group + 1) * group_rows};
       for (Index block = 0; block < s.blocks(); ++block) {
         float* to = sums + (group * s.blocks() + block) * s.packed();
-        const auto add = [&](const auto& factors, Index columns) {
-          AddProducts(dz, block, end - begin, rows, range, factors, columns, to);
+        const auto multiply = [&](const auto& factors, Index columns) {
+          AddProducts(dz, block, end - begin, rows, range, factors, columns, add, to);
           to += columns * kBlock;
         };
-        add([&](Index step) { return args.x + row_of(begin + step) * s.inputs; }, s.inputs);
-        add([&](Index step) { return mask == nullptr ? h_before(begin + step) : h_masked + step * floats; }, hidden);
-        AddRows(dz, block, end - begin, rows, range, to);
+        multiply([&](Index step) { return args.x + row_of(begin + step) * s.inputs; }, s.inputs);
+        multiply([&](Index step) { return mask == nullptr ? h_before(begin + step) : h_masked + step * floats; }, hidden);
+        AddRows(dz, block, end - begin, rows, range, add, to);
       }
     }
     end = begin;
@@ -283,18 +284,17 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
 //
 // `sums` is that of the member: of each slice or, if there are several groups, of each group.
 inline void AddSlices(const Sizes& s, const Weights<float>& weights, Index member, Index block, Index slices,
-                      float* sums) {
+                      const float* sums) {
   const Index unit = block * kLanes, lanes = s.hidden - unit, stride = s.blocks() * s.packed();
   for (Index group = 0; group < s.groups; ++group) {
-    float* from = sums + group * stride + block * s.packed();
-    for (Index slice = 1; s.groups == 1 && slice < slices; ++slice) {
-      for (Index k = 0; k < s.packed(); ++k) from[k] += from[slice * stride + k];
-    }
+    const float* from = sums + group * stride + block * s.packed();
     const auto unpack = [&](const std::array<float*, kGates>& gates, Index rows) {
       for (Index k = 0; k < rows; ++k) {
         for (float* gate : gates) {
           float* const to = gate + ((member * s.groups + group) * rows + k) * s.hidden + unit;
-          StoreLanes(to, Load(from), lanes);
+          Vec sum = Load(from);
+          for (Index slice = 1; s.groups == 1 && slice < slices; ++slice) sum += Load(from + slice * stride);
+          StoreLanes(to, sum, lanes);
           from += kLanes;
         }
       }

@@ -62,7 +62,8 @@ inline void StoreLanes(float* to, Vec v, std::int64_t count) {
   if (count > 0) std::memcpy(to, &v, count * sizeof(float));
 }
 
-inline void AddTo(float* to, Vec v) { Store(to, Load(to) + v); }
+// to = or, with `add`, += v.
+inline void Put(float* to, Vec v, bool add) { Store(to, add ? Load(to) + v : v); }
 
 #if defined(__AVX512F__)
 // All lanes: GCC 12 warns of an undefined value in the functions that take no mask (its bug 105593).
