@@ -27,9 +27,10 @@ _AUGMENTED = {
     "augment_shear": 0.15,
     "augment_elastic": 0.8,
 }
-# Sequences of 784 steps: gates that forget slowly, and smaller steps, since one bad step can lose
-# what the gates have learnt to keep.
-_LONG = {"hidden_size": 128, "forget_bias": "chrono", "learning_rate": 0.002, **_DECAYED}
+# Smaller ones, for what is harder to learn.
+_MOVED = {"augment_rotation": 8.0, "augment_shift": 1.0, "augment_scale": 0.1, "augment_shear": 0.1}
+# Sequences of 784 steps. Half the batch gives twice the steps in about the time.
+_LONG = {"hidden_size": 128, "batch_size": 64, "learning_rate": 0.008, **_DECAYED}
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -65,9 +66,16 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 **_AUGMENTED,
             },
         ),
-        "pixels": Recipe("one pixel a step, 784 steps", {"task": "pixels", "epochs": 30, **_LONG}),
+        "pixels": Recipe(
+            "one pixel a step, 784 steps",
+            # Gates that forget slowly: with a constant bias it had learnt nothing after three epochs.
+            {"task": "pixels", "epochs": 40, "forget_bias": "chrono", **_LONG, **_MOVED},
+        ),
         "permuted": Recipe(
-            "one pixel a step, in a fixed random order", {"task": "permuted", "epochs": 30, **_LONG}
+            "one pixel a step, in a fixed random order",
+            # Here the constant bias learns faster: 84.8 % on validation against 82.3 % after four
+            # epochs of 64 units.
+            {"task": "permuted", "epochs": 40, **_LONG, **_MOVED},
         ),
     }
 )
