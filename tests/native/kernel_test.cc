@@ -3,8 +3,10 @@
 //
 // Prints what it compared and exits with 0, or says what was wrong and exits with 1.
 
+#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -27,6 +29,24 @@ class Threads {
 
  private:
   std::vector<std::thread> threads_;
+};
+
+// Never runs a task, runs it at once, or runs it when all is over.
+struct NoHelpers {
+  template <class Function>
+  void Schedule(Function) {}
+};
+struct AtOnce {
+  template <class Function>
+  void Schedule(Function f) { f(); }
+};
+struct TooLate {
+  std::vector<std::function<void()>> tasks;
+  template <class Function>
+  void Schedule(Function f) { tasks.push_back(f); }
+  ~TooLate() {
+    for (auto& task : tasks) task();
+  }
 };
 
 using Floats = std::vector<float>;
@@ -241,6 +261,35 @@ void CheckSlices() {
   }
 }
 
+// Every task runs once, and none before all of the phase before it have.
+template <class Pool>
+void CheckPhases(const char* pool_name) {
+  for (const Index threads : {0, 1, 2, 5, 64}) {
+    const std::vector<Index> tasks{3, 0, 1, 70, 7};
+    std::vector<std::vector<std::atomic<int>>> runs;
+    for (const Index count : tasks) runs.emplace_back(count);
+    std::atomic<bool> in_order{true};
+    std::vector<Phase> phases;
+    for (std::size_t p = 0; p < tasks.size(); ++p) {
+      phases.push_back({tasks[p], [&runs, &in_order, p](Index task) {
+                          for (std::size_t before = 0; before < p; ++before) {
+                            for (const auto& count : runs[before]) {
+                              if (count != 1) in_order = false;
+                            }
+                          }
+                          ++runs[p][task];
+                        }});
+    }
+    Pool pool;
+    RunPhases(pool, threads, phases);
+    for (const auto& phase : runs) {
+      for (const auto& count : phase) {
+        if (count != 1 || !in_order) std::printf("phases with %s went wrong\n", pool_name), std::exit(1);
+      }
+    }
+  }
+}
+
 // Asking for large pages changes nothing in an array, whatever its size and place, and nothing beside it.
 void CheckLargePages() {
   PreferLargePages(nullptr, 0);
@@ -260,6 +309,10 @@ void CheckLargePages() {
 int main() {
   CheckSlices();
   CheckLargePages();
+  CheckPhases<NoHelpers>("no helpers");
+  CheckPhases<AtOnce>("helpers at once");
+  CheckPhases<TooLate>("late helpers");
+  CheckPhases<Threads>("threads");
   // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
   // several members; several groups; more threads than rows; several slices for each thread.
   const Sizes cases[] = {{1, 1, 1, 1, 1},     {1, 2, 3, 2, 4},    {1, 3, 7, 5, 17},      {1, 2, 13, 70, 66, 1},

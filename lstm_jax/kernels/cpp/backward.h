@@ -166,7 +166,7 @@ inline void GateStep(const Sizes& s, Index rows, const float* gates, const float
 // sums (columns, kBlock) = or, with `add`, += factors^T dz of one block, over the rows `range` of each of some
 // steps. `factors(step)` has those rows of a step, `columns` apart.
 template <class Factors>
-inline void AddProducts(const GateGradients& dz, Index block, Index steps, Index rows, Range range,
+inline void SumProducts(const GateGradients& dz, Index block, Index steps, Index rows, Range range,
                         const Factors& factors, Index columns, bool add, float* sums) {
   ForTiles(columns, [&](auto tile, Index column) {
     constexpr int R = tile;
@@ -186,7 +186,7 @@ inline void AddProducts(const GateGradients& dz, Index block, Index steps, Index
 }
 
 // sums (kBlock) = or += the sum of dz of one block, over the same rows.
-inline void AddRows(const GateGradients& dz, Index block, Index steps, Index rows, Range range, bool add,
+inline void SumRows(const GateGradients& dz, Index block, Index steps, Index rows, Range range, bool add,
                     float* sums) {
   Vec row_sums[kGates] = {};
   for (Index step = 0; step < steps; ++step) {
@@ -258,18 +258,19 @@ inline void BackwardSlice(const Sizes& s, const BackwardArgs& args, const Backwa
     for (Index t = begin; mask != nullptr && t < end; ++t) {
       Masked(h_before(t), mask, floats, h_masked + (t - begin) * floats);
     }
-    const bool add = end < s.time;
+    const bool add = end < s.time;  // the first of these passes writes the sums, so they need no zeros
     for (Index group = 0; group < groups; ++group) {
       const Range range{group * group_rows, (group + 1) * group_rows};
       for (Index block = 0; block < s.blocks(); ++block) {
         float* to = sums + (group * s.blocks() + block) * s.packed();
         const auto multiply = [&](const auto& factors, Index columns) {
-          AddProducts(dz, block, end - begin, rows, range, factors, columns, add, to);
+          SumProducts(dz, block, end - begin, rows, range, factors, columns, add, to);
           to += columns * kBlock;
         };
         multiply([&](Index step) { return args.x + row_of(begin + step) * s.inputs; }, s.inputs);
-        multiply([&](Index step) { return mask == nullptr ? h_before(begin + step) : h_masked + step * floats; }, hidden);
-        AddRows(dz, block, end - begin, rows, range, add, to);
+        multiply([&](Index step) { return mask == nullptr ? h_before(begin + step) : h_masked + step * floats; },
+                 hidden);
+        SumRows(dz, block, end - begin, rows, range, add, to);
       }
     }
     end = begin;

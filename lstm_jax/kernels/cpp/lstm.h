@@ -24,6 +24,7 @@
 #include <new>
 #include <type_traits>
 
+#include "phases.h"
 #include "vector.h"
 
 #ifdef __linux__
@@ -97,19 +98,10 @@ inline void PreferLargePages([[maybe_unused]] void* data, [[maybe_unused]] std::
 // Rounded up to whole cache lines, so that two threads never write to the same one.
 inline Index Aligned(Index floats) { return CeilDiv(floats, 16) * 16; }
 
-struct Range {
-  Index begin, end;
-  Index size() const { return end - begin; }
-};
-
-inline Range Share(Index whole, Index part, Index parts) {
-  return {whole * part / parts, whole * (part + 1) / parts};
-}
-
 // How many slices each member's batch is cut into. This depends on sizes and number of threads alone, so
 // that a call adds up its sums in the same order, and gives the same bits, every time.
 //
-// Threads take the next slice when they are done with one: with several for each thread, a core that is
+// Threads take slices of others when they are done with their own: with several for each thread, a core that is
 // slower than the others, by its make or because it is shared, takes fewer and nobody waits for it long.
 // Every slice reads all the weights in every step, though: large ones are cut into slices as large as can be.
 inline Index NumSlices(const Sizes& s, Index threads) {
@@ -175,6 +167,7 @@ inline void ForTiles(Index rows, const Body& body) {
 template <int R, int V>
 inline void Multiply(Vec (&sums)[R][V], Index depth, const float* a, Index a_row, Index a_column,
                      const float* b, Index b_row) {
+  LSTM_JAX_UNROLL_BY_4  // or its counters take the place of multiplications
   for (Index k = 0; k < depth; ++k, a += a_column, b += b_row) {
     Vec left[R];
     LSTM_JAX_UNROLL

@@ -13,11 +13,14 @@
 #include <immintrin.h>
 #endif
 
-// Loops over a number of registers: written out, or the registers would be memory.
+// Loops over a number of registers: written out, or the registers would be memory. Others, with a number of
+// turns that is known at run time: four turns in one.
 #if defined(__clang__)
 #define LSTM_JAX_UNROLL _Pragma("clang loop unroll(full)")
+#define LSTM_JAX_UNROLL_BY_4 _Pragma("clang loop unroll_count(4)")
 #else
 #define LSTM_JAX_UNROLL _Pragma("GCC unroll 8")
+#define LSTM_JAX_UNROLL_BY_4 _Pragma("GCC unroll 4")
 #endif
 
 namespace lstm_jax {
