@@ -266,8 +266,8 @@ def _speed_notes(results: Results, found: dict[str, Speed]) -> tuple[str, ...]:
         "beforehand, once for each machine.",
         "Peak memory: the most that the process had while it trained and inferred, when all was compiled, "
         "taken once; in brackets what it had when the model was built. Processor time: of all "
-        f"{results.threads} cores together; by the time of the train step, it tells how many of them worked. "
-        f"Setting: what was chosen by trial.{peak}",
+        f"{results.threads} cores together; by the time of the train step, it tells how many of them worked, "
+        f"or waited awake. Setting: what was chosen by trial.{peak}",
     )
 
 
