@@ -24,7 +24,7 @@ ImplementationName = Literal["auto", "scan", "unrolled", "fused", "native"]
 DtypeName = Literal["float32", "bfloat16"]
 RecipeName = Literal["tutorial", "fast", "accurate", "accurate-bidirectional", "pixels", "permuted"]
 TaskName = Literal["rows", "columns", "pixels", "permuted"]
-OptimizerName = Literal["adam", "adamw"]
+OptimizerName = Literal["adam", "adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine"]
 
 # Time steps of each task.
@@ -165,9 +165,9 @@ class Config:
     steps: Annotated[int | None, _LENGTH, shown_option("INT", "none")] = None
     """Training steps, instead of whole epochs."""
     optimizer: OptimizerName = "adam"
-    """'adamw' is Adam with weight decay that does not pass through its averages."""
+    """'adamw' is Adam with weight decay beside its averages; 'muon' makes the LSTM's updates orthogonal."""
     learning_rate: float = 0.01
-    """Step size of Adam, the largest of its schedule."""
+    """Step size of the optimizer, the largest of its schedule."""
     schedule: ScheduleName = "constant"
     """How the learning rate falls from its largest value to the end of training."""
     warmup: float = 0.0
@@ -259,7 +259,7 @@ class Config:
         length = SEQUENCE_LENGTHS[self.task]
         if self.remat is not None and length % self.remat:
             raise _contradiction(self, "remat", "task", expected=f"a divisor of its {length} steps")
-        if self.weight_decay and self.optimizer == "adam":
+        if self.weight_decay and self.optimizer != "adamw":
             raise _contradiction(self, "weight_decay", "optimizer", expected="0, or --optimizer adamw")
         if not self.weight_decay and self.optimizer == "adamw":
             raise _contradiction(self, "weight_decay", "optimizer", expected="a number above 0")

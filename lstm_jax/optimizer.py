@@ -1,4 +1,4 @@
-"""From gradients to new weights: schedule of the learning rate, clipping, Adam, averaged weights.
+"""From gradients to new weights: schedule of the learning rate, clipping, Adam or Muon, averaged weights.
 
 The learning rate of step k of N, counted from 0, with W steps of warm-up and D = N - W steps of decay:
 
@@ -13,12 +13,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, Int32
+from optax.contrib import MuonDimensionNumbers
 
 from lstm_jax.config import Config
 
+# Root mean square of an update by Muon at a learning rate of 1: what Adam's usually are.
+MUON_RMS = 0.2
+
 
 def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransformation:
-    """The optimizer of a configuration: Adam (Kingma & Ba 2015, arXiv 1412.6980) and what goes with it.
+    """The optimizer of a configuration, by default Adam (Kingma & Ba 2015, arXiv 1412.6980).
 
     Args:
         config: the options.
@@ -30,6 +34,8 @@ def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransf
         # Decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). Biases are left alone:
         # that of the forget gate is there to be large.
         optimizer = optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=are_kernels)
+    elif config.optimizer == "muon":
+        optimizer = muon(learning_rate)
     else:
         optimizer = optax.adam(learning_rate)
     if config.clip_norm is not None:
@@ -58,6 +64,26 @@ def learning_rate_schedule(config: Config, *, total_steps: int) -> float | optax
     # From the first step above 0, which would be a step that does nothing.
     rising = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
     return optax.join_schedules([rising, falling], [warmup])
+
+
+def muon(learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
+    """Muon for the kernels of the LSTM, each gate's by itself; NAdam for biases and the dense layer.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) gives the singular values of a
+    kernel's averaged gradient about the same size, so that it also learns in directions in which the
+    gradient is small. An update has the size of one of Adam's, so that the same learning rates fit: a root
+    mean square of about 0.2 times the learning rate (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+    Both look ahead by Nesterov's momentum, which makes Adam NAdam (Dozat 2016).
+    """
+
+    def matrices(params: Any) -> Any:
+        """How a leaf is a matrix (inputs, outputs); None where NAdam takes it."""
+        return jax.tree.map_with_path(
+            lambda path, is_kernel: MuonDimensionNumbers() if is_kernel and path[0].key != "head" else None,
+            are_kernels(params),
+        )
+
+    return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=matrices, consistent_rms=MUON_RMS)
 
 
 def are_kernels(params: Any) -> Any:

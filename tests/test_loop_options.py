@@ -23,14 +23,18 @@ ALL = {
     "warmup": 0.2,
     "clip_norm": 1.0,
     "ema_decay": 0.8,
-    "optimizer": "adamw",
-    "weight_decay": 0.1,
     "label_smoothing": 0.1,
     "output_dropout_rate": 0.3,
     "recurrent_dropout_rate": 0.3,
     "recurrent_weight_dropout_rate": 0.3,
     "augment_shift": 2.0,
 }
+OPTIMIZERS = {"adamw": {"optimizer": "adamw", "weight_decay": 0.1}, "muon": {"optimizer": "muon"}}
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def every_option(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {**ALL, **OPTIMIZERS[request.param]}
 
 
 @pytest.fixture
@@ -41,11 +45,13 @@ def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def averaged_run(small: dict[str, Any]) -> Any:
-    return train(Config(**small, **ALL))
+def averaged_run(small: dict[str, Any], every_option: dict[str, Any]) -> Any:
+    return train(Config(**small, **every_option))
 
 
-def test_an_averaged_run_is_judged_and_used_by_its_average(averaged_run: Any, small: dict[str, Any]) -> None:
+def test_an_averaged_run_is_judged_and_used_by_its_average(
+    averaged_run: Any, small: dict[str, Any], every_option: dict[str, Any]
+) -> None:
     trained, state = load_trained(small["run_dir"]), load_state(small["run_dir"]).state
     average = state.opt_state.average
     assert digest(trained.params) == digest(average) == digest(averaged_run.params)
@@ -57,14 +63,14 @@ def test_an_averaged_run_is_judged_and_used_by_its_average(averaged_run: Any, sm
     accuracy = float(np.mean(np.argmax(trained.probabilities(images), axis=1) == labels))
     assert averaged_run.summary["test_accuracy"] == pytest.approx(accuracy)
     # A finished run gives them back.
-    again = train(Config(**small, **ALL))
+    again = train(Config(**small, **every_option))
     assert digest(again.params) == digest(average)
 
 
 def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
-    averaged_run: Any, small: dict[str, Any], tmp_path: Path
+    averaged_run: Any, small: dict[str, Any], every_option: dict[str, Any], tmp_path: Path
 ) -> None:
-    options = {**small, **ALL, "run_dir": tmp_path / "stopped", "checkpoint_every": 1}
+    options = {**small, **every_option, "run_dir": tmp_path / "stopped", "checkpoint_every": 1}
     stops, result = 0, None
     while result is None or result.summary is None:
         result = train(Config(**options), console=Listener(signal_after=3))

@@ -1,4 +1,4 @@
-"""Schedules, clipping, AdamW and averaged weights, each against its definition written by hand in float64."""
+"""Schedules, clipping, optimizers and averaged weights, each against its definition by hand in float64."""
 
 import math
 from collections.abc import Callable
@@ -62,7 +62,11 @@ def random_tree(seed: int, scale: float = 1.0) -> Tree:
     rng = np.random.default_rng(seed)
     return {
         "head": {"kernel": rng.standard_normal((3, 2)) * scale, "bias": rng.standard_normal(2) * scale},
-        "cell": {"hi": {"kernel": rng.standard_normal((2, 2)) * scale, "bias": rng.standard_normal(2)}},
+        "cell": {
+            "ii": {"kernel": rng.standard_normal((1, 3)) * scale},
+            "if": {"kernel": rng.standard_normal((4, 3)) * scale},
+            "hi": {"kernel": rng.standard_normal((3, 3)) * scale, "bias": rng.standard_normal(3)},
+        },
     }
 
 
@@ -81,7 +85,13 @@ def run(config: Config, steps: int, scale: float = 1.0) -> tuple[list[Tree], Any
 
 
 def adam_by_hand(
-    config: Config, steps: int, scale: float, change: Callable[[Tree], Tree], decay: Callable[[str], float]
+    config: Config,
+    steps: int,
+    scale: float,
+    change: Callable[[Tree], Tree],
+    decay: Callable[[str], float],
+    *,
+    nesterov: bool = False,
 ) -> Tree:
     """Adam's equations on gradients that ``change`` has had, with decoupled decay by name of the leaf."""
     params = random_tree(0)
@@ -93,11 +103,14 @@ def adam_by_hand(
         m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradients)
         v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, gradients)
 
-        def step(path: Any, p: Any, m: Any, v: Any, t: int = t, eta: float = eta) -> Any:
-            direction = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        def step(path: Any, p: Any, m: Any, v: Any, g: Any, t: int = t, eta: float = eta) -> Any:
+            mean = m / (1 - 0.9**t)
+            if nesterov:
+                mean = 0.9 * m / (1 - 0.9 ** (t + 1)) + 0.1 * g / (1 - 0.9**t)
+            direction = mean / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
             return p - eta * (direction + decay(path[-1].key) * p)
 
-        params = jax.tree_util.tree_map_with_path(step, params, m, v)
+        params = jax.tree_util.tree_map_with_path(step, params, m, v, gradients)
     return params
 
 
@@ -123,6 +136,49 @@ def test_adamw_shrinks_kernels_and_leaves_biases_alone() -> None:
     config = Config(learning_rate=0.1, optimizer="adamw", weight_decay=0.3)
     expected = adam_by_hand(config, 4, 1.0, lambda g: g, lambda name: 0.3 if name == "kernel" else 0.0)
     assert_close(run(config, 4)[0][-1], expected)
+
+
+def muon_by_hand(config: Config, steps: int) -> Tree:
+    """Muon's equations for the kernels of the cell: averages, Nesterov's look ahead, Newton and Schulz."""
+    params = random_tree(0)["cell"]
+    m = jax.tree.map(np.zeros_like, params)
+    rate = learning_rate_schedule(config, total_steps=steps)
+    for t in range(1, steps + 1):
+        gradients = random_tree(t)["cell"]
+        m = jax.tree.map(lambda m, g: 0.95 * m + 0.05 * g, m, gradients)
+        eta = float(rate(t - 1)) if callable(rate) else rate
+        for gate in params:
+            ahead = 0.95 * m[gate]["kernel"] / (1 - 0.95 ** (t + 1))
+            ahead += 0.05 * gradients[gate]["kernel"] / (1 - 0.95**t)
+            u, s, v = np.linalg.svd(ahead, full_matrices=False)
+            # What the iteration does to the singular values, which it leaves in their places.
+            s /= np.linalg.norm(s)
+            for _ in range(5):
+                s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+            size = 0.2 * math.sqrt(max(ahead.shape))
+            params[gate]["kernel"] = params[gate]["kernel"] - eta * size * (u * s) @ v
+    return {gate: leaves["kernel"] for gate, leaves in params.items()}
+
+
+def test_muon_turns_kernels_of_the_cell_and_leaves_the_rest_to_nadam() -> None:
+    config = Config(learning_rate=0.1, optimizer="muon", schedule="linear", warmup=0.3)
+    actual = run(config, 5)[0][-1]
+    assert_close({gate: leaves["kernel"] for gate, leaves in actual["cell"].items()}, muon_by_hand(config, 5))
+    nadam = adam_by_hand(config, 5, 1.0, lambda g: g, no_decay, nesterov=True)
+    assert_close(actual["head"], nadam["head"])
+    assert_close(actual["cell"]["hi"]["bias"], nadam["cell"]["hi"]["bias"])
+
+
+@pytest.mark.parametrize("size", [(1, 5), (28, 64), (64, 64)])
+def test_an_update_by_muon_has_the_size_of_one_by_adam(size: tuple[int, int]) -> None:
+    gradient = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    params = {"cell": {"hi": {"kernel": jnp.zeros(size)}}}
+    optimizer = build_optimizer(Config(learning_rate=1.0, optimizer="muon"), total_steps=1)
+    updates, _ = optimizer.update(
+        {"cell": {"hi": {"kernel": jnp.asarray(gradient)}}}, optimizer.init(params), params
+    )
+    # Five iterations bring singular values to somewhere between 0.68 and 1.13.
+    assert 0.2 * 0.68 < float(jnp.sqrt(jnp.mean(updates["cell"]["hi"]["kernel"] ** 2))) < 0.2 * 1.13
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01], ids=["above", "below"])
