@@ -82,8 +82,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "permuted": Recipe(
             "one pixel a step, in a fixed random order",
-            # Here the bias of 1 learnt faster, but nothing learns it as fast as the pixels in their order.
-            {"task": "permuted", **_LONG, "epochs": 60},
+            # Here the bias of 1 learnt faster; and Muon, several times as fast as Adam.
+            {"task": "permuted", **_LONG, "optimizer": "muon", "epochs": 50},
         ),
     }
 )
