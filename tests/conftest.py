@@ -1,4 +1,4 @@
-"""What all tests share: strict JAX, two CPU devices, MNIST prepared once, a home of their own."""
+"""What tests share: strict JAX, two CPU devices, prepared MNIST, a home of their own, fake frameworks."""
 
 import os
 import signal
@@ -9,8 +9,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from small_comparison import StartProcess, few_digits
 
 from lstm_jax import load_dataset
+from lstm_jax.compare.processes import Process
+from lstm_jax.compare.work import Examples
 
 PROJECT = Path(__file__).parents[1]
 
@@ -94,3 +97,26 @@ def run(environment: dict[str, str]) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def digits() -> Examples:
+    """For comparisons of frameworks."""
+    return few_digits()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartProcess]:
+    """Starts fake frameworks, and ends them after the test."""
+    # Their processes find them by this name, where tests are run as `python -m pytest`.
+    from tests.fake_frameworks import FRAMEWORKS
+
+    processes: list[Process] = []
+
+    def start(name: str) -> Process:
+        processes.append(Process(FRAMEWORKS[name], cores=(), log=tmp_path / "log"))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.close()

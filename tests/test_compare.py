@@ -1,75 +1,31 @@
 """The harness of the comparison, with frameworks of known speed and known faults."""
 
 import dataclasses
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from small_comparison import EFFORT, OPTIONS, SIZE, StartProcess, check
 
-from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import beginning, comparison, judge, measuring, parity, work
-from lstm_jax.compare.adapter import Adapter, Decay
+from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.comparison import Effort, compare
 from lstm_jax.compare.frameworks import FRAMEWORKS as REAL
-from lstm_jax.compare.frameworks import Framework
 from lstm_jax.compare.learning import Course, course_of, learn
 from lstm_jax.compare.options import Compare
-from lstm_jax.compare.processes import FrameworkError, Process, several_at_once
 from lstm_jax.compare.results import Results
-from lstm_jax.compare.work import Examples, initial_params, row_batches
-from lstm_jax.compare.worker import INFER, LATENCY, LATENCY_CALLS, TRAIN, Worker
+from lstm_jax.compare.work import Examples, initial_params
 from lstm_jax.config import recipe_config
 from lstm_jax.cores import usable_cores
 from lstm_jax.data import epoch_order
 from lstm_jax.errors import ConfigError
 from tests.fake_frameworks import COMPILE_SECONDS, FRAMEWORKS, INFER_SECONDS, STEP_SECONDS
 
-SIZE = Size(hidden=3, batch=4, time=5, inputs=28)
-OPTIONS = Compare(hidden_size=3, batch_size=4, time_steps=5, scaling=False)
-EFFORT = Effort(curve_steps=4, steps=3, rounds=3, scaling_steps=2, scaling_rounds=2)
-
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the tests' sizes a call would take a thousand."""
     monkeypatch.setattr(measuring, "MOST_STEPS", 5)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Examples:
-    """Not digits, but as many classes, and every row differs."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (60, 28, 28), np.uint8)
-    return Examples(images, rng.integers(0, 10, 60, np.int32))
-
-
-StartProcess = Callable[[str], Process]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartProcess]:
-    """Starts fake frameworks, and ends them after the test."""
-    processes: list[Process] = []
-
-    def start(name: str) -> Process:
-        processes.append(Process(FRAMEWORKS[name], cores=(), log=tmp_path / "log"))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.close()
-
-
-def check(process: Process, digits: Examples) -> Any:
-    params, batches = initial_params(SIZE, seed=0), row_batches(digits, SIZE, steps=4)
-    right = parity.verdict(params, batches)
-    return parity.compare_training(process, SIZE, params, batches, right)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -110,148 +66,6 @@ def test_wrong_names_and_shapes_are_different() -> None:
     assert parity._tree_error({"a": np.ones((3, 2)), "b": {"c": np.ones(4)}}, right) == float("inf")
     off = {"a": np.ones((2, 3)), "b": {"c": np.array([1, 1, 1.5, 1])}}
     assert parity._tree_error(off, right) == 0.5
-
-
-# --------------------------------------------------------------------------------------------------
-# Processes
-# --------------------------------------------------------------------------------------------------
-
-
-def test_what_settles_a_measurement_is_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    class Recorder(Adapter):
-        def __init__(self) -> None:
-            pass
-
-        def load(self, images: Any, labels: Any) -> Any:
-            return images
-
-        def train(self, batches: Any) -> float:
-            calls.append(("train", batches.shape))
-            return 0.0
-
-        def infer(self, batches: Any) -> Any:
-            calls.append(("infer", batches.shape))
-            return np.zeros((*batches.shape[:2], 10), np.float32)
-
-    worker = Worker("nowhere:Nothing")
-    monkeypatch.setattr(worker, "_adapter", Recorder())
-    monkeypatch.setattr("lstm_jax.compare.worker.SETTLE_SECONDS", 1e-4)
-    shapes = {"chunk": (6, 4, 5, 28), "first": (1, 4, 5, 28), "single": (1, 1, 5, 28)}
-    for name, shape in shapes.items():
-        worker.load(name, np.zeros(shape, np.float32), np.zeros(shape[:2], np.int32))
-    for measure, name, settles, call, repeats in [
-        (TRAIN, "chunk", "first", "train", 1),
-        (INFER, "chunk", "first", "infer", 1),
-        (LATENCY, "single", "single", "infer", LATENCY_CALLS),
-    ]:
-        calls.clear()
-        worker.time(measure, name)
-        settled, measured = calls[:-repeats], calls[-repeats:]
-        assert set(settled) == {(call, shapes[settles])}
-        assert measured == [(call, shapes[name])] * repeats
-
-
-def test_what_a_framework_raises_is_told_in_one_line(start: StartProcess, digits: Examples) -> None:
-    with pytest.raises(FrameworkError, match=r"^RuntimeError: no kernel for this$"):
-        check(start("raises"), digits)
-
-
-def test_a_process_that_ends_is_told_with_its_last_words(start: StartProcess, digits: Examples) -> None:
-    with pytest.raises(FrameworkError, match=r"^its process ended with code 3: the last words$"):
-        check(start("dies"), digits)
-
-
-@pytest.mark.parametrize("most", [1, 2, 5])
-def test_several_at_once_are_no_more_than_that(most: int) -> None:
-    running, seen, begun = set[str](), [], []
-
-    together = threading.Barrier(most, timeout=60)
-
-    def begin(name: str) -> Callable[[], str]:
-        begun.append(name)
-        assert threading.current_thread() is threading.main_thread()
-        running.add(name)
-        seen.append(len(running))
-
-        def work() -> str:
-            if int(name) < most:
-                together.wait()
-            time.sleep(0.01 * (5 - int(name)))
-            if name == "3":
-                raise FrameworkError("three")
-            return name * 2
-
-        return work
-
-    found = {}
-    for name, future in several_at_once("01234", begin, most=most):
-        running.remove(name)
-        found[name] = future
-    assert begun == list("01234")
-    assert max(seen) == most
-    assert {name: future.result() for name, future in found.items() if name != "3"} == {
-        "0": "00", "1": "11", "2": "22", "4": "44"
-    }  # fmt: skip
-    with pytest.raises(FrameworkError, match="three"):
-        found["3"].result()
-    assert most > 1 or list(found) == begun
-
-
-def test_stopping_does_not_wait_for_what_is_under_way() -> None:
-    began = time.monotonic()
-    ended = threading.Event()
-    several = several_at_once("01", lambda name: lambda: name == "0" or ended.wait(60), most=2)
-    assert next(several)[0] == "0"
-    several.close()
-    assert time.monotonic() - began < 30
-    ended.set()
-
-
-def test_a_process_that_hangs_is_ended(start: StartProcess, digits: Examples) -> None:
-    process = start("hangs")
-    process.call("build", SIZE, initial_params(SIZE, seed=0), 0.1)
-    process.call("load", "many", *row_batches(digits, SIZE, steps=2))
-    began = time.monotonic()
-    with pytest.raises(FrameworkError, match=r"^train took longer than 0.2 s$"):
-        process.call("train", "many", seconds=0.2)
-    assert time.monotonic() - began < 60
-
-
-def test_what_a_framework_prints_does_not_get_among_the_answers(
-    start: StartProcess, digits: Examples
-) -> None:
-    assert check(start("noisy"), digits).why_different is None
-
-
-def test_a_missing_module_is_an_error_of_the_framework(tmp_path: Path) -> None:
-    framework = Framework("not there", "tests.no_such_module:Nothing")
-    with (
-        Process(framework, cores=(), log=tmp_path / "log") as process,
-        pytest.raises(FrameworkError, match=r"No module named 'tests\.no_such_module'"),
-    ):
-        process.call("build", SIZE, {}, 0.1)
-
-
-def test_the_cores_are_limited(start: StartProcess, tmp_path: Path) -> None:
-    cores = Compare(threads=1).cores()
-    assert len(cores) == 1
-    with Process(FRAMEWORKS["right"], cores=cores, log=tmp_path / "log") as process:
-        process.call("build", SIZE, initial_params(SIZE, seed=0), 0.1)
-        pid = process._popen.pid
-        found = Path(f"/proc/{pid}/status").read_text()
-        assert f"Cpus_allowed_list:\t{cores[0]}\n" in found
-
-
-def test_the_process_of_a_framework_has_nothing_of_jax_in_it() -> None:
-    """Or PyTorch's start and memory would be those of two frameworks."""
-    code = (
-        "import sys, lstm_jax.compare.worker as w; w.Worker('a:B'); "
-        "print([m for m in ('jax', 'flax', 'tyro', 'torch', 'tensorflow', 'keras') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -410,18 +224,6 @@ def test_nothing_installed_is_an_error(digits: Examples, tmp_path: Path) -> None
         compared(["missing"], digits, tmp_path / "logs")
 
 
-def test_memory_is_that_of_the_framework(start: StartProcess) -> None:
-    """Not that of the process that starts it, and not that of what was before."""
-    ours = np.ones(400_000_000, np.uint8)  # more than any of the fakes has
-    process = start("large")
-    process.call("build", SIZE, initial_params(SIZE, seed=0), 0.1)
-    before = process.call("memory")
-    process.call("forget_memory")
-    after = process.call("memory")
-    assert before.now + 50e6 < before.peak < ours.size
-    assert before.now - 50e6 < after.peak < before.peak - 50e6
-
-
 def test_slow_compilers_are_left_out_where_they_would_take_too_long() -> None:
     unrolled = REAL["lstm_jax-unrolled"]
     assert beginning._why_not(unrolled, SIZE, shorten=False) is None
@@ -440,53 +242,3 @@ def test_a_quick_look_leaves_out_what_has_a_stand_in_unless_asked_for(digits: Ex
     assert stand_ins <= REAL.keys() - left_out(Compare(quick=True)).keys()
     assert not left_out(Compare(quick=True, frameworks="lstm_jax-scan,lstm_jax-unrolled"))
     assert not left_out(Compare())
-
-
-# --------------------------------------------------------------------------------------------------
-# Work
-# --------------------------------------------------------------------------------------------------
-
-
-def test_sequences_of_any_length_are_rows_of_digits(digits: Examples) -> None:
-    order = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(60)
-    middle = row_batches(digits, SIZE, steps=2)
-    assert middle.images.shape == (2, 4, 5, 28)
-    np.testing.assert_array_equal(middle.images[1, 2], digits.images[order[6], 11:16] / np.float32(255))
-    assert middle.labels[1, 2] == digits.labels[order[6]]
-    # 30 rows: a digit, and two rows of the next one; of 60 digits, 20 steps need them several times.
-    longer = row_batches(digits, SIZE._replace(time=30), steps=20)
-    first, second = digits.images[order[2]], digits.images[order[3]]
-    rows = np.concatenate([first, second[:2]]) / np.float32(255)
-    np.testing.assert_array_equal(longer.images[0, 1], rows)
-    assert longer.labels[0, 1] == digits.labels[order[2]]
-    assert longer.images.dtype == np.float32
-
-
-def test_initial_weights_are_fixed_by_the_seed_and_have_the_right_size() -> None:
-    size = Size(hidden=50, batch=1, time=1, inputs=30)
-    cell = initial_params(size, seed=1)["lstm_0_forward"]["cell"]
-    limits = {"i": (6 / 80) ** 0.5, "h": (6 / 100) ** 0.5}
-    for kind, limit in limits.items():
-        for gate in "ifgo":
-            kernel = cell[f"{kind}{gate}"]["kernel"]
-            assert 0.95 * limit < np.abs(kernel).max() <= limit
-            assert abs(kernel.mean()) < 0.05 * limit
-    assert [cell[f"h{gate}"]["bias"][0] for gate in "ifgo"] == [0, 1, 0, 0]
-    again, other = initial_params(size, seed=1), initial_params(size, seed=2)
-    np.testing.assert_array_equal(cell["ii"]["kernel"], again["lstm_0_forward"]["cell"]["ii"]["kernel"])
-    assert np.any(cell["ii"]["kernel"] != other["lstm_0_forward"]["cell"]["ii"]["kernel"])
-
-
-def test_the_test_set_comes_whole_and_in_order(digits: Examples) -> None:
-    batches = work.test_batches(digits, batch=20)
-    assert batches.images.shape == (3, 20, 28, 28)
-    np.testing.assert_array_equal(batches.labels.ravel(), digits.labels)
-
-
-def test_the_number_of_steps_keeps_the_arithmetic() -> None:
-    assert measuring.steps_for(comparison.TUTORIAL, reference=comparison.TUTORIAL, steps=100) == 100
-    larger = comparison.TUTORIAL._replace(batch=512)
-    assert measuring.steps_for(larger, reference=comparison.TUTORIAL, steps=100) == 25
-    assert measuring.steps_for(larger._replace(hidden=512), reference=comparison.TUTORIAL, steps=100) == 2
-    # However small, a call takes no more than so many steps.
-    assert measuring.steps_for(SIZE, reference=comparison.TUTORIAL, steps=100) == measuring.MOST_STEPS

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from test_compare import EFFORT, OPTIONS
+from small_comparison import EFFORT, OPTIONS
 
 from lstm_jax.compare import comparison, continuing, measuring
 from lstm_jax.compare.beginning import beginning, source_digest
@@ -30,13 +29,6 @@ def small() -> Iterator[None]:
         patch.setattr(measuring, "MOST_STEPS", 5)
         patch.setattr(comparison, "CURVES", {"hidden": (2,), "batch": (3,)})
         yield
-
-
-@pytest.fixture(scope="module")
-def digits() -> Examples:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (60, 28, 28), np.uint8)
-    return Examples(images, rng.integers(0, 10, 60, np.int32))
 
 
 def compared(
