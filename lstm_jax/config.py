@@ -165,7 +165,7 @@ class Config:
     steps: Annotated[int | None, _LENGTH, shown_option("INT", "none")] = None
     """Training steps, instead of whole epochs."""
     optimizer: OptimizerName = "adam"
-    """'adamw' is Adam with weight decay beside its averages; 'muon' makes the LSTM's updates orthogonal."""
+    """'adamw': Adam with decoupled weight decay; 'muon': nearly orthogonal updates of the LSTM's kernels."""
     learning_rate: float = 0.01
     """Step size of the optimizer, the largest of its schedule."""
     schedule: ScheduleName = "constant"

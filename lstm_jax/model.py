@@ -30,6 +30,9 @@ Params: TypeAlias = Any  # a pytree of float32 arrays
 # these start a run from the same bits on every machine.
 KERNEL_INIT = nn.initializers.glorot_uniform()
 
+# The name of the dense layer among the parameters.
+HEAD = "head"
+
 
 class LSTMClassifier(nn.Module):
     """Names the class of a sequence from the last output of an LSTM.
@@ -117,7 +120,7 @@ class LSTMClassifier(nn.Module):
         features = jnp.concatenate(last, axis=-1).astype(jnp.float32)
         if self.output_dropout_rate:
             features = ExampleDropout(self.output_dropout_rate, name="dropout_output")(features, **dropout)
-        return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(features)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, name=HEAD)(features)
 
     def _directions(self) -> tuple[str, ...]:
         return ("forward", "backward") if self.bidirectional else ("forward",)

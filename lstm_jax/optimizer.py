@@ -16,8 +16,9 @@ from jaxtyping import Array, Float32, Int32
 from optax.contrib import MuonDimensionNumbers
 
 from lstm_jax.config import Config
+from lstm_jax.model import HEAD
 
-# Root mean square of an update by Muon at a learning rate of 1: what Adam's usually are.
+# Root mean square of an update by Muon at a learning rate of 1, if the gradient has full rank.
 MUON_RMS = 0.2
 
 
@@ -67,23 +68,33 @@ def learning_rate_schedule(config: Config, *, total_steps: int) -> float | optax
 
 
 def muon(learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
-    """Muon for the kernels of the LSTM, each gate's by itself; NAdam for biases and the dense layer.
+    """Muon for the kernels of the LSTM, NAdam for biases and the dense layer.
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) gives the singular values of a
-    kernel's averaged gradient about the same size, so that it also learns in directions in which the
-    gradient is small. An update has the size of one of Adam's, so that the same learning rates fit: a root
-    mean square of about 0.2 times the learning rate (Liu et al. 2025, arXiv 2502.16982, section 2.2).
-    Both look ahead by Nesterov's momentum, which makes Adam NAdam (Dozat 2016).
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the averaged gradient of a
+    kernel nearly orthogonal: five steps of a polynomial bring all singular values but tiny ones to about 1,
+    so that it also learns in directions in which the gradient is small. Each gate's kernel is turned by
+    itself. That of a single input, as where a step reads a pixel, is only scaled.
+
+    An update has a root mean square of about 0.2 times the learning rate (less if the gradient has a lower
+    rank), the lower end of what Liu et al. 2025 (arXiv 2502.16982, section 2.2) saw of AdamW: its learning
+    rates are a first guess here.
+
+    Other than in Jordan's use, the first layer's input kernels are turned too, and the rest learns with NAdam
+    (Dozat 2016), not AdamW: in optax both look ahead by Nesterov's momentum.
     """
 
     def matrices(params: Any) -> Any:
         """How a leaf is a matrix (inputs, outputs); None where NAdam takes it."""
         return jax.tree.map_with_path(
-            lambda path, is_kernel: MuonDimensionNumbers() if is_kernel and path[0].key != "head" else None,
+            lambda path, is_kernel: MuonDimensionNumbers() if is_kernel and not _is_of_head(path) else None,
             are_kernels(params),
         )
 
     return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=matrices, consistent_rms=MUON_RMS)
+
+
+def _is_of_head(path: tuple[Any, ...]) -> bool:
+    return jax.tree_util.keystr(path[:1], simple=True) == HEAD
 
 
 def are_kernels(params: Any) -> Any:

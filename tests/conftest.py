@@ -6,14 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import pytest
-from small_comparison import StartProcess, few_digits
 
 from lstm_jax import load_dataset
-from lstm_jax.compare.processes import Process
-from lstm_jax.compare.work import Examples
+
+if TYPE_CHECKING:  # a fault in the comparison is one of its tests alone
+    from small_comparison import StartProcess
+
+    from lstm_jax.compare.work import Examples
 
 PROJECT = Path(__file__).parents[1]
 
@@ -100,15 +103,19 @@ def run(environment: dict[str, str]) -> Run:
 
 
 @pytest.fixture(scope="session")
-def digits() -> Examples:
+def digits() -> "Examples":
     """For comparisons of frameworks."""
+    from small_comparison import few_digits
+
     return few_digits()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartProcess]:
+def start(tmp_path: Path) -> "Iterator[StartProcess]":
     """Starts fake frameworks, and ends them after the test."""
-    # Their processes find them by this name, where tests are run as `python -m pytest`.
+    from lstm_jax.compare.processes import Process
+
+    # `tests` can only be imported under `python -m pytest`, which other tests do not need.
     from tests.fake_frameworks import FRAMEWORKS
 
     processes: list[Process] = []

@@ -18,7 +18,7 @@ from lstm_jax.kernels import choice
 from lstm_jax.trained import load_state, load_trained
 
 # Every step has its own learning rate, random images and dropout, and moves an average.
-ALL = {
+ALL_BUT_OPTIMIZER = {
     "schedule": "cosine",
     "warmup": 0.2,
     "clip_norm": 1.0,
@@ -34,7 +34,7 @@ OPTIMIZERS = {"adamw": {"optimizer": "adamw", "weight_decay": 0.1}, "muon": {"op
 
 @pytest.fixture(params=OPTIMIZERS)
 def every_option(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {**ALL, **OPTIMIZERS[request.param]}
+    return {**ALL_BUT_OPTIMIZER, **OPTIMIZERS[request.param]}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from lstm_jax.augmentation import Augmentation
 from lstm_jax.config import Config
 from lstm_jax.data import MemorySplit
 from lstm_jax.feed import make_feed
+from lstm_jax.optimizer import muon
 from lstm_jax.training import Method
 
 METHOD = Method(model=LSTMClassifier(hidden_size=7), optimizer=optax.adam(0.01))
@@ -186,10 +187,11 @@ def random_with(implementation: str) -> Method:
     ("method", "tolerance"),
     [
         (DESCENT, STEP_TOLERANCE),
+        (dataclasses.replace(METHOD, optimizer=muon(0.01)), STEP_TOLERANCE),
         (random_with("fused"), RANDOM_TOLERANCE),
         (random_with("native"), RANDOM_TOLERANCE),
     ],
-    ids=["fixed", "random-fused", "random-native"],
+    ids=["fixed", "muon", "random-fused", "random-native"],
 )
 def test_two_devices_agree_with_one(split: MemorySplit, method: Method, tolerance: dict) -> None:
     # What happens to an example at random must not depend on the device it is on.
