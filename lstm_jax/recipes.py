@@ -61,6 +61,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 **_AUGMENTED,
             },
         ),
+        # docs/RESULTS.md has Adam's run beside Muon's.
         "accurate-bidirectional": Recipe(
             "two bidirectional layers: the best test accuracy found",
             {
@@ -70,7 +71,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "output_dropout_rate": 0.1,
                 "epochs": 60,
                 "batch_size": 256,
-                "optimizer": "muon",  # with Adam, 50 epochs, 99.55 %: docs/RESULTS.md
+                "optimizer": "muon",
                 "train_on_all": True,
                 **_DECAYED,
                 **_AUGMENTED,

@@ -18,7 +18,7 @@ from lstm_jax.kernels import choice
 from lstm_jax.trained import load_state, load_trained
 
 # Every step has its own learning rate, random images and dropout, and moves an average.
-ALL_BUT_OPTIMIZER = {
+_ALL_BUT_OPTIMIZER = {
     "schedule": "cosine",
     "warmup": 0.2,
     "clip_norm": 1.0,
@@ -29,12 +29,16 @@ ALL_BUT_OPTIMIZER = {
     "recurrent_weight_dropout_rate": 0.3,
     "augment_shift": 2.0,
 }
-OPTIMIZERS = {"adamw": {"optimizer": "adamw", "weight_decay": 0.1}, "muon": {"optimizer": "muon"}}
+# By optimizer.
+EVERY_OPTION: dict[str, dict[str, Any]] = {
+    "adamw": {**_ALL_BUT_OPTIMIZER, "optimizer": "adamw", "weight_decay": 0.1},
+    "muon": {**_ALL_BUT_OPTIMIZER, "optimizer": "muon"},
+}
 
 
-@pytest.fixture(params=OPTIMIZERS)
+@pytest.fixture(params=EVERY_OPTION)
 def every_option(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {**ALL_BUT_OPTIMIZER, **OPTIMIZERS[request.param]}
+    return EVERY_OPTION[request.param]
 
 
 @pytest.fixture

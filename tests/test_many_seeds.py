@@ -12,7 +12,7 @@ import pytest
 from kill_and_resume import figures_of, state_digest
 from mnist import oracle
 from test_loop import Listener
-from test_loop_options import ALL_BUT_OPTIMIZER, OPTIMIZERS
+from test_loop_options import EVERY_OPTION
 
 from lstm_jax import __main__ as commands
 from lstm_jax import loop, runtime, train
@@ -148,13 +148,12 @@ def test_a_finished_run_is_not_repeated_and_gives_all_back(many: Any, data_dir: 
         train(config)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", EVERY_OPTION)
 def test_stopped_anywhere_they_go_on_to_the_same_bits(
     small: dict[str, Any], tmp_path: Path, optimizer: str
 ) -> None:
     # With everything that is random or averaged; and without validation, so that nothing is best.
-    every_option = {**ALL_BUT_OPTIMIZER, **OPTIMIZERS[optimizer]}
-    small = {**small, **every_option, "train_on_all": True, "augment_rotation": 10.0}
+    small = {**small, **EVERY_OPTION[optimizer], "train_on_all": True, "augment_rotation": 10.0}
     whole = train(Config(**{**small, "run_dir": tmp_path / "whole"}))
     stops, result = 0, None
     while result is None or result.summary is None:
