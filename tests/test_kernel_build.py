@@ -1,6 +1,7 @@
 """Building the native kernel, keeping it, and doing without it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -348,8 +349,9 @@ def test_auto_computes_what_the_chosen_one_computes() -> None:
         ["-march=native", "-fsanitize=thread"],
         ["-O3"],  # what every processor of this kind has: other vectors, other tiles
         ["-O3", "-mavx2", "-mfma"],
+        ["-O3", "-DLSTM_JAX_EMULATE_TILES"],  # plain C++ instead of the instructions few processors have
     ],
-    ids=["address and undefined", "thread", "plain", "avx2"],
+    ids=["address and undefined", "thread", "plain", "avx2", "tiles"],
 )
 def test_the_kernel_by_itself(flags: list[str], tmp_path: Path) -> None:
     """Every warning is an error here, and the sanitizers see every access to memory."""
@@ -365,4 +367,7 @@ def test_the_kernel_by_itself(flags: list[str], tmp_path: Path) -> None:
     # Memory comes full of numbers that would be seen in the results: of glibc, and of the sanitizer.
     dirty = {"MALLOC_PERTURB_": "90", "ASAN_OPTIONS": f"max_malloc_fill_size={2**30}:malloc_fill_byte=255"}
     done = subprocess.run([program], capture_output=True, text=True, timeout=300, env=os.environ | dirty)
-    assert (done.returncode, done.stdout) == (0, "15 cases agree\n"), done.stdout + done.stderr
+    said = re.fullmatch("15 cases agree, with ([12]) kinds of products\n", done.stdout)
+    assert done.returncode == 0 and said, done.stdout + done.stderr
+    if "-DLSTM_JAX_EMULATE_TILES" in flags:
+        assert said[1] == "2"

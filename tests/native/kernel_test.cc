@@ -175,6 +175,8 @@ Results<double> Plain(const Problem& p, bool masked) {
   return out;
 }
 
+// The two passes with products of one kind.
+template <class ForwardProducts, class BackwardProducts>
 Results<float> Kernel(const Problem& p, bool masked, Index threads) {
   const Sizes& s = p.s;
   const float* const mask = masked ? p.mask.data() : nullptr;
@@ -189,19 +191,19 @@ Results<float> Kernel(const Problem& p, bool masked, Index threads) {
   }
   {
     Threads pool;
-    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
+    internal::Forward<ForwardProducts>(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
             {out.c.data(), out.h.data(), out.y.data(), cells.data(), gates.data()});
   }
   // Without what training saves, and without the outputs, the state must be the same to the last bit.
   for (const bool keep_outputs : {false, true}) {
     Results<float> again(s);
     Threads pool;
-    Forward(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
+    internal::Forward<ForwardProducts>(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
             {again.c.data(), again.h.data(), keep_outputs ? again.y.data() : nullptr});
     if (again.c != out.c || again.h != out.h || (keep_outputs && again.y != out.y)) std::printf("not the same bits\n"), std::exit(1);
   }
   Threads pool;
-  Backward(pool, threads, s,
+  internal::Backward<BackwardProducts>(pool, threads, s,
            {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, out.y.data(), cells.data(),
             gates.data(), p.dc.data(), p.dh.data(), p.dy.data(), mask},
            {out.dc0.data(), out.dh0.data(), gradients, out.dx.data()});
@@ -217,7 +219,7 @@ Results<float> Kernel(const Problem& p, bool masked, Index threads) {
       }
       const bool all = again == &with;
       Threads threads_again;
-      Backward(threads_again, threads, s,
+      internal::Backward<BackwardProducts>(threads_again, threads, s,
                {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, out.y.data(), cells.data(),
                 gates.data(), p.dc.data(), p.dh.data(),
                 by_outputs ? p.dy.data() : all ? zeros.data() : nullptr, mask},
@@ -247,14 +249,16 @@ void CheckSlices() {
         for (const Index groups : {Index{1}, Index{2}, Index{7}, batch}) {
           if (batch % groups != 0) continue;
           const Sizes s{members, 100, batch, 28, 64, groups};
-          const Index slices = NumSlices(s, threads), rows = groups > 1 ? batch / groups : 1;
-          Index next = 0;
-          for (Index i = 0; i < slices; ++i) {
-            const Range slice = SliceRows(s, i, slices);
-            if (slice.begin != next || slice.end <= next || slice.begin % rows != 0) next = batch + 1;
-            next = std::max(next, slice.end);
+          for (const Slicing slicing : {Slicing{6, 16}, Slicing{16, 32}, Slicing{1, 1}}) {
+            const Index slices = NumSlices(s, threads, slicing), rows = groups > 1 ? batch / groups : slicing.unit;
+            Index next = 0;
+            for (Index i = 0; i < slices; ++i) {
+              const Range slice = SliceRows(s, i, slices, slicing);
+              if (slice.begin != next || slice.end <= next || slice.begin % rows != 0) next = batch + 1;
+              next = std::max(next, slice.end);
+            }
+            if (next != batch) std::printf("wrong slices of %d rows\n", int(batch)), std::exit(1);
           }
-          if (next != batch) std::printf("wrong slices of %d rows\n", int(batch)), std::exit(1);
         }
       }
     }
@@ -320,22 +324,30 @@ int main() {
                          {1, 2, 20, 30, 130}, {1, 28, 32, 28, 64}, {1, 9, 64, 28, 64, 64},
                          {1, 9, 70, 28, 64},  {3, 5, 50, 28, 32},  {1, 9, 96, 28, 64, 8},  {2, 9, 96, 28, 64, 12}};
   unsigned seed = 0;
+  int products = 1;
   for (const Sizes& s : cases) {
     const Problem problem(s, ++seed);
     for (const bool masked : {false, true}) {
       const Results<double> expected = Plain(problem, masked);
       for (const Index threads : {1, 2, 5}) {
-        const Results<float> got = Kernel(problem, masked, threads);
-        for (std::size_t i = 0; i < got.All().size(); ++i) {
-          const double difference = Difference(*got.All()[i], *expected.All()[i]);
-          if (!(difference < 1e-5)) {  // float32 sums of some hundred terms: a few times 1e-7
-            std::printf("result %zu of case %u%s with %d threads differs by %g\n", i, seed,
-                        masked ? " with a mask" : "", int(threads), difference);
-            return 1;
+        const auto compare = [&](const char* with, const Results<float>& got) {
+          for (std::size_t i = 0; i < got.All().size(); ++i) {
+            const double difference = Difference(*got.All()[i], *expected.All()[i]);
+            if (difference < 1e-5) continue;  // float32 sums of some hundred terms: a few times 1e-7
+            std::printf("result %zu of case %u%s with %s and %d threads differs by %g\n", i, seed,
+                        masked ? " with a mask" : "", with, int(threads), difference);
+            std::exit(1);
           }
-        }
+        };
+        compare("vectors", Kernel<ForwardVectors, BackwardVectors>(problem, masked, threads));
+#ifdef LSTM_JAX_TILES
+        if (!tile::Available()) continue;
+        products = 2;
+        // They may be used for any sizes, but not for several groups.
+        if (s.groups == 1) compare("tiles", Kernel<ForwardTiles, BackwardTiles>(problem, masked, threads));
+#endif
       }
     }
   }
-  std::printf("%u cases agree\n", seed);
+  std::printf("%u cases agree, with %d kinds of products\n", seed, products);
 }

@@ -5,6 +5,8 @@
 
 #include "lstm.h"
 #include "phases.h"
+#include "tile_products.h"
+#include "vector_products.h"
 
 namespace lstm_jax {
 
@@ -23,23 +25,6 @@ struct ForwardResults {
 };
 
 namespace internal {
-
-// One block of the weights: a row of kBlock for each input, then for each unit of h, then the biases.
-inline void PackBlock(const Sizes& s, const Weights<const float>& weights, Index member, Index block,
-                      float* to) {
-  const Index unit = block * kLanes, lanes = s.hidden - unit;
-  const auto pack = [&](const std::array<const float*, kGates>& gates, Index rows) {
-    for (Index k = 0; k < rows; ++k) {
-      for (const float* gate : gates) {
-        Store(to, LoadLanes(gate + (member * rows + k) * s.hidden + unit, lanes));
-        to += kLanes;
-      }
-    }
-  };
-  pack(weights.x, s.inputs);
-  pack(weights.h, s.hidden);
-  pack(weights.bias, 1);
-}
 
 // One step of some rows: pointers to the first of them.
 struct Step {
@@ -77,36 +62,18 @@ __attribute__((noinline)) inline void Activate(const Sizes& s, Index rows, float
   }
 }
 
-template <int R>
-inline void ForwardTile(const Sizes& s, const float* packed, Index block, const Step& step, Index row) {
-  const float* bias = packed + s.depth() * kBlock;
-  Vec z[R][kGates];
-  LSTM_JAX_UNROLL
-  for (int r = 0; r < R; ++r) {
-    LSTM_JAX_UNROLL
-    for (int g = 0; g < kGates; ++g) z[r][g] = Load(bias + g * kLanes);
-  }
-  Multiply(z, s.inputs, step.x + row * s.inputs, s.inputs, 1, packed, kBlock);
-  Multiply(z, s.hidden, step.h + row * s.hidden, s.hidden, 1, packed + s.inputs * kBlock, kBlock);
-  alignas(64) float stored[R * kBlock];
-  LSTM_JAX_UNROLL
-  for (int r = 0; r < R; ++r) {
-    LSTM_JAX_UNROLL
-    for (int g = 0; g < kGates; ++g) Store(stored + r * kBlock + g * kLanes, z[r][g]);
-  }
-  Activate(s, R, stored, block, step, row);
-}
-
 // Floats of scratch memory for `rows` rows: c, h before and after a step, and h with its mask.
 inline Index ForwardScratch(const Sizes& s, Index rows) { return Aligned(rows * (s.padded() + 3 * s.hidden)); }
 
-inline void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults& results,
+template <class Products>
+void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults& results,
                          const float* packed, Index member, Range rows, float* scratch) {
   const Index padded = s.padded(), first = member * s.batch + rows.begin;
   float* const c_here = scratch;
   float* const h_here = c_here + rows.size() * padded;
   float* const h_masked = h_here + 2 * rows.size() * s.hidden;
   const float* const mask = args.mask == nullptr ? nullptr : args.mask + first * s.hidden;
+  Products products(s, rows.size(), scratch + ForwardScratch(s, rows.size()));
   for (Index r = 0; r < rows.size(); ++r) {
     for (Index unit = 0; unit < padded; unit += kLanes) {
       Store(c_here + r * padded + unit, LoadLanes(args.c0 + (first + r) * s.hidden + unit, s.hidden - unit));
@@ -122,11 +89,8 @@ inline void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardR
       step.c_next = results.cells + now * padded;
       step.gates = results.gates + now * kGates * padded;
     }
-    for (Index block = 0; block < s.blocks(); ++block) {
-      ForTiles(rows.size(), [&](auto R, Index row) {
-        ForwardTile<R>(s, packed + block * s.packed(), block, step, row);
-      });
-    }
+    products.Step(packed, step.x, step.h,
+                  [&](Index block, Index row, Index count, float* z) { Activate(s, count, z, block, step, row); });
     h = step.h_next;
     c = step.c_next;
     for (Index r = 0; r < rows.size(); ++r) {
@@ -137,16 +101,12 @@ inline void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardR
   }
 }
 
-}  // namespace internal
-
-// Run the LSTM on up to `threads` threads of `pool`. All sizes must be at least 1, and `last` within the
-// time steps. Throws std::bad_alloc.
-template <class Pool>
-void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
-             const ForwardResults& results) {
-  const Index slices = NumSlices(s, threads);
-  const Index packed = s.blocks() * s.packed();
-  const Index each = internal::ForwardScratch(s, LargestSlice(s, slices));
+template <class Products, class Pool>
+void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args, const ForwardResults& results) {
+  constexpr Slicing kSlicing = Products::kSlicing;
+  const Index slices = NumSlices(s, threads, kSlicing), largest = LargestSlice(s, slices, kSlicing);
+  const Index packed = s.blocks() * Products::Packed(s);
+  const Index each = ForwardScratch(s, largest) + Products::Scratch(s, largest);
   const Scratch scratch(s.members * (packed + slices * each));
   float* const own = scratch.get() + s.members * packed;
   RunPhases(
@@ -154,13 +114,26 @@ void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
       {{s.members * s.blocks(),
         [&](Index i) {
           const Index member = i / s.blocks(), block = i % s.blocks();
-          internal::PackBlock(s, args.weights, member, block, scratch.get() + i * s.packed());
+          Products::Pack(s, args.weights, member, block, scratch.get() + i * Products::Packed(s));
         }},
        {s.members * slices, [&](Index i) {
           const Index member = i / slices;
-          internal::ForwardSlice(s, args, results, scratch.get() + member * packed, member,
-                                 SliceRows(s, i % slices, slices), own + i * each);
+          ForwardSlice<Products>(s, args, results, scratch.get() + member * packed, member,
+                                 SliceRows(s, i % slices, slices, kSlicing), own + i * each);
         }}});
+}
+
+}  // namespace internal
+
+// Run the LSTM on up to `threads` threads of `pool`. All sizes must be at least 1, and `last` within the
+// time steps. Throws std::bad_alloc.
+template <class Pool>
+void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
+             const ForwardResults& results) {
+#ifdef LSTM_JAX_TILES
+  if (UseTiles(s, threads)) return internal::Forward<ForwardTiles>(pool, threads, s, args, results);
+#endif
+  internal::Forward<ForwardVectors>(pool, threads, s, args, results);
 }
 
 }  // namespace lstm_jax

@@ -4,10 +4,12 @@
 // How the kernel gets close to what the machine can do:
 //
 // - A thread takes a slice of the batch and runs all time steps on it: no meeting point in the sequence.
-// - All products of matrices are sums in a register tile of kRows x 4 vectors. Forward, the 4 vectors are
-//   the four gates of kLanes hidden units ("a block"), so that the activations are applied while z_t is
-//   still in the nearest cache. Weights are packed once per call into the order in which the tile reads them.
+// - Products of matrices are computed for the four gates of kLanes hidden units ("a block") at once, so that the
+//   activations are applied while z_t is still in the nearest cache. Weights are packed once per call into the
+//   order in which they are read.
 // - The gradients of the weights are summed up per slice, some steps at a time, while dz_t is in cache.
+// - The products are those of vector_products.h or, where a processor has tile registers, of tile_products.h:
+//   classes with the same functions, between which the two passes choose.
 //
 // A call works on `members` LSTMs of equal sizes, with weights of their own. Arrays are row-major, time
 // first: x (members, T, B, D), h (members, T, B, H). Saved for the backward pass and private to it are
@@ -41,6 +43,9 @@ constexpr Index kPadding = 16;           // so the saved arrays have the same sh
 static_assert(kPadding % kLanes == 0);
 
 inline Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
+
+template <int N>
+using Constant = std::integral_constant<int, N>;
 
 struct Sizes {
   Index members, time, batch, inputs, hidden;
@@ -98,37 +103,43 @@ inline void PreferLargePages([[maybe_unused]] void* data, [[maybe_unused]] std::
 // Rounded up to whole cache lines, so that two threads never write to the same one.
 inline Index Aligned(Index floats) { return CeilDiv(floats, 16) * 16; }
 
+// What the rows of a slice are a multiple of, and how many there should be at least: as the products like it.
+struct Slicing {
+  Index unit, least_rows;
+};
+
 // How many slices each member's batch is cut into. This depends on sizes and number of threads alone, so
 // that a call adds up its sums in the same order, and gives the same bits, every time.
 //
 // Threads take slices of others when they are done with their own: with several for each thread, a core that is
 // slower than the others, by its make or because it is shared, takes fewer and nobody waits for it long.
 // Every slice reads all the weights in every step, though: large ones are cut into slices as large as can be.
-inline Index NumSlices(const Sizes& s, Index threads) {
+inline Index NumSlices(const Sizes& s, Index threads, Slicing slicing) {
   // For less than this, waking a thread takes longer than the work.
   constexpr double kLeastOperations = 1e6;
-  constexpr Index kSlicesPerThread = 4, kRowsPerSlice = 16;
+  constexpr Index kSlicesPerThread = 4;
   constexpr Index kFewWeights = 65536;  // 256 KB: they, or their gradients, stay in the cache of each core
   const double operations = 8.0 * s.members * s.time * s.batch * s.depth() * s.hidden;
   if (operations < kLeastOperations) return 1;
-  const Index most = s.groups > 1 ? s.groups : CeilDiv(s.batch, kRows);
+  const Index most = s.groups > 1 ? s.groups : CeilDiv(s.batch, slicing.unit);
   Index slices = CeilDiv(threads, s.members);
   if (threads > 1 && s.blocks() * s.packed() <= kFewWeights) {
-    slices = std::max(slices, std::min(CeilDiv(kSlicesPerThread * threads, s.members), s.batch / kRowsPerSlice));
+    const Index many = std::min(CeilDiv(kSlicesPerThread * threads, s.members), s.batch / slicing.least_rows);
+    slices = std::max(slices, many / threads * threads);  // as many for each thread
   }
   return std::clamp<Index>(slices, 1, most);
 }
 
-// The rows of a slice: whole groups, if there are several, else whole tiles, but for the last.
-inline Range SliceRows(const Sizes& s, Index slice, Index slices) {
-  const Index unit = s.groups > 1 ? s.batch / s.groups : kRows;
+// The rows of a slice: whole groups, if there are several, else whole units, but for the last.
+inline Range SliceRows(const Sizes& s, Index slice, Index slices, Slicing slicing) {
+  const Index unit = s.groups > 1 ? s.batch / s.groups : slicing.unit;
   const Range units = Share(CeilDiv(s.batch, unit), slice, slices);
   return {units.begin * unit, std::min(units.end * unit, s.batch)};
 }
 
-inline Index LargestSlice(const Sizes& s, Index slices) {
+inline Index LargestSlice(const Sizes& s, Index slices, Slicing slicing) {
   Index rows = 0;
-  for (Index i = 0; i < slices; ++i) rows = std::max(rows, SliceRows(s, i, slices).size());
+  for (Index i = 0; i < slices; ++i) rows = std::max(rows, SliceRows(s, i, slices, slicing).size());
   return rows;
 }
 
@@ -139,47 +150,12 @@ inline const float* Masked(const float* h, const float* mask, Index floats, floa
   return to;
 }
 
-// --------------------------------------------------------------------------------------------------------
-// Products
-// --------------------------------------------------------------------------------------------------------
-
-template <int N>
-using Constant = std::integral_constant<int, N>;
-
-// Call body(Constant<R>, row) with the R for which R == rows, if there is one from 1 to Most.
-template <int Most, class Body>
-inline void ForRest(Index rows, Index row, const Body& body) {
-  if constexpr (Most > 0) {
-    if (rows == Most) return body(Constant<Most>{}, row);
-    ForRest<Most - 1>(rows, row, body);
-  }
-}
-
-// Call body(Constant<R>, row) for tiles of kRows rows, and once for the rest.
-template <class Body>
-inline void ForTiles(Index rows, const Body& body) {
-  Index row = 0;
-  for (; row + kRows <= rows; row += kRows) body(Constant<kRows>{}, row);
-  ForRest<kRows - 1>(rows - row, row, body);
-}
-
-// sums[r][v] += sum over k < depth of a[r * a_row + k * a_column] * b[k * b_row], where v counts vectors.
-template <int R, int V>
-inline void Multiply(Vec (&sums)[R][V], Index depth, const float* a, Index a_row, Index a_column,
-                     const float* b, Index b_row) {
-  LSTM_JAX_UNROLL_BY_4  // or its counters take the place of multiplications
-  for (Index k = 0; k < depth; ++k, a += a_column, b += b_row) {
-    Vec left[R];
-    LSTM_JAX_UNROLL
-    for (int r = 0; r < R; ++r) left[r] = Broadcast(a[r * a_row]);
-    LSTM_JAX_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const Vec right = InRegister(Load(b + v * kLanes));
-      LSTM_JAX_UNROLL
-      for (int r = 0; r < R; ++r) sums[r][v] += left[r] * right;
-    }
-  }
-}
+// Some rows of each of some steps, of `columns` floats without gaps.
+struct StepRows {
+  const float *first, *second;  // of the first step, of the second
+  Index stride, columns;        // from there on to the same rows of the next step
+  const float* at(Index step) const { return step == 0 ? first : second + (step - 1) * stride; }
+};
 
 }  // namespace lstm_jax
 

@@ -18,16 +18,18 @@
 #if defined(__clang__)
 #define LSTM_JAX_UNROLL _Pragma("clang loop unroll(full)")
 #define LSTM_JAX_UNROLL_BY_4 _Pragma("clang loop unroll_count(4)")
+#define LSTM_JAX_UNROLL_16 LSTM_JAX_UNROLL
 #else
 #define LSTM_JAX_UNROLL _Pragma("GCC unroll 8")
 #define LSTM_JAX_UNROLL_BY_4 _Pragma("GCC unroll 4")
+#define LSTM_JAX_UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
 namespace lstm_jax {
 
 // kLanes: floats in a register. kRows: rows of a register tile that is 4 vectors wide. Its 4 * kRows sums,
 // kRows inputs and one vector of weights have to fit: 6 where there are 32 registers, 3 where there are 16.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(LSTM_JAX_EMULATE_TILES)  // tiles are 16 floats wide
 constexpr int kLanes = 16;
 constexpr int kRows = 6;
 #elif defined(__AVX__)
@@ -78,7 +80,8 @@ inline Vec Broadcast(float x) { return x - Vec{}; }
 // v, in a register. GCC makes a load a part of each instruction that uses what was loaded, and loads again
 // for each; a register tile then waits for its loads (AVX2: the products took 1.3 times as long).
 inline Vec InRegister(Vec v) {
-#if defined(__x86_64__)
+#if defined(LSTM_JAX_EMULATE_TILES)  // a vector may be more than a register
+#elif defined(__x86_64__)
   asm("" : "+v"(v));
 #elif defined(__aarch64__)
   asm("" : "+w"(v));
@@ -101,7 +104,7 @@ inline Vec Clamp(Vec x, float low, float high) {
   const Vec lowest = Broadcast(low), highest = Broadcast(high);
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_min_ps(kAll, (__m512)highest, _mm512_maskz_max_ps(kAll, (__m512)lowest, (__m512)x));
-#elif defined(__AVX__)
+#elif defined(__AVX__) && !defined(LSTM_JAX_EMULATE_TILES)
   return (Vec)_mm256_min_ps((__m256)highest, _mm256_max_ps((__m256)lowest, (__m256)x));
 #else
   x = x < lowest ? lowest : x;
