@@ -6,6 +6,7 @@ in test_lstm.py; here are sizes, hard inputs, and what only a kernel can get wro
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +38,7 @@ from references import (
     results_and_gradients,
 )
 
-from lstm_jax import LSTM, LSTMClassifier
+from lstm_jax import LSTM, LSTMClassifier, lstm
 from lstm_jax.errors import ImplementationError
 
 FAST = ["fused", "native"]
@@ -102,7 +103,7 @@ def test_any_sizes_as_exact_as_scan(implementation: str, data: st.DataObject) ->
 @each_fast
 @pytest.mark.parametrize(
     ("time", "batch", "num_inputs", "hidden"),
-    [(28, 128, 28, 64), (300, 3, 1, 20), (3, 60, 129, 257)],
+    [(28, 128, 28, 64), (300, 3, 1, 20), (3, 160, 129, 257)],
     ids=["the tutorial's", "many steps", "several panels and blocks"],
 )
 def test_sizes_as_exact_as_scan(
@@ -129,17 +130,22 @@ def test_gradients_by_finite_differences(implementation: str) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-# Large enough for `native` to use tile registers where there are any.
-LARGE = random_case(4, (64,), 20, 64)
-each_size = pytest.mark.parametrize("case", [a_case(), LARGE], ids=["small", "large"])
+# Large enough for `native` to use tile registers, if there are any, on up to 30 threads.
+LARGE = random_case(4, (500,), 20, 70)
+
+
+def each_size(implementations: Sequence[str]) -> Any:
+    """Each implementation with a small case, and `native` with a large one too."""
+    values = [(name, a_case()) for name in implementations] + [("native", LARGE)]
+    ids = [*implementations, "native, large"]
+    return pytest.mark.parametrize(("implementation", "case"), values, ids=ids)
 
 
 def _layer_of(case: Case, implementation: str) -> LSTM:
     return LSTM(case.carry[0].shape[-1], implementation, return_carry=True)
 
 
-@each_implementation
-@each_size
+@each_size(lstm.IMPLEMENTATIONS)
 @pytest.mark.parametrize(
     "scale", [0.0, 1e-42, 1e-20, 100.0, 1e30], ids=["zero", "denormal", "tiny", "saturated", "huge"]
 )
@@ -150,7 +156,8 @@ def test_extreme_inputs(implementation: str, case: Case, scale: float) -> None:
     with np.errstate(over="ignore"):  # of exp in the float64 sigmoid, whose 1 / inf is right
         exact = numpy_lstm(case)
     for one, other in zip(jax.tree.leaves(results), jax.tree.leaves(exact), strict=True):
-        np.testing.assert_allclose(one, other, **FLOAT32)
+        # Terms as large as 400 that cancel leave 1.5e-5 of rounding, with `scan` too.
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
@@ -173,8 +180,7 @@ def test_activations(implementation: str, z: float) -> None:
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-7 if implementation == "fused" else 1e-37)
 
 
-@each_implementation
-@each_size
+@each_size(lstm.IMPLEMENTATIONS)
 def test_nan_in_nan_out(implementation: str, case: Case) -> None:
     """A NaN spoils its own sequence, from its step on, and the gradients of the weights; nothing else."""
     inputs = case.inputs.at[1, 2, 0].set(jnp.nan)
@@ -192,8 +198,7 @@ def test_nan_in_nan_out(implementation: str, case: Case) -> None:
     assert np.isfinite(d_inputs[others]).all()
 
 
-@each_fast
-@each_size
+@each_size(FAST)
 def test_infinite_inputs(implementation: str, case: Case) -> None:
     """They saturate the gates, as in Flax; the kernel's padding lanes, where inf * 0 is NaN, do not leak."""
     case = case._replace(inputs=case.inputs.at[1, 2, 0].set(jnp.inf))

@@ -3,10 +3,14 @@
 //
 // Prints what it compared and exits with 0, or says what was wrong and exits with 1.
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <functional>
+#include <limits>
+#include <numeric>
 #include <random>
 #include <thread>
 #include <vector>
@@ -175,7 +179,28 @@ Results<double> Plain(const Problem& p, bool masked) {
   return out;
 }
 
-// The two passes with products of one kind.
+// In the place of a kind of products: that which the kernel chooses.
+struct Chosen {};
+
+template <class Products, class... Args>
+void RunForward(Args&&... args) {
+  if constexpr (std::is_same_v<Products, Chosen>) {
+    Forward(args...);
+  } else {
+    internal::Forward<Products>(args...);
+  }
+}
+
+template <class Products, class... Args>
+void RunBackward(Args&&... args) {
+  if constexpr (std::is_same_v<Products, Chosen>) {
+    Backward(args...);
+  } else {
+    internal::Backward<Products>(args...);
+  }
+}
+
+// The two passes, each with products of one kind.
 template <class ForwardProducts, class BackwardProducts>
 Results<float> Kernel(const Problem& p, bool masked, Index threads) {
   const Sizes& s = p.s;
@@ -184,47 +209,43 @@ Results<float> Kernel(const Problem& p, bool masked, Index threads) {
   const Index steps = s.members * s.time * s.batch;
   Floats cells(steps * s.padded()), gates(steps * kGates * s.padded());
   Weights<const float> weights{};
-  Weights<float> gradients{};
   for (int g = 0; g < kGates; ++g) {
     weights.x[g] = p.wx[g].data(), weights.h[g] = p.wh[g].data(), weights.bias[g] = p.b[g].data();
-    gradients.x[g] = out.wx[g].data(), gradients.h[g] = out.wh[g].data(), gradients.bias[g] = out.b[g].data();
   }
-  {
+  const auto forward = [&](const ForwardResults& results) {
     Threads pool;
-    internal::Forward<ForwardProducts>(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
-            {out.c.data(), out.h.data(), out.y.data(), cells.data(), gates.data()});
-  }
+    const ForwardArgs args{p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask};
+    RunForward<ForwardProducts>(pool, threads, s, args, results);
+  };
+  forward({out.c.data(), out.h.data(), out.y.data(), cells.data(), gates.data()});
   // Without what training saves, and without the outputs, the state must be the same to the last bit.
   for (const bool keep_outputs : {false, true}) {
     Results<float> again(s);
-    Threads pool;
-    internal::Forward<ForwardProducts>(pool, threads, s, {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask},
-            {again.c.data(), again.h.data(), keep_outputs ? again.y.data() : nullptr});
-    if (again.c != out.c || again.h != out.h || (keep_outputs && again.y != out.y)) std::printf("not the same bits\n"), std::exit(1);
+    forward({again.c.data(), again.h.data(), keep_outputs ? again.y.data() : nullptr});
+    if (again.c != out.c || again.h != out.h || (keep_outputs && again.y != out.y)) {
+      std::printf("not the same bits\n"), std::exit(1);
+    }
   }
-  Threads pool;
-  internal::Backward<BackwardProducts>(pool, threads, s,
-           {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, out.y.data(), cells.data(),
-            gates.data(), p.dc.data(), p.dh.data(), p.dy.data(), mask},
-           {out.dc0.data(), out.dh0.data(), gradients, out.dx.data()});
+  const auto backward = [&](Results<float>& results, const float* d_outputs, bool wants_dx) {
+    Weights<float> d{};
+    for (int g = 0; g < kGates; ++g) {
+      d.x[g] = results.wx[g].data(), d.h[g] = results.wh[g].data(), d.bias[g] = results.b[g].data();
+    }
+    Threads pool;
+    const BackwardArgs args{p.x.data(),   p.c0.data(),   p.h0.data(),  p.last.data(), weights,   out.y.data(),
+                            cells.data(), gates.data(),  p.dc.data(),  p.dh.data(),   d_outputs, mask};
+    RunBackward<BackwardProducts>(pool, threads, s, args,
+                                  BackwardResults{results.dc0.data(), results.dh0.data(), d,
+                                                  wants_dx ? results.dx.data() : nullptr});
+  };
+  backward(out, p.dy.data(), true);
   // What is not asked for changes nothing else: without dx, and without gradients by the outputs where those
   // are zero.
   for (const bool by_outputs : {false, true}) {
     Results<float> with(s), without(s);
     const Floats zeros(p.dy.size());
-    for (Results<float>* again : {&with, &without}) {
-      Weights<float> d{};
-      for (int g = 0; g < kGates; ++g) {
-        d.x[g] = again->wx[g].data(), d.h[g] = again->wh[g].data(), d.bias[g] = again->b[g].data();
-      }
-      const bool all = again == &with;
-      Threads threads_again;
-      internal::Backward<BackwardProducts>(threads_again, threads, s,
-               {p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, out.y.data(), cells.data(),
-                gates.data(), p.dc.data(), p.dh.data(),
-                by_outputs ? p.dy.data() : all ? zeros.data() : nullptr, mask},
-               {again->dc0.data(), again->dh0.data(), d, all ? again->dx.data() : nullptr});
-    }
+    backward(with, by_outputs ? p.dy.data() : zeros.data(), true);
+    backward(without, by_outputs ? p.dy.data() : nullptr, false);
     if (with.wx != without.wx || with.wh != without.wh || with.b != without.b || with.dh0 != without.dh0) {
       std::printf("not the same bits without dx\n"), std::exit(1);
     }
@@ -249,7 +270,7 @@ void CheckSlices() {
         for (const Index groups : {Index{1}, Index{2}, Index{7}, batch}) {
           if (batch % groups != 0) continue;
           const Sizes s{members, 100, batch, 28, 64, groups};
-          for (const Slicing slicing : {Slicing{6, 16}, Slicing{16, 32}, Slicing{1, 1}}) {
+          for (const Slicing slicing : {Slicing{6, 16}, Slicing{16, 32}}) {
             const Index slices = NumSlices(s, threads, slicing), rows = groups > 1 ? batch / groups : slicing.unit;
             Index next = 0;
             for (Index i = 0; i < slices; ++i) {
@@ -258,6 +279,11 @@ void CheckSlices() {
               next = std::max(next, slice.end);
             }
             if (next != batch) std::printf("wrong slices of %d rows\n", int(batch)), std::exit(1);
+            // With enough slices for that, every thread has as many.
+            const Index even = threads / std::gcd(threads, members), least = std::max(even, CeilDiv(threads, members));
+            if (groups == 1 && slices > least && slices % even != 0) {
+              std::printf("%d slices for %d threads\n", int(slices), int(threads)), std::exit(1);
+            }
           }
         }
       }
@@ -294,6 +320,47 @@ void CheckPhases(const char* pool_name) {
   }
 }
 
+#ifdef LSTM_JAX_TILES
+
+// Three bfloat16 add up to a float exactly, but for what is below 2^-126; an infinite one counts as the largest, NaN
+// stays NaN.
+void CheckParts() {
+  const float largest = std::numeric_limits<float>::max(), infinity = std::numeric_limits<float>::infinity();
+  Floats values{0.0f, -0.0f, 1.0f, -1.0f / 3, 1e-45f, -1e-39f, 1e-30f, 3e38f, largest, -largest, infinity, -infinity};
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (int i = 0; i < 1000; ++i) values.push_back(std::ldexp(normal(random), i % 200 - 100));
+  for (const float value : values) {
+    const Parts parts = Split(Broadcast(value));
+    float sum = 0;
+    for (const Bits& part : parts) {
+      if ((part[3] & 0xffff) != 0) std::printf("a part of %g is no bfloat16\n", value), std::exit(1);
+      sum += ((Vec)part)[3];
+    }
+    const float expected = std::clamp(value, -largest, largest);
+    if (std::abs(expected) < 0x1p-100f ? std::abs(sum - expected) >= 0x1p-126f : sum != expected) {
+      std::printf("%g is not the sum of its parts\n", value), std::exit(1);
+    }
+  }
+  for (const std::uint32_t bits : {0x7fc00000u, 0x7f800001u, 0xffffffffu}) {
+    float nan, sum = 0;
+    std::memcpy(&nan, &bits, sizeof nan);
+    for (const Bits& part : Split(Vec{} + nan)) sum += ((Vec)part)[3];
+    if (!std::isnan(sum)) std::printf("the parts of NaN are not NaN\n"), std::exit(1);
+  }
+}
+
+// Tiles are for large sizes, enough rows for each thread, and one group.
+void CheckChoice() {
+  const Sizes large{1, 28, 128, 28, 64}, grouped{1, 28, 128, 28, 64, 2};
+  const Sizes small{1, 28, 128, 28, 32}, narrow{1, 28, 8, 28, 64};
+  const bool right = UseTiles(large, 1) && UseTiles(large, 2) && UseTiles({3, 28, 256, 28, 64}, 2) &&
+                     !UseTiles(grouped, 2) && !UseTiles(small, 2) && !UseTiles(narrow, 2) && !UseTiles(large, 128);
+  if (!right) std::printf("a wrong choice between vectors and tiles\n"), std::exit(1);
+}
+
+#endif
+
 // Asking for large pages changes nothing in an array, whatever its size and place, and nothing beside it.
 void CheckLargePages() {
   PreferLargePages(nullptr, 0);
@@ -308,6 +375,29 @@ void CheckLargePages() {
   }
 }
 
+// Forward and Backward choose between kinds of products; a pool that does not know its size has one thread.
+void CheckPublic() {
+  for (const Sizes& s : {Sizes{1, 3, 64, 28, 64}, Sizes{1, 3, 64, 28, 64, 4}, Sizes{1, 3, 5, 4, 7}}) {
+    const Problem p(s, 1);
+    bool tiles = false;
+#ifdef LSTM_JAX_TILES
+    tiles = s.batch == 64 && s.groups == 1 && amx::Available();
+    const Results<float> expected = tiles ? Kernel<ForwardTiles, BackwardTiles>(p, false, 1)
+                                          : Kernel<ForwardVectors, BackwardVectors>(p, false, 1);
+#else
+    const Results<float> expected = Kernel<ForwardVectors, BackwardVectors>(p, false, 1);
+#endif
+    for (const Index threads : {0, 1}) {
+      const Results<float> got = Kernel<Chosen, Chosen>(p, false, threads);
+      for (std::size_t i = 0; i < got.All().size(); ++i) {
+        if (*got.All()[i] != *expected.All()[i]) {
+          std::printf("not the bits of %s\n", tiles ? "tiles" : "vectors"), std::exit(1);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -317,6 +407,10 @@ int main() {
   CheckPhases<AtOnce>("helpers at once");
   CheckPhases<TooLate>("late helpers");
   CheckPhases<Threads>("threads");
+#ifdef LSTM_JAX_TILES
+  CheckParts();
+  if (amx::Available()) CheckChoice();
+#endif
   // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
   // several members; several groups; more threads than rows; several slices for each thread.
   const Sizes cases[] = {{1, 1, 1, 1, 1},     {1, 2, 3, 2, 4},    {1, 3, 7, 5, 17},      {1, 2, 13, 70, 66, 1},
@@ -341,13 +435,15 @@ int main() {
         };
         compare("vectors", Kernel<ForwardVectors, BackwardVectors>(problem, masked, threads));
 #ifdef LSTM_JAX_TILES
-        if (!tile::Available()) continue;
+        if (!amx::Available()) continue;
         products = 2;
-        // They may be used for any sizes, but not for several groups.
-        if (s.groups == 1) compare("tiles", Kernel<ForwardTiles, BackwardTiles>(problem, masked, threads));
+        // Tiles are right for any sizes, but not for several groups. Emulated ones are slow: not all combinations.
+        if (s.groups > 1 || threads != (masked ? 5 : 2)) continue;
+        compare("tiles", Kernel<ForwardTiles, BackwardTiles>(problem, masked, threads));
 #endif
       }
     }
   }
+  CheckPublic();
   std::printf("%u cases agree, with %d kinds of products\n", seed, products);
 }

@@ -47,7 +47,7 @@ inline Index StepsAtOnce(const Sizes& s, Index rows) {
   return std::clamp<Index>(kRowsAtOnce / rows, 1, s.time);
 }
 
-// What dz_t of some rows is computed from. Rows of c, dc and dh are padded, those of c_before are `before_row` apart.
+// What dz_t of some rows is computed from. Rows of c, dc and dh are padded, those of c_{t-1} are `before_row` apart.
 struct GateStep {
   const float *gates, *c, *c_before;
   Index before_row;
@@ -113,14 +113,15 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
         }
       }
       const float* c_before = t == 0 ? args.c0 + first * hidden : args.cells + row_of(t - 1) * padded;
-      const GateStep step{args.gates + now * kGates * padded, args.cells + now * padded, c_before, t == 0 ? hidden : padded, dh, dc};
+      const GateStep step{args.gates + now * kGates * padded, args.cells + now * padded, c_before,
+                          t == 0 ? hidden : padded, dh, dc};
       products.Take(t - begin, [&s, step](Index r, Index block) { return GateGradients(s, step, r, block); });
-      products.MultiplyTransposed(t - begin, packed_h, hidden, dh, padded);
+      products.MultiplyTransposed(packed_h, hidden, dh, padded);
       for (Index r = 0; mask != nullptr && r < rows; ++r) {
         for (Index unit = 0; unit < hidden; ++unit) dh[r * padded + unit] *= mask[r * hidden + unit];
       }
       if (results.dx != nullptr) {
-        products.MultiplyTransposed(t - begin, packed_x, s.inputs, results.dx + now * s.inputs, s.inputs);
+        products.MultiplyTransposed(packed_x, s.inputs, results.dx + now * s.inputs, s.inputs);
       }
     }
     const Index floats = rows * hidden;
@@ -226,6 +227,7 @@ void Backward(Pool& pool, Index threads, const Sizes& s, const BackwardArgs& arg
 template <class Pool>
 void Backward(Pool& pool, Index threads, const Sizes& s, const BackwardArgs& args,
               const BackwardResults& results) {
+  threads = std::max<Index>(threads, 1);  // XLA says 0 when it does not know
 #ifdef LSTM_JAX_TILES
   if (UseTiles(s, threads)) return internal::Backward<BackwardTiles>(pool, threads, s, args, results);
 #endif

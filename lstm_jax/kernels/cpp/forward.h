@@ -66,8 +66,8 @@ __attribute__((noinline)) inline void Activate(const Sizes& s, Index rows, float
 inline Index ForwardScratch(const Sizes& s, Index rows) { return Aligned(rows * (s.padded() + 3 * s.hidden)); }
 
 template <class Products>
-void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults& results,
-                         const float* packed, Index member, Range rows, float* scratch) {
+void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults& results, const float* packed,
+                  Index member, Range rows, float* scratch) {
   const Index padded = s.padded(), first = member * s.batch + rows.begin;
   float* const c_here = scratch;
   float* const h_here = c_here + rows.size() * padded;
@@ -130,6 +130,7 @@ void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
 template <class Pool>
 void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
              const ForwardResults& results) {
+  threads = std::max<Index>(threads, 1);  // XLA says 0 when it does not know
 #ifdef LSTM_JAX_TILES
   if (UseTiles(s, threads)) return internal::Forward<ForwardTiles>(pool, threads, s, args, results);
 #endif

@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <type_traits>
 
 #include "phases.h"
@@ -125,7 +126,8 @@ inline Index NumSlices(const Sizes& s, Index threads, Slicing slicing) {
   Index slices = CeilDiv(threads, s.members);
   if (threads > 1 && s.blocks() * s.packed() <= kFewWeights) {
     const Index many = std::min(CeilDiv(kSlicesPerThread * threads, s.members), s.batch / slicing.least_rows);
-    slices = std::max(slices, many / threads * threads);  // as many for each thread
+    const Index even = threads / std::gcd(threads, s.members);  // with a multiple of this, each thread has as many
+    slices = std::max(slices, many < even ? many : many / even * even);
   }
   return std::clamp<Index>(slices, 1, most);
 }

@@ -62,29 +62,29 @@ class ForwardTiles {
 
   static Index Scratch(const Sizes& s, Index rows) { return OperandFloats(TilesFor(rows), Depth(s)); }
 
-  ForwardTiles(const Sizes& s, Index rows, float* scratch) : s_(s), rows_(rows), left_(scratch, Depth(s)) {
-    std::fill_n(scratch, Scratch(s, rows), 0.0f);  // rows that are not there
-  }
+  // Rows of the last tile that are not there are multiplied too, whatever they are: nobody reads the result.
+  ForwardTiles(const Sizes& s, Index rows, float* scratch) : s_(s), rows_(rows), left_(scratch, Depth(s)) {}
 
   template <class Use>
   void Step(const float* packed, const float* x, const float* h, const Use& use) const {
     PutLeft(x, rows_, s_.inputs, left_, 0);
     PutLeft(h, rows_, s_.hidden, left_, DepthTiles(s_.inputs));
-    // The z of one product are used during the next: tiles that rest for half a microsecond take as long to wake up.
+    // The z of one product are used during the next: tiles that rest for half a microsecond take as long to wake up
+    // (measured on a Xeon of 2023).
     constexpr Index kRowsOfProduct = 2 * kTileRows;
     alignas(64) float z[2][kRowsOfProduct * kBlock];
     struct {
       Index block, row, end;
       float* z;
-    } unused{};
+    } pending{};
     const auto use_one = [&] {
-      if (unused.row == unused.end) return;
-      use(unused.block, unused.row, 1, unused.z);
-      unused.row += 1, unused.z += kBlock;
+      if (pending.row == pending.end) return;
+      use(pending.block, pending.row, 1, pending.z);
+      pending.row += 1, pending.z += kBlock;
     };
     const auto use_rest = [&] {
-      use(unused.block, unused.row, unused.end - unused.row, unused.z);
-      unused.row = unused.end;
+      use(pending.block, pending.row, pending.end - pending.row, pending.z);
+      pending.row = pending.end;
     };
     int turn = 0;
     for (Index row = 0; row < rows_; row += kRowsOfProduct) {
@@ -93,7 +93,7 @@ class ForwardTiles {
         const float* const bias = packed + block * Packed(s_) + OperandFloats(kGates, left_.depth);
         MultiplyFour(left_, row / kTileRows, TilesFor(rows_ - row), right, 0, bias, z[turn], kBlock, use_one);
         use_rest();
-        unused = {block, row, std::min(row + kRowsOfProduct, rows_), z[turn]};
+        pending = {block, row, std::min(row + kRowsOfProduct, rows_), z[turn]};
       }
     }
     use_rest();
@@ -105,14 +105,14 @@ class ForwardTiles {
   const Sizes& s_;
   const Index rows_;
   const NewOperand left_;  // (x_t, h_{t-1})
-  const tile::Registers registers_;
+  const amx::Registers registers_;
 };
 
 // --------------------------------------------------------------------------------------------------------
 // Backward
 // --------------------------------------------------------------------------------------------------------
 
-// As `BackwardVectors`, for one group.
+// As `BackwardVectors`, for a batch of one group.
 class BackwardTiles {
  public:
   static constexpr Slicing kSlicing = kTileSlicing;
@@ -154,7 +154,7 @@ class BackwardTiles {
 
   void Begin(Index steps) {
     steps_ = steps;
-    right_.depth = factors_.depth = DepthTiles(steps * RowsApart(rows_));
+    right_.depth = factors_.depth = DepthTiles(steps * PaddedRows(rows_));
     std::fill_n(biases_, BiasFloats(s_), 0.0f);
   }
 
@@ -170,10 +170,10 @@ class BackwardTiles {
       r += 2;
     }
     // The rows up to a whole tile are zero.
-    for (; r < RowsApart(rows_); r += 2) TakeRows(step, r, [&](Index) { return none; }, [&](Index) { return none; });
+    for (; r < PaddedRows(rows_); r += 2) TakeRows(step, r, [&](Index) { return none; }, [&](Index) { return none; });
   }
 
-  void MultiplyTransposed(Index, const float* packed, Index columns, float* out, Index stride) const {
+  void MultiplyTransposed(const float* packed, Index columns, float* out, Index stride) const {
     constexpr Index kMost = 2 * kTileRows;
     const Operand right{packed, left_.depth};
     for (Index row = 0; row < rows_; row += kMost) {
@@ -183,9 +183,9 @@ class BackwardTiles {
         MultiplyUpToTwo(left_, row / kTileRows, TilesFor(rows), right, column / kTileRows, TilesFor(columns - column),
                         &tiles[0][0], kMost);
         for (Index r = 0; r < rows; ++r) {
-          float* const to = out + (row + r) * stride + column;
-          StoreLanes(to, Load(tiles[r]), columns - column);
-          StoreLanes(to + kLanes, Load(tiles[r] + kLanes), columns - column - kLanes);
+          for (Index at = column; at < std::min(columns, column + kMost); at += kLanes) {
+            StoreLanes(out + (row + r) * stride + at, Load(tiles[r] + at - column), columns - at);
+          }
         }
       }
     }
@@ -195,7 +195,7 @@ class BackwardTiles {
     PutFactors(x, 0);
     PutFactors(h, TilesFor(s_.inputs));
     // The last tile of rows may be half empty.
-    const Index rows = steps_ * RowsApart(rows_);
+    const Index rows = steps_ * PaddedRows(rows_);
     for (Index gate = 0; rows % kTileDepth > 0 && gate < s_.blocks() * kGates; ++gate) {
       for (Index row = rows % kTileDepth; row < kTileDepth; row += 2) {
         PutRows({}, {}, right_.at(gate, right_.depth - 1), row);
@@ -224,14 +224,14 @@ class BackwardTiles {
   }
 
  private:
-  static Index RowsApart(Index rows) { return TilesFor(rows) * kTileRows; }  // the dz of two steps
+  static Index PaddedRows(Index rows) { return TilesFor(rows) * kTileRows; }  // of a step, up to whole tiles
   static Index DepthOfGates(const Sizes& s) { return s.blocks() * kGates / 2; }
   static Index LeftFloats(const Sizes& s, Index rows) { return OperandFloats(TilesFor(rows), DepthOfGates(s)); }
   static Index RightFloats(const Sizes& s, Index rows, Index steps) {
-    return OperandFloats(s.blocks() * kGates, DepthTiles(steps * RowsApart(rows)));
+    return OperandFloats(s.blocks() * kGates, DepthTiles(steps * PaddedRows(rows)));
   }
   static Index FactorFloats(const Sizes& s, Index rows, Index steps) {
-    return OperandFloats(TilesFor(s.inputs) + TilesFor(s.hidden), DepthTiles(steps * RowsApart(rows)));
+    return OperandFloats(TilesFor(s.inputs) + TilesFor(s.hidden), DepthTiles(steps * PaddedRows(rows)));
   }
   static Index BiasFloats(const Sizes& s) { return s.blocks() * kBlock; }
 
@@ -239,7 +239,7 @@ class BackwardTiles {
   template <class First, class Second>
   void TakeRows(Index step, Index r, const First& first, const Second& second) {
     // Copies: members could be changed by what is written here, for all that a compiler knows.
-    const Index blocks = s_.blocks(), row = step * RowsApart(rows_) + r, right_row = row % kTileDepth;
+    const Index blocks = s_.blocks(), row = step * PaddedRows(rows_) + r, right_row = row % kTileDepth;
     const Index next_gate = right_.depth * kParts * kTileBytes;
     char *left = left_.at(r / kTileRows, 0), *right = right_.at(0, row / kTileDepth);
     float* bias = biases_;
@@ -262,7 +262,7 @@ class BackwardTiles {
   void PutFactors(const StepRows& given, Index tile) {
     const StepRows from = given;  // a copy, as above
     const NewOperand to = factors_;
-    const Index rows = rows_, apart = RowsApart(rows), all = steps_ * apart;
+    const Index rows = rows_, apart = PaddedRows(rows), all = steps_ * apart;
     for (Index k = 0; k < to.depth; ++k) {
       for (Index column = 0; column < from.columns; column += kTileRows) {
         std::array<Vec, kTileRows> halves[2];
@@ -289,12 +289,12 @@ class BackwardTiles {
   NewOperand factors_;  // (x_t, h_{t-1})^T of all these steps
   float* const biases_;  // the sums of dz
   Index steps_ = 0;
-  const tile::Registers registers_;
+  const amx::Registers registers_;
 };
 
-// Whether tiles are faster than vectors (docs/SPEED.md says how that was measured).
+// Whether tiles are faster than vectors (docs/SPEED.md has measurements).
 //
-// Small products do not pay for putting their operands into parts. Large ones take 0.8 times as long, or less, for as
+// Small products do not pay for cutting their operands into parts. Large ones take 0.8 times as long, or less, for as
 // many rows; but tiles compute 16 rows at a time, whether they are there or not.
 inline bool UseTiles(const Sizes& s, Index threads) {
   constexpr Index kLeastHidden = 64, kLeastDepth = 80;
@@ -302,7 +302,7 @@ inline bool UseTiles(const Sizes& s, Index threads) {
   const Index slices = NumSlices(s, threads, kTileSlicing);
   const Index rows = TilesFor(LargestSlice(s, slices, kTileSlicing)) * kTileRows;
   const Index rounds = CeilDiv(s.members * slices, threads);
-  return 0.8 * rounds * rows * threads <= s.members * s.batch && tile::Available();
+  return 0.8 * rounds * rows * threads <= s.members * s.batch && amx::Available();
 }
 
 }  // namespace lstm_jax

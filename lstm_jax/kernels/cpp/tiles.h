@@ -5,13 +5,14 @@
 //
 //     x y = x_0 y_2 + x_1 y_1 + x_2 y_0 + x_0 y_1 + x_1 y_0 + x_0 y_0
 //
-// but for x_1 y_2 + x_2 y_1 + x_2 y_2, which are about 2^-24 of it. The products of bfloat16 are exact, and are
-// summed up in float32: the result is as good as that of float32 (G. Henry, P. Tang, A. Heinecke, "Leveraging the
-// bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019), and six products on
-// tiles take less than half the time of one on vectors.
+// but for x_1 y_2 + x_2 y_1 + x_2 y_2, which are about 2^-24 of it (2^-21 at most). The products of bfloat16 are
+// exact, and are summed up in float32: the result is as good as that of float32 (G. Henry, P. Tang, A. Heinecke,
+// "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019), and six
+// products on tiles take less than half the time of one on vectors. They round to the nearest bfloat16; here the
+// bits are cut off, which needs fewer instructions and does not make infinity of the largest float.
 //
-// Two differences: an infinite number counts as the largest float, or its second part would be NaN; and numbers
-// below 2^-126, and parts of numbers that are, count as zero.
+// Two differences: an infinite number counts as the largest float, or its second part would be NaN; and what is
+// below 2^-126, a number, a part, or a sum, counts as zero.
 //
 // With LSTM_JAX_EMULATE_TILES defined, plain C++ takes the place of the instructions, so that this can be
 // tested on every machine.
@@ -51,7 +52,7 @@ using BFloat16 = std::uint16_t;
 // Instructions
 // --------------------------------------------------------------------------------------------------------
 
-namespace tile {
+namespace amx {
 
 constexpr int kRegisters = 8;
 
@@ -67,8 +68,10 @@ inline std::array<T, 64 * kTileRows / sizeof(T)> Read(int number) {
 }
 
 inline bool Available() { return true; }
-inline void Begin() {}
-inline void End() {}
+inline void Begin() {  // with NaN in all of them
+  for (auto& bytes : registers) bytes.fill(-1);
+}
+inline void End() { Begin(); }
 
 template <int kTo>
 inline void Zero() { registers[kTo] = {}; }
@@ -114,8 +117,8 @@ inline void Dot() {
 
 #else
 
-// Whether the system lets this process use the tile registers. Their 8 KB have to fit into what it saves of a
-// thread at a signal, so it wants to be asked.
+// Whether the system lets this process use the tile registers, from now on and in all threads. Their 8 KB have to fit
+// into what it saves of a thread at a signal, so it wants to be asked.
 inline bool Available() {
   constexpr long kAskForFeature = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   static const bool granted = syscall(SYS_arch_prctl, kAskForFeature, kTileData) == 0;
@@ -162,7 +165,7 @@ struct Registers {
   Registers(const Registers&) = delete;
 };
 
-}  // namespace tile
+}  // namespace amx
 
 // --------------------------------------------------------------------------------------------------------
 // Operands
@@ -216,7 +219,8 @@ inline void PutRow(const Parts& first, const Parts& second, char* tile, Index ro
 #ifdef __AVX512BW__
     Row odd;
     for (int i = 0; i < kTileDepth; ++i) odd[i] = 2 * i + 1;
-    halves = (Row)_mm512_maskz_permutex2var_epi16(~__mmask32{}, (__m512i)first[part], (__m512i)odd, (__m512i)second[part]);
+    const __m512i low = (__m512i)first[part], high = (__m512i)second[part];
+    halves = (Row)_mm512_maskz_permutex2var_epi16(~__mmask32{}, low, (__m512i)odd, high);
 #else
     for (int i = 0; i < kLanes; ++i) halves[i] = first[part][i] >> 16, halves[kLanes + i] = second[part][i] >> 16;
 #endif
@@ -298,35 +302,36 @@ inline void ForEach(const Body& body) {
 }
 
 // out = start + left * right for M x N tiles from tile `i` of the left and tile `n` of the right operand on. The
-// rows of `out` are `stride` floats apart. `start` has N tiles, or is nullptr for zero.
+// rows of `out` are `stride` floats apart. `start` has N tiles, or is nullptr for zero. meanwhile() is called after
+// each product of parts: vectors can compute something else while the tiles do.
 //
-// M * N registers hold the sums: 4 of them, or the next product would wait for the one before.
+// M * N registers hold the sums. With fewer than 4, a product waits for the one before.
 template <int M, int N, class Meanwhile>
 inline void MultiplyTiles(Operand left, Index i, Operand right, Index n, const float* start,
                           float* out, Index stride, const Meanwhile& meanwhile) {
-  static_assert(M * N <= 4 && M <= 3);
+  static_assert(M * N <= 4 && M <= 2);
   constexpr int kSums = 4, kLeft = kSums, kRight = kSums + M;
-  constexpr int kRights = tile::kRegisters - kRight;  // if there are fewer than N, they take turns
+  constexpr int kRights = amx::kRegisters - kRight;  // if there are fewer than N, they take turns
   ForEach<M>([&](auto row) {
     ForEach<N>([&](auto column) {
       constexpr int kSum = row * N + column;
       if (start == nullptr) {
-        tile::Zero<kSum>();
+        amx::Zero<kSum>();
       } else {
-        tile::Load<kSum>(start + column * kTileFloats, 64);
+        amx::Load<kSum>(start + column * kTileFloats, 64);
       }
     });
   });
   for (Index k = 0; k < left.depth; ++k) {
     const auto load_left = [&](int part) {
-      ForEach<M>([&](auto row) { tile::Load<kLeft + row>(left.at(i + row, k, part), 64); });
+      ForEach<M>([&](auto row) { amx::Load<kLeft + row>(left.at(i + row, k, part), 64); });
     };
     // One operand changes from product to product, so that the other stays in its registers.
     const auto multiply = [&](int right_part, bool load_right) {
       ForEach<N>([&](auto column) {
         constexpr int kColumn = kRight + column % kRights;
-        if (N > kRights || load_right) tile::Load<kColumn>(right.at(n + column, k, right_part), 64);
-        ForEach<M>([&](auto row) { tile::Dot<row * N + column, kLeft + row, kColumn>(); });
+        if (N > kRights || load_right) amx::Load<kColumn>(right.at(n + column, k, right_part), 64);
+        ForEach<M>([&](auto row) { amx::Dot<row * N + column, kLeft + row, kColumn>(); });
       });
       meanwhile();
     };
@@ -342,12 +347,12 @@ inline void MultiplyTiles(Operand left, Index i, Operand right, Index n, const f
   }
   ForEach<M>([&](auto row) {
     ForEach<N>([&](auto column) {
-      tile::Store<row * N + column>(out + row * kTileRows * stride + column * kTileRows, stride * sizeof(float));
+      amx::Store<row * N + column>(out + row * kTileRows * stride + column * kTileRows, stride * sizeof(float));
     });
   });
 }
 
-// The same for 4 tiles of the right operand, and for two of the left one or, if `rows` is 1, for one.
+// The same for 4 tiles of the right operand, and two of the left one or, if `rows` is 1, one.
 template <class Meanwhile>
 inline void MultiplyFour(Operand left, Index i, Index rows, Operand right, Index n, const float* start,
                          float* out, Index stride, const Meanwhile& meanwhile) {

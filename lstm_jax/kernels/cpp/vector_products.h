@@ -124,7 +124,7 @@ class ForwardVectors {
 // Products of dz_t: with transposed kernels, W_h^T and W_x^T, and for the gradients of the weights.
 class BackwardVectors {
   // dz of some steps, block by block, so that the rows of one block follow each other.
-  struct GateGradients {
+  struct DzOfSteps {
     float* data;
     Index rows;  // of all these steps
     float* at(Index block, Index row) const { return data + (block * rows + row) * kBlock; }
@@ -171,6 +171,7 @@ class BackwardVectors {
   // Keep dz of one step: of(row, block) of all its rows, whose gates are i, f, g and o.
   template <class Of>
   void Take(Index step, const Of& of) {
+    taken_ = step;
     for (Index r = 0; r < rows_; ++r) {  // row after row: so the gates lie in memory
       for (Index block = 0; block < s_.blocks(); ++block) {
         const std::array<Vec, kGates> dz = of(r, block);
@@ -181,11 +182,11 @@ class BackwardVectors {
   }
 
   // out (rows, columns) = dz W^T of the step that was taken last.
-  void MultiplyTransposed(Index step, const float* packed, Index columns, float* out, Index stride) const {
+  void MultiplyTransposed(const float* packed, Index columns, float* out, Index stride) const {
     for (Index panel = 0; panel < Panels(columns); ++panel) {
       const Index column = panel * kBlock;
       const float* from = packed + s_.blocks() * kBlock * column;
-      const auto multiply = [&](auto V) { MultiplyPanel<V>(step * rows_, from, column, columns, out, stride); };
+      const auto multiply = [&](auto V) { MultiplyPanel<V>(taken_ * rows_, from, column, columns, out, stride); };
       switch (PanelVectors(columns, panel)) {
         case 1: multiply(Constant<1>{}); break;
         case 2: multiply(Constant<2>{}); break;
@@ -271,8 +272,8 @@ class BackwardVectors {
 
   const Sizes& s_;
   const Index rows_;
-  const GateGradients dz_;
-  Index steps_ = 0;
+  const DzOfSteps dz_;
+  Index steps_ = 0, taken_ = 0;
   StepRows x_{}, h_{};
 };
 
