@@ -37,7 +37,7 @@ Again = Callable[[], AbstractContextManager[None]]
 Train = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Params]]
 
 
-def _random_params() -> Params:
+def random_params() -> Params:
     """All random, the biases too: where a value is zero, its wrong use cannot be seen."""
     rng = np.random.default_rng(0)
     shapes = ((SIZE.inputs, 4 * SIZE.hidden), (SIZE.hidden, 4 * SIZE.hidden), (4 * SIZE.hidden,))
@@ -53,7 +53,7 @@ def _float32(tree: Any) -> Any:
 
 
 _rng = np.random.default_rng(1)
-PARAMS = _random_params()
+PARAMS = random_params()
 IMAGES = _rng.normal(size=(STEPS, SIZE.batch, SIZE.time, SIZE.inputs)).astype(np.float32)
 LABELS = _rng.integers(0, 10, (STEPS, SIZE.batch)).astype(np.int32)
 

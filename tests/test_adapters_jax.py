@@ -10,9 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from adapter_checks import (
+    AFTER_TRAINING,
+    IMAGES,
+    LABELS,
+    LEARNING_RATE,
+    PARAMS,
+    SIZE,
+    STEPS,
+    TOLERANCE,
+    random_params,
+)
 from conftest import Run
 
-from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import judge
 from lstm_jax.compare.adapter import Adapter, Decay, Gradient, Params
 from lstm_jax.compare.adapters import flax_linen, in_jax
@@ -20,16 +30,6 @@ from lstm_jax.compare.frameworks import FRAMEWORKS
 from lstm_jax.config import recipe_config
 from lstm_jax.optimizer import learning_rate_schedule
 
-SIZE = Size(hidden=5, batch=3, time=4, inputs=2)  # all different
-STEPS = 4
-LEARNING_RATE = 0.01
-
-# Of values near 1, float32 sums in another order differ by some units in the seventh digit; a few steps in
-# time add some. The mistakes below are in the first or second digit.
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
-# Adam divides a gradient by its size: an error of 1e-6 in one that is as small as 1e-3 is a thousandth of a
-# step of 0.01. A step that is missing, or one too many, is a hundredth.
-AFTER_TRAINING = {"rtol": 1e-4, "atol": 1e-4}
 # Steps, and so errors, that are ten times as large.
 AFTER_LARGE_STEPS = {"rtol": 1e-3, "atol": 1e-3}
 
@@ -38,25 +38,6 @@ UNTOUCHED = {"rtol": 0.0, "atol": 2.0**-22}
 
 MODULES = ("ours", "flax_linen", "flax_nnx", "equinox_lstm", "haiku_lstm")
 NAMES = [name for name, framework in FRAMEWORKS.items() if framework.adapter.split(":")[0] in MODULES]
-
-
-def random_params(seed: int = 0) -> Params:
-    """All random, the biases too: where a value is zero, its wrong use cannot be seen."""
-    rng = np.random.default_rng(seed)
-    shapes = ((SIZE.inputs, 4 * SIZE.hidden), (SIZE.hidden, 4 * SIZE.hidden), (4 * SIZE.hidden,))
-    cell = [rng.normal(size=shape) for shape in shapes]
-    head = [rng.normal(size=(SIZE.hidden, 10)), rng.normal(size=10)]
-    return jax.tree.map(np.float32, judge.params_of(judge.Weights(*cell, *head)))
-
-
-def random_batches(steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    images = rng.normal(size=(steps, SIZE.batch, SIZE.time, SIZE.inputs)).astype(np.float32)
-    return images, rng.integers(0, 10, (steps, SIZE.batch)).astype(np.int32)
-
-
-PARAMS = random_params()
-IMAGES, LABELS = random_batches()
 
 
 def build(name: str, **options: Any) -> Adapter:
