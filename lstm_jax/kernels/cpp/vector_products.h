@@ -260,7 +260,7 @@ class BackwardVectors {
       Vec tile_sums[R][kGates] = {};
       for (Index step = 0; step < steps_; ++step) {
         Multiply(tile_sums, range.size(), factors.at(step) + range.begin * factors.columns + column, 1,
-                     factors.columns, dz_.at(block, step * rows_ + range.begin), kBlock);
+                 factors.columns, dz_.at(block, step * rows_ + range.begin), kBlock);
       }
       LSTM_JAX_UNROLL
       for (int r = 0; r < R; ++r) {
