@@ -67,6 +67,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             {
                 "bidirectional": True,
                 "num_layers": 2,
+                "hidden_size": 96,
                 "dropout_rate": 0.1,
                 "output_dropout_rate": 0.1,
                 "epochs": 60,
