@@ -13,11 +13,14 @@ PROG = "train.py"
 
 def read_config(args: list[str]) -> config.Config:
     """The configuration that the command line asks for: a recipe, and what overrides it."""
-    recipe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    recipe.add_argument("--recipe", nargs="?")
-    name = recipe.parse_known_args(args)[0].recipe
-    # An unknown recipe is left for the full parser to refuse: it knows how to say it.
-    default = config.recipe_config(name if name in config.RECIPES else "tutorial")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", nargs="?")
+    first.add_argument("--epochs", nargs="?", default=argparse.SUPPRESS)
+    given = vars(first.parse_known_args(args)[0])
+    # What neither can be is left for the full parser to refuse: it knows how to say it.
+    name = given["recipe"] if given["recipe"] in config.RECIPES else "tutorial"
+    length = {"steps": None} if "epochs" in given else {}
+    default = config.recipe_config(name, **length)
     return command_line.parse(config.Config, args, prog=PROG, default=default)
 
 

@@ -201,7 +201,7 @@ class Config:
 
     run_dir: Annotated[Path | None, shown_option("DIR", "in runs/, named after these options")] = None
     """Folder of this run."""
-    devices: Annotated[int | None, shown_option("INT", "all; on a CPU, 1")] = None
+    devices: Annotated[int | None, shown_option("INT", "as many as divide the batch; on a CPU, 1")] = None
     """Devices to share each batch. On a CPU, N makes N CPU devices."""
     checkpoint_every: Annotated[int | None, shown_option("INT", "none")] = None
     """Save after every so many steps as well, not only after each epoch."""
@@ -336,13 +336,15 @@ def recipe_config(name: str, **overrides: Any) -> Config:
 
     Args:
         name: the recipe.
-        overrides: options that differ from it.
+        overrides: options that differ from it; `epochs` take the place of its `steps`.
 
     Raises:
         ConfigError: if there is no such recipe, or an option cannot be.
     """
     if name not in RECIPES:
         raise _refusal("recipe", name, f"one of {', '.join(RECIPES)}")
+    if "epochs" in overrides:
+        overrides = {"steps": None, **overrides}
     return Config(**{"recipe": name, **RECIPES[name].options, **overrides})
 
 

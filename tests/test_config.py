@@ -37,6 +37,8 @@ def test_a_recipe_s_options_can_be_overridden() -> None:
     assert (config.epochs, config.ema_decay, config.train_on_all) == (3, 0.99, True)
     with pytest.raises(ConfigError, match="--epochs: got 0"):
         recipe_config("accurate", epochs=0)
+    # Epochs instead of the recipe's steps, which would go first.
+    assert (recipe_config("fast", epochs=3).epochs, recipe_config("fast", epochs=3).steps) == (3, None)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,9 @@ def test_options_override_the_recipe() -> None:
     expected = recipe_config("accurate", train_on_all=False, steps=9, schedule="cosine")
     assert train.read_config(both_ways) == expected
     assert train.read_config(["--recipe", "pixels", "--forget-bias", "2"]).forget_bias == 2.0
+    assert train.read_config(["--recipe", "accurate", "--clip-norm", "None"]).clip_norm is None
+    for epochs in (["--epochs", "10"], ["--epochs=10"]):  # the default, but given
+        assert train.read_config(["--recipe", "fast", *epochs]) == recipe_config("fast", epochs=10)
     permuted = ["--recipe", "permuted", "--permutation-seed", "bit-reversal"]
     assert train.read_config(permuted).permutation_seed == "bit-reversal"
     assert train.read_config(["--recipe", "permuted"]).permutation_seed == 92916
