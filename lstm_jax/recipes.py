@@ -67,10 +67,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             {
                 "bidirectional": True,
                 "num_layers": 2,
-                "hidden_size": 96,
                 "dropout_rate": 0.1,
                 "output_dropout_rate": 0.1,
-                "epochs": 60,
+                "epochs": 120,
                 "batch_size": 256,
                 "optimizer": "muon",
                 "train_on_all": True,
