@@ -194,6 +194,11 @@ def test_two_devices_give_the_same_gradients(reference: Prepared) -> None:
     assert difference(answer._replace(largest=reference.answer.largest), reference.answer) < 1e-5
 
 
+def test_two_devices_take_many_steps_one_by_one() -> None:
+    """More than JAX lets wait for a device: without a limit, this hung."""
+    prepare_in_jax("fused", devices=2).runs["dispatched"](200)
+
+
 def test_many_steps_in_one_program_are_the_steps_one_by_one() -> None:
     task = work.make_task(SIZE)
     programs = jax_lstm.Programs("fused", SIZE.hidden, runtime.make_mesh(devices=1, batch_size=SIZE.batch))

@@ -29,6 +29,10 @@ from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, place, 
 # any parameter, and far above the denormal numbers.
 TINY = 1e-20
 
+# Programs called before one waits for them. Of a CPU device JAX lets 32 wait; beyond that, devices that meet in
+# a collective can wait for each other for ever (jaxlib 0.10).
+MOST_WAITING = 16
+
 # The side of the square matrices whose product gives the machine's peak.
 PEAK_SIDE = 2048
 
@@ -164,6 +168,8 @@ def _prepare(programs: Programs, name: str, task: Task, mesh: Mesh, clock: Clock
         nonlocal state
         for index in range(steps):
             state = step(state, single[index % NUM_BATCHES])
+            if index % MOST_WAITING == 0:
+                jax.block_until_ready(state)
         jax.block_until_ready(state)
 
     def at_once(program: Callable[..., Any], start: Any) -> Run:
