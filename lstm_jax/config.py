@@ -175,7 +175,7 @@ class Config:
     final_learning_rate_share: float = 0.0
     """Where a linear or cosine schedule ends, as a share of the learning rate."""
     weight_decay: float = 0.0
-    """With adamw: kernels lose this share of themselves per step, times the learning rate."""
+    """With adamw or muon: kernels lose this share of themselves per step, times the learning rate."""
     clip_norm: Annotated[float | None, shown_option("FLOAT", "none")] = None
     """Scale gradients down to this global norm, if theirs is larger."""
     label_smoothing: float = 0.0
@@ -259,8 +259,10 @@ class Config:
         length = SEQUENCE_LENGTHS[self.task]
         if self.remat is not None and length % self.remat:
             raise _contradiction(self, "remat", "task", expected=f"a divisor of its {length} steps")
-        if self.weight_decay and self.optimizer != "adamw":
-            raise _contradiction(self, "weight_decay", "optimizer", expected="0, or --optimizer adamw")
+        if self.weight_decay and self.optimizer == "adam":
+            raise _contradiction(
+                self, "weight_decay", "optimizer", expected="0, or --optimizer adamw or muon"
+            )
         if not self.weight_decay and self.optimizer == "adamw":
             raise _contradiction(self, "weight_decay", "optimizer", expected="a number above 0")
         if self.final_learning_rate_share and self.schedule == "constant":

@@ -36,7 +36,7 @@ def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransf
         # that of the forget gate is there to be large.
         optimizer = optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=are_kernels)
     elif config.optimizer == "muon":
-        optimizer = muon(learning_rate)
+        optimizer = muon(learning_rate, weight_decay=config.weight_decay)
     else:
         optimizer = optax.adam(learning_rate)
     if config.clip_norm is not None:
@@ -67,7 +67,7 @@ def learning_rate_schedule(config: Config, *, total_steps: int) -> float | optax
     return optax.join_schedules([rising, falling], [warmup])
 
 
-def muon(learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
+def muon(learning_rate: float | optax.Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
     """Muon for the kernels of the LSTM, NAdam for biases and the dense layer.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the averaged gradient of a
@@ -81,6 +81,12 @@ def muon(learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
 
     Other than in Jordan's use, the first layer's input kernels are turned too, and the rest learns with NAdam
     (Dozat 2016), not AdamW: in optax both look ahead by Nesterov's momentum.
+
+    Args:
+        learning_rate: of both.
+        weight_decay: the share of themselves, times the learning rate, that the LSTM's kernels lose in a
+            step. All updates are of one size, however small the gradient, so that kernels grow as long as the
+            learning rate is high; decay sets a limit to it (Liu et al. 2025, section 2.2).
     """
 
     def matrices(params: Any) -> Any:
@@ -90,7 +96,12 @@ def muon(learning_rate: float | optax.Schedule) -> optax.GradientTransformation:
             are_kernels(params),
         )
 
-    return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=matrices, consistent_rms=MUON_RMS)
+    return optax.contrib.muon(
+        learning_rate,
+        weight_decay=weight_decay,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=MUON_RMS,
+    )
 
 
 def _is_of_head(path: tuple[Any, ...]) -> bool:

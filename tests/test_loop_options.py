@@ -32,7 +32,7 @@ _ALL_BUT_OPTIMIZER = {
 # By optimizer.
 EVERY_OPTION: dict[str, dict[str, Any]] = {
     "adamw": {**_ALL_BUT_OPTIMIZER, "optimizer": "adamw", "weight_decay": 0.1},
-    "muon": {**_ALL_BUT_OPTIMIZER, "optimizer": "muon"},
+    "muon": {**_ALL_BUT_OPTIMIZER, "optimizer": "muon", "weight_decay": 0.1},
 }
 
 

@@ -158,12 +158,17 @@ def muon_by_hand(config: Config, steps: int) -> Tree:
             for _ in range(5):
                 s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
             size = 0.2 * math.sqrt(max(ahead.shape))
-            params[gate]["kernel"] = params[gate]["kernel"] - eta * size * (u * s) @ v
+            decay = eta * config.weight_decay * params[gate]["kernel"]
+            params[gate]["kernel"] = params[gate]["kernel"] - eta * size * (u * s) @ v - decay
     return {gate: leaves["kernel"] for gate, leaves in params.items()}
 
 
-def test_muon_turns_kernels_of_the_cell_and_leaves_the_rest_to_nadam() -> None:
-    config = Config(learning_rate=0.1, optimizer="muon", schedule="linear", warmup=0.3)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_muon_turns_kernels_of_the_cell_and_leaves_the_rest_to_nadam(weight_decay: float) -> None:
+    """Nothing else decays."""
+    config = Config(
+        learning_rate=0.1, optimizer="muon", schedule="linear", warmup=0.3, weight_decay=weight_decay
+    )
     actual = run(config, 5)[0][-1]
     assert_close({gate: leaves["kernel"] for gate, leaves in actual["cell"].items()}, muon_by_hand(config, 5))
     nadam = adam_by_hand(config, 5, 1.0, lambda g: g, no_decay, nesterov=True)

@@ -29,8 +29,8 @@ from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, place, 
 # any parameter, and far above the denormal numbers.
 TINY = 1e-20
 
-# Programs called before one waits for them. Of a CPU device JAX lets 32 wait; beyond that, devices that meet in
-# a collective can wait for each other for ever (jaxlib 0.10).
+# Programs called before one waits for them. JAX lets 32 wait for a CPU device; with more, devices that meet
+# in a collective can wait for each other for ever (jaxlib 0.10).
 MOST_WAITING = 16
 
 # The side of the square matrices whose product gives the machine's peak.
