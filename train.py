@@ -17,9 +17,10 @@ def read_config(args: list[str]) -> config.Config:
     first.add_argument("--recipe", nargs="?")
     first.add_argument("--epochs", nargs="?", default=argparse.SUPPRESS)
     given = vars(first.parse_known_args(args)[0])
-    # What neither can be is left for the full parser to refuse: it knows how to say it.
+    # What cannot be is left for the full parser to refuse: it knows how to say it.
     name = given["recipe"] if given["recipe"] in config.RECIPES else "tutorial"
-    length = {"steps": None} if "epochs" in given else {}
+    # As an override, so that the recipe's steps make way; the full parser reads the value.
+    length = {"epochs": config.Config.epochs} if "epochs" in given else {}
     default = config.recipe_config(name, **length)
     return command_line.parse(config.Config, args, prog=PROG, default=default)
 

@@ -175,7 +175,7 @@ class Config:
     final_learning_rate_share: float = 0.0
     """Where a linear or cosine schedule ends, as a share of the learning rate."""
     weight_decay: float = 0.0
-    """With adamw or muon: kernels lose this share of themselves per step, times the learning rate."""
+    """In a step, kernels (with muon: those of the LSTM) lose this share, times the learning rate."""
     clip_norm: Annotated[float | None, shown_option("FLOAT", "none")] = None
     """Scale gradients down to this global norm, if theirs is larger."""
     label_smoothing: float = 0.0

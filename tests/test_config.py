@@ -98,7 +98,10 @@ def test_a_recipe_s_options_can_be_overridden() -> None:
         ({"remat": 5}, "--remat: got 5 with --task rows, expected a divisor of its 28 steps"),
         ({"optimizer": "sgd"}, "--optimizer: got 'sgd', expected one of adam, adamw, muon"),
         ({"optimizer": "adamw"}, "--weight-decay: got 0.0 with --optimizer adamw, expected a number above 0"),
-        ({"weight_decay": 0.1}, "--weight-decay: got 0.1 with --optimizer adam, expected 0, or"),
+        (
+            {"weight_decay": 0.1},
+            "--weight-decay: got 0.1 with --optimizer adam, expected 0, or --optimizer adamw or muon",
+        ),
         ({"schedule": "step"}, "--schedule: got 'step', expected one of constant, linear, cosine"),
         ({"warmup": 1.0}, "--warmup: got 1.0, expected a number from 0 up to, not including, 1"),
         (

@@ -60,6 +60,7 @@ def test_reading_options_does_not_import_jax(run: Run) -> None:
         ),
         (["--learning-rate", "nan"], ["--learning-rate", "got nan", "above 0"]),
         (["--epochs", "1", "--steps", "2"], ["--epochs", "--steps", "not allowed together"]),
+        (["--recipe", "fast", "--epochs", "1", "--steps", "2"], ["--epochs", "not allowed together"]),
         (["--batch-size", "10", "--devices", "4"], ["--devices", "got 4", "divides"]),
         (["--run-dir="], ["--run-dir: got an empty value"]),
         (["--run-dir", ""], ["got an empty value"]),

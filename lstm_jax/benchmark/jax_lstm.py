@@ -29,8 +29,9 @@ from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, place, 
 # any parameter, and far above the denormal numbers.
 TINY = 1e-20
 
-# Programs called before one waits for them. JAX lets 32 wait for a CPU device; with more, devices that meet
-# in a collective can wait for each other for ever (jaxlib 0.10).
+# Programs that several CPU devices are given before one waits for them. JAX lets 32 wait for such a device;
+# with more, devices that meet in a collective can wait for each other for ever. With jaxlib 0.10.2 and a
+# larger number here, `python -m lstm_jax benchmark --devices 2` shows it.
 MOST_WAITING = 16
 
 # The side of the square matrices whose product gives the machine's peak.
@@ -164,11 +165,13 @@ def _prepare(programs: Programs, name: str, task: Task, mesh: Mesh, clock: Clock
     state = jax.block_until_ready(step(state, single[0]))
     first_step_seconds = clock() - start
 
+    must_wait = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+
     def dispatched(steps: int) -> None:
         nonlocal state
         for index in range(steps):
             state = step(state, single[index % NUM_BATCHES])
-            if index % MOST_WAITING == 0:
+            if must_wait and (index + 1) % MOST_WAITING == 0:
                 jax.block_until_ready(state)
         jax.block_until_ready(state)
 
