@@ -196,14 +196,14 @@ def test_two_devices_give_the_same_gradients(reference: Prepared) -> None:
 
 def test_two_devices_take_many_steps_one_by_one(run: Run) -> None:
     """More than JAX lets wait for a device. In a process of its own: without a limit, it hung."""
-    code = """
+    code = f"""
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 from lstm_jax import runtime
 from lstm_jax.benchmark import jax_lstm, work
 from lstm_jax.benchmark.size import Size
-mesh = runtime.make_mesh(devices=2, batch_size=6)
-jax_lstm.prepare("fused", work.make_task(Size(4, 6, 3, 2)), mesh).runs["dispatched"](200)
+mesh = runtime.make_mesh(devices=2, batch_size={SIZE.batch})
+jax_lstm.prepare("fused", work.make_task({SIZE}), mesh).runs["dispatched"](200)
 """
     done = run("-c", code, timeout=120)
     assert done.returncode == 0, done.stderr
