@@ -7,6 +7,7 @@ What makes it faster than a loop over cells that JAX differentiates:
   one product over all rows of all steps after it; JAX alone would add one up in every step.
 - Saved are the gates and the state before each step, each once, in buffers that the loops write into:
   what `lax.scan` collects, XLA on a CPU first sets to zero, once for each of its outputs.
+- What a step has written into a buffer it reads back from there (`_written`).
 
 The gradients are those written out in `cpp/backward.h`.
 """
@@ -129,7 +130,7 @@ def _run(
             x + _product(h_seen, kernel, dtype) + b
             for x, kernel, b in zip(projected, recurrent, biases, strict=True)
         ]
-        _, (c, h) = _cell(carry[0], z)
+        c, h = _state(_gates(z), carry[0])
         return (c, h), (c if last is not None else None, h if keep_all else None)
 
     projected = [_projected(dtype, gate.x, inputs) for gate in by_gate]
@@ -165,11 +166,16 @@ def _projected(
     return projected.reshape(time, batch, kernel.shape[1])
 
 
-def _cell(c: Float[Array, "batch hidden"], z: Sequence[Float[Array, "batch hidden"]]) -> tuple[Gates, Carry]:
-    """The gates and the state after a step, from the pre-activations of i, f, g, o."""
-    i, f, g, o = _sigmoid(z[0]), _sigmoid(z[1]), jnp.tanh(z[2]), _sigmoid(z[3])
+def _gates(z: Sequence[Float[Array, "batch hidden"]]) -> Gates:
+    """The gates i, f, g, o, from their pre-activations."""
+    return _sigmoid(z[0]), _sigmoid(z[1]), jnp.tanh(z[2]), _sigmoid(z[3])
+
+
+def _state(gates: Sequence[Float[Array, "batch hidden"]], c: Float[Array, "batch hidden"]) -> Carry:
+    """The state after a step, from its gates and c before it."""
+    i, f, g, o = gates
     c = f * c + i * g
-    return (i, f, g, o), (c, o * jnp.tanh(c))
+    return c, o * jnp.tanh(c)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -178,6 +184,16 @@ def _sigmoid(x: Array) -> Array:
     Its error is that of one half: of a sigmoid below 1e-7 nothing is left.
     """
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+def _written(buffer: Array) -> Array:
+    """The same buffer, with the promise that what is read from it comes out of memory.
+
+    A value that is only written into a buffer, XLA on a CPU computes straight into its place; one that has
+    another use too, it computes on the side and copies. Without the promise, XLA sees that what is read is
+    what was just written, and makes it such another use. Other devices have no use for the promise.
+    """
+    return lax.platform_dependent(buffer, cpu=lax.optimization_barrier, default=lambda same: same)
 
 
 def _at(last: Int32[Array, " batch"], history: Float[Array, "time batch hidden"]) -> Array:
@@ -195,9 +211,10 @@ def _forward_rule(
     def body(t: Array, state: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
         (c, h), before, h_before = state
         z = projected[t] + _product(masked(h, mask), recurrent, dtype) + bias
-        gates, after = _cell(c, jnp.split(z, 4, axis=-1))
-        for place, value in enumerate((*gates, c)):
+        for place, value in enumerate((*_gates(jnp.split(z, 4, axis=-1)), c)):
             before = lax.dynamic_update_slice(before, value[None, None], (t, place, 0, 0))
+        before = _written(before)
+        after = _state([before[t, place] for place in range(4)], c)
         return after, before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)
 
     shape = (len(inputs), *start[0].shape)
@@ -218,6 +235,7 @@ def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: An
     saved, weights, inputs, carry, last, mask, wants_dx = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
+    hidden = saved.h_before.shape[-1]
     zeros = jnp.zeros_like(saved.h_before[0])
     dc_last, dh_last = (zeros if isinstance(d, SymbolicZero) else d for d in (dc_last, dh_last))
     transposed = weights.h.T.astype(dtype)
@@ -233,17 +251,16 @@ def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: An
             dc, dh = dc + jnp.where(is_last, dc_last, zeros), dh + jnp.where(is_last, dh_last, zeros)
         tanh_c = jnp.tanh(f * c_before + i * g)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        dz = jnp.concatenate(
-            [
-                dc * g * (i * (1 - i)),
-                dc * c_before * (f * (1 - f)),
-                dc * i * (1 - g * g),
-                dh * tanh_c * (o * (1 - o)),
-            ],
-            axis=-1,
+        dz_t = (
+            dc * g * (i * (1 - i)),
+            dc * c_before * (f * (1 - f)),
+            dc * i * (1 - g * g),
+            dh * tanh_c * (o * (1 - o)),
         )
-        dc, dh = dc * f, masked(_product(dz, transposed, dtype), mask)
-        return dc, dh, lax.dynamic_update_index_in_dim(all_dz, dz, t, 0)
+        for place, value in enumerate(dz_t):
+            all_dz = lax.dynamic_update_slice(all_dz, value[None], (t, 0, place * hidden))
+        all_dz = _written(all_dz)
+        return dc * f, masked(_product(all_dz[t], transposed, dtype), mask), all_dz
 
     end = (zeros, zeros) if last is not None else (dc_last, dh_last)
     dc0, dh0, dz = lax.fori_loop(0, time, body, (*end, saved.scratch))  # every step of it is overwritten
