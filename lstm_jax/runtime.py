@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -128,8 +129,15 @@ def over_devices(
 
 
 def mean_over_devices(tree: Tree) -> Tree:
-    """The mean over the axis ``data``. XLA would keep the meeting even of a single device on CPU."""
-    return jax.lax.pmean(tree, DATA_AXIS) if jax.lax.axis_size(DATA_AXIS) > 1 else tree
+    """The mean of floats over the axis ``data``, all of them in one array.
+
+    Every array that devices have to meet for costs a meeting on CPU, a tenth of a millisecond: more than
+    the LSTM's arithmetic, were each gradient to have its own. XLA would keep even that of a single device.
+    """
+    if jax.lax.axis_size(DATA_AXIS) == 1:
+        return tree
+    flat, as_tree = ravel_pytree(tree)
+    return as_tree(jax.lax.pmean(flat, DATA_AXIS))
 
 
 def own_rows(batch_size: int) -> slice:
