@@ -19,6 +19,9 @@ class Recipe(NamedTuple):
 
 # A short warm-up and a linear decay to nothing, and gradients kept to a norm of 1.
 _DECAYED = {"schedule": "linear", "warmup": 0.05, "clip_norm": 1.0}
+# Decay, because Muon's kernels grow as long as the learning rate is high: docs/RESULTS.md has runs without
+# it, and with Adam.
+_MUON = {"optimizer": "muon", "weight_decay": 0.1}
 # Random changes that leave a digit the digit it is.
 _AUGMENTED = {
     "augment_rotation": 12.0,
@@ -55,14 +58,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             {
                 "epochs": 200,
                 "batch_size": 256,
-                "learning_rate": 0.015,
+                **_MUON,
                 "train_on_all": True,
                 **_DECAYED,
                 **_AUGMENTED,
             },
         ),
-        # Decay, because Muon's kernels grow as long as the learning rate is high: docs/RESULTS.md has runs
-        # without it, and with Adam.
         "accurate-bidirectional": Recipe(
             "two bidirectional layers: the best test accuracy found",
             {
@@ -72,8 +73,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "output_dropout_rate": 0.1,
                 "epochs": 100,
                 "batch_size": 256,
-                "optimizer": "muon",
-                "weight_decay": 0.1,
+                **_MUON,
                 "train_on_all": True,
                 **_DECAYED,
                 **_AUGMENTED,
