@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 from references import (
@@ -451,6 +452,37 @@ def test_the_gradient_by_the_inputs_is_computed_only_if_wanted() -> None:
 
     assert results_of_backward(0) == 14
     assert results_of_backward((0, 1)) == 15
+
+
+def test_fused_reads_back_what_it_saves_on_a_cpu_only() -> None:
+    case = a_case()
+    gradient = jax.jit(jax.grad(_run("fused", case)))
+
+    def barriers(platform: str) -> int:
+        exported = jax.export.export(gradient, platforms=[platform])(case.params)
+        return exported.mlir_module().count("stablehlo.optimization_barrier")
+
+    assert barriers("cpu") == 2  # one in each pass
+    assert barriers("cuda") == barriers("tpu") == 0
+
+
+def test_fused_as_other_devices_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lax, "platform_dependent", lambda *arguments, cpu, default: default(*arguments))
+    case = a_case()
+    actual, expected = (
+        results_and_gradients(LSTM(HIDDEN, name, return_carry=True), case) for name in ("fused", "scan")
+    )
+    assert_equal(actual, expected, **FLOAT32)
+
+
+def test_fused_in_float64() -> None:
+    with jax.enable_x64(True):
+        case = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), a_case())
+        actual, expected = (
+            results_and_gradients(LSTM(HIDDEN, name, return_carry=True), case) for name in ("fused", "scan")
+        )
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(actual)} == {"float64"}
+        assert_equal(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_remat_computes_the_steps_again() -> None:

@@ -7,7 +7,9 @@ What makes it faster than a loop over cells that JAX differentiates:
   one product over all rows of all steps after it; JAX alone would add one up in every step.
 - Saved are the gates and the state before each step, each once, in buffers that the loops write into:
   what `lax.scan` collects, XLA on a CPU first sets to zero, once for each of its outputs.
-- What a step has written into a buffer it reads back from there (`_written`).
+- On a CPU a step reads back from these buffers what it has saved. A value that is only written there, XLA
+  computes straight into its place; one that it goes on with too, it computes on the side and copies. The
+  `optimization_barrier` keeps XLA from seeing that what is read is the value that was written.
 
 The gradients are those written out in `cpp/backward.h`.
 """
@@ -171,7 +173,7 @@ def _gates(z: Sequence[Float[Array, "batch hidden"]]) -> Gates:
     return _sigmoid(z[0]), _sigmoid(z[1]), jnp.tanh(z[2]), _sigmoid(z[3])
 
 
-def _state(gates: Sequence[Float[Array, "batch hidden"]], c: Float[Array, "batch hidden"]) -> Carry:
+def _state(gates: Gates, c: Float[Array, "batch hidden"]) -> Carry:
     """The state after a step, from its gates and c before it."""
     i, f, g, o = gates
     c = f * c + i * g
@@ -186,14 +188,37 @@ def _sigmoid(x: Array) -> Array:
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
-def _written(buffer: Array) -> Array:
-    """The same buffer, with the promise that what is read from it comes out of memory.
+def _save(
+    before: Float[Array, "time 5 batch hidden"], t: Array, gates: Gates, c: Float[Array, "batch hidden"]
+) -> tuple[Array, Gates]:
+    """Save the gates of a step and c before it; returns the buffer, and the gates to go on with."""
+    for place, value in enumerate((*gates, c)):
+        before = lax.dynamic_update_slice(before, value[None, None], (t, place, 0, 0))
 
-    A value that is only written into a buffer, XLA on a CPU computes straight into its place; one that has
-    another use too, it computes on the side and copies. Without the promise, XLA sees that what is read is
-    what was just written, and makes it such another use. Other devices have no use for the promise.
-    """
-    return lax.platform_dependent(buffer, cpu=lax.optimization_barrier, default=lambda same: same)
+    def read_back(before: Array, gates: Gates) -> tuple[Array, Gates]:
+        before = lax.optimization_barrier(before)
+        i, f, g, o = (before[t, place] for place in range(4))
+        return before, (i, f, g, o)
+
+    return lax.platform_dependent(before, gates, cpu=read_back, default=lambda *same: same)
+
+
+def _save_dz(
+    all_dz: Float[Array, "time batch gates"], t: Array, dz: Gates
+) -> tuple[Array, Float[Array, "batch gates"]]:
+    """Save dz of a step; returns the buffer, and dz of all gates side by side."""
+
+    def read_back(all_dz: Array, *dz: Array) -> tuple[Array, Array]:
+        for place, value in enumerate(dz):
+            all_dz = lax.dynamic_update_slice(all_dz, value[None], (t, 0, place * value.shape[-1]))
+        all_dz = lax.optimization_barrier(all_dz)
+        return all_dz, all_dz[t]
+
+    def at_once(all_dz: Array, *dz: Array) -> tuple[Array, Array]:
+        whole = jnp.concatenate(dz, axis=-1)
+        return lax.dynamic_update_index_in_dim(all_dz, whole, t, 0), whole
+
+    return lax.platform_dependent(all_dz, *dz, cpu=read_back, default=at_once)
 
 
 def _at(last: Int32[Array, " batch"], history: Float[Array, "time batch hidden"]) -> Array:
@@ -211,11 +236,8 @@ def _forward_rule(
     def body(t: Array, state: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
         (c, h), before, h_before = state
         z = projected[t] + _product(masked(h, mask), recurrent, dtype) + bias
-        for place, value in enumerate((*_gates(jnp.split(z, 4, axis=-1)), c)):
-            before = lax.dynamic_update_slice(before, value[None, None], (t, place, 0, 0))
-        before = _written(before)
-        after = _state([before[t, place] for place in range(4)], c)
-        return after, before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)
+        before, gates = _save(before, t, _gates(jnp.split(z, 4, axis=-1)), c)
+        return _state(gates, c), before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)
 
     shape = (len(inputs), *start[0].shape)
     before = jnp.zeros((shape[0], 5, *shape[1:]), projected.dtype)
@@ -235,7 +257,6 @@ def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: An
     saved, weights, inputs, carry, last, mask, wants_dx = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
-    hidden = saved.h_before.shape[-1]
     zeros = jnp.zeros_like(saved.h_before[0])
     dc_last, dh_last = (zeros if isinstance(d, SymbolicZero) else d for d in (dc_last, dh_last))
     transposed = weights.h.T.astype(dtype)
@@ -251,16 +272,14 @@ def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: An
             dc, dh = dc + jnp.where(is_last, dc_last, zeros), dh + jnp.where(is_last, dh_last, zeros)
         tanh_c = jnp.tanh(f * c_before + i * g)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        dz_t = (
+        dz_by_gate = (
             dc * g * (i * (1 - i)),
             dc * c_before * (f * (1 - f)),
             dc * i * (1 - g * g),
             dh * tanh_c * (o * (1 - o)),
         )
-        for place, value in enumerate(dz_t):
-            all_dz = lax.dynamic_update_slice(all_dz, value[None], (t, 0, place * hidden))
-        all_dz = _written(all_dz)
-        return dc * f, masked(_product(all_dz[t], transposed, dtype), mask), all_dz
+        all_dz, dz = _save_dz(all_dz, t, dz_by_gate)
+        return dc * f, masked(_product(dz, transposed, dtype), mask), all_dz
 
     end = (zeros, zeros) if last is not None else (dc_last, dh_last)
     dc0, dh0, dz = lax.fori_loop(0, time, body, (*end, saved.scratch))  # every step of it is overwritten
