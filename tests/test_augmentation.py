@@ -103,12 +103,14 @@ def changed(images: np.ndarray, changes: Changes, settings: Augmentation = NONE)
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(28, 28), (2, 9), (7, 2)])
+@pytest.mark.parametrize(
+    ("batch", "rows", "columns"), [(3, 28, 28), (3, 2, 9), (3, 7, 2), (1, 2, 2), (1, 3, 2)]
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_reading_is_bilinear(rows: int, columns: int, seed: int) -> None:
+def test_reading_is_bilinear(batch: int, rows: int, columns: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    images = random_images(3, rows, columns, seed)
-    shape = (30, 3, 5)
+    images = random_images(batch, rows, columns, seed)
+    shape = (30, batch, 5)
     y, x = rng.uniform(-2.5, rows + 2, shape), rng.uniform(-2.5, columns + 2, shape)
     # A third at whole numbers, at the edges and just beyond, and some far away.
     whole = rng.random(shape) < 0.3
