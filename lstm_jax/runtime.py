@@ -131,8 +131,8 @@ def over_devices(
 def mean_over_devices(tree: Tree) -> Tree:
     """The mean of floats over the axis ``data``, all of them in one array.
 
-    Every array that devices have to meet for costs a meeting on CPU, a tenth of a millisecond: more than
-    the LSTM's arithmetic, were each gradient to have its own. XLA would keep even that of a single device.
+    On a CPU every array is a meeting of its own: one for each gradient of the tutorial's model took over a
+    millisecond of every step (docs/SPEED.md). XLA would keep even the meeting of a single device.
     """
     if jax.lax.axis_size(DATA_AXIS) == 1:
         return tree

@@ -2,7 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import Run
@@ -36,6 +39,32 @@ def test_arrays_are_shared_out_or_repeated() -> None:
     repeated = runtime.place(mesh, array, P())
     assert [shard.data.shape for shard in repeated.addressable_shards] == [(4, 3), (4, 3)]
     assert runtime.own_rows(6) == slice(0, 6)  # one process has them all
+
+
+def test_the_mean_over_devices() -> None:
+    rng = np.random.default_rng(0)
+    # Of each device: a matrix, a number, and a vector of lower precision.
+    tree = {
+        "matrix": rng.standard_normal((2, 3, 5), np.float32),
+        "number": rng.standard_normal(2, np.float32),
+        "rough": rng.integers(-8, 8, (2, 4)).astype(jnp.bfloat16),
+        "nothing": (),
+    }
+
+    def mean(devices: int, tree: Any) -> Any:
+        mesh = runtime.make_mesh(devices=devices, batch_size=2)
+
+        def of_own(tree: Any) -> Any:
+            return runtime.mean_over_devices(jax.tree.map(lambda leaf: leaf[0], tree))
+
+        return runtime.over_devices(of_own, mesh, in_specs=P("data"))(tree)
+
+    for devices in (1, 2):
+        actual = mean(devices, tree)
+        assert jax.tree.structure(actual) == jax.tree.structure(tree)
+        for name in ("matrix", "number", "rough"):
+            assert actual[name].dtype == tree[name].dtype
+            np.testing.assert_allclose(actual[name], tree[name][:devices].mean(0), rtol=1e-6)
 
 
 def test_one_process_agrees_with_itself() -> None:
