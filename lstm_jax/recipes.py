@@ -19,8 +19,8 @@ class Recipe(NamedTuple):
 
 # A short warm-up and a linear decay to nothing, and gradients kept to a norm of 1.
 _DECAYED = {"schedule": "linear", "warmup": 0.05, "clip_norm": 1.0}
-# Decay, because Muon's kernels grow as long as the learning rate is high: docs/RESULTS.md has runs without
-# it, and with Adam.
+# Weight decay, because Muon's kernels grow as long as the learning rate is high: docs/RESULTS.md has runs
+# without it, and with Adam.
 _MUON = {"optimizer": "muon", "weight_decay": 0.1}
 # Random changes that leave a digit the digit it is.
 _AUGMENTED = {
