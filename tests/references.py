@@ -115,7 +115,9 @@ def assert_equal(actual: Tree, expected: Tree, *, rtol: float = 0.0, atol: float
 # `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
 # of the initial values, have it in their lists.
 each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)
-# Of what the kernels do not do, they say so; see test_kernels.py.
+FAST = ["fused", "native"]
+each_fast = pytest.mark.parametrize("implementation", FAST)
+# Of what the kernels do not do, they say so; see test_kernel_transformations.py.
 each_general_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "auto"])
 each_portable_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "fused"])
 each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
