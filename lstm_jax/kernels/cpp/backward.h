@@ -47,18 +47,32 @@ inline Index StepsAtOnce(const Sizes& s, Index rows) {
   return std::clamp<Index>(kRowsAtOnce / rows, 1, s.time);
 }
 
+// What will be read soon, of the same rows: gates and c of the step before, and x_t and h_{t-1}, which dz_t will be
+// multiplied with. A processor expects memory to be read in its order, but the steps come in reverse.
+struct Upcoming {
+  const float *gates, *c, *x, *h;
+};
+
 // What dz_t of some rows is computed from. Rows of c, dc and dh are padded, those of c_{t-1} are `before_row` apart.
 struct GateStep {
   const float *gates, *c, *c_before;
   Index before_row;
   const float* dh;
   float* dc;
+  const Upcoming* next;  // or nullptr, to read nothing ahead
 };
 
 // dz_t of one row and one block; dc becomes that of the step before.
 inline std::array<Vec, kGates> GateGradients(const Sizes& s, const GateStep& step, Index row, Index block) {
   const Index unit = block * kLanes, lanes = s.hidden - unit, state = row * s.padded() + unit;
-  const float* const gate = step.gates + row * kGates * s.padded() + block * kBlock;
+  const Index of_gates = row * kGates * s.padded() + block * kBlock;
+  if (step.next != nullptr) {
+    Prefetch(step.next->gates + of_gates, kBlock);
+    Prefetch(step.next->c + state, kLanes);
+    Prefetch(step.next->h + row * s.hidden + unit, kLanes);
+    if (unit < s.inputs) Prefetch(step.next->x + row * s.inputs + unit, kLanes);
+  }
+  const float* const gate = step.gates + of_gates;
   const Vec i = Load(gate), f = Load(gate + kLanes), g = Load(gate + 2 * kLanes), o = Load(gate + 3 * kLanes);
   const Vec tanh_c = Tanh(Load(step.c + state)), dh = Load(step.dh + state);
   const Vec dc = Load(step.dc + state) + dh * o * (1.0f - tanh_c * tanh_c);
@@ -113,8 +127,11 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
         }
       }
       const float* c_before = t == 0 ? args.c0 + first * hidden : args.cells + row_of(t - 1) * padded;
+      const Upcoming next{args.gates + row_of(std::max<Index>(t - 1, 0)) * kGates * padded,
+                          args.cells + row_of(std::max<Index>(t - 2, 0)) * padded, args.x + now * s.inputs,
+                          h_before(t)};
       const GateStep step{args.gates + now * kGates * padded, args.cells + now * padded, c_before,
-                          t == 0 ? hidden : padded, dh, dc};
+                          t == 0 ? hidden : padded, dh, dc, CacheHasRoom(s) ? &next : nullptr};
       products.Take(t - begin, [&s, step](Index r, Index block) { return GateGradients(s, step, r, block); });
       products.MultiplyTransposed(packed_h, hidden, dh, padded);
       for (Index r = 0; mask != nullptr && r < rows; ++r) {

@@ -32,35 +32,55 @@ struct Step {
   float *h_next, *c_next, *gates;
 };
 
-// From z_t of some rows of one block, kBlock apart, to the state after the step. What is in `z` is lost.
+// From z_t of the rows of one block, kBlock apart, to the state after the step. h_t is computed apart from the rest:
+// tanh(c_t) waits for c_t, and by then a processor could do something else.
 //
-// A function of its own, or the registers would be shared out between the rows. Each loop has several
-// computations under way that do not wait for each other: tanh(c) needs c, so it has a loop to itself.
-__attribute__((noinline)) inline void Activate(const Sizes& s, Index rows, float* z, Index block,
-                                               const Step& step, Index row) {
-  const Index unit = block * kLanes, lanes = s.hidden - unit;
-  for (Index r = 0; r < rows; ++r) {
-    float* const gate = z + r * kBlock;
-    const Index state = (row + r) * s.padded() + unit;
-    const Vec i = Sigmoid(Load(gate)), f = Sigmoid(Load(gate + kLanes));
-    const Vec g = Tanh(Load(gate + 2 * kLanes)), o = Sigmoid(Load(gate + 3 * kLanes));
-    const Vec c = f * Load(step.c + state) + i * g;
-    Store(step.c_next + state, c);
-    if (step.gates != nullptr) {
-      float* gates = step.gates + (row + r) * kGates * s.padded() + block * kBlock;
+// The functions are not inlined, or the registers would be shared out between the rows.
+class Activations {
+ public:
+  Activations(const Sizes& s, const Step& step) : s_(s), step_(step) {}
+
+  // All of `rows` rows.
+  __attribute__((noinline)) void Rows(Index block, Index row, Index rows, float* z) const {
+    for (Index r = 0; r < rows; ++r) Gates(block, row + r, z + r * kBlock);
+    for (Index r = 0; r < rows; ++r) Output(block, row + r, z + r * kBlock);
+  }
+
+  // Gates and c_t of one row, and h_t of the row before if it has none yet.
+  __attribute__((noinline)) void GatesOfRow(Index block, Index row, float* z, bool output_before) const {
+    if (output_before) Output(block, row - 1, z - kBlock);
+    Gates(block, row, z);
+  }
+
+  // h_t of one row, from what the gates left in the place of z_t.
+  LSTM_JAX_INLINE void Output(Index block, Index row, const float* z) const {
+    const Index unit = block * kLanes;
+    const Vec h = Load(z + kLanes) * Tanh(Load(z));
+    StoreLanes(step_.h_next + row * s_.hidden + unit, h, s_.hidden - unit);
+  }
+
+ private:
+  LSTM_JAX_INLINE void Gates(Index block, Index row, float* z) const {
+    const Index state = row * s_.padded() + block * kLanes;
+    const Vec i = Sigmoid(Load(z)), f = Sigmoid(Load(z + kLanes));
+    const Vec g = Tanh(Load(z + 2 * kLanes)), o = Sigmoid(Load(z + 3 * kLanes));
+    const Vec c = f * Load(step_.c + state) + i * g;
+    Store(step_.c_next + state, c);
+    if (step_.gates != nullptr) {
+      float* const gates = step_.gates + row * kGates * s_.padded() + block * kBlock;
       Store(gates, i);
       Store(gates + kLanes, f);
       Store(gates + 2 * kLanes, g);
       Store(gates + 3 * kLanes, o);
     }
-    Store(gate, c);
-    Store(gate + kLanes, o);
+    Store(z, c);
+    Store(z + kLanes, o);
   }
-  for (Index r = 0; r < rows; ++r) {
-    const float* const gate = z + r * kBlock;
-    StoreLanes(step.h_next + (row + r) * s.hidden + unit, Load(gate + kLanes) * Tanh(Load(gate)), lanes);
-  }
-}
+
+  // Copies: others could be changed by what is written here, for all that a compiler knows.
+  const Sizes s_;
+  const Step step_;
+};
 
 // Floats of scratch memory for `rows` rows: c, h before and after a step, and h with its mask.
 inline Index ForwardScratch(const Sizes& s, Index rows) { return Aligned(rows * (s.padded() + 3 * s.hidden)); }
@@ -89,8 +109,7 @@ void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults&
       step.c_next = results.cells + now * padded;
       step.gates = results.gates + now * kGates * padded;
     }
-    products.Step(packed, step.x, step.h,
-                  [&](Index block, Index row, Index count, float* z) { Activate(s, count, z, block, step, row); });
+    products.Step(packed, step.x, step.h, Activations(s, step));
     h = step.h_next;
     c = step.c_next;
     for (Index r = 0; r < rows.size(); ++r) {

@@ -16,14 +16,15 @@ namespace lstm_jax {
 // Tiles compute 16 rows whether they are needed or not; from two tiles of rows on they read weights half as often.
 constexpr Slicing kTileSlicing{kTileRows, 2 * kTileRows};
 
-// Put rows of `columns` floats on the left of a product, from `k` tiles of its sums on.
+// Put rows of `columns` floats on the left of a product, from `k` tiles of its sums on. Of 32 columns, each of the
+// first half makes a pair with one of the second.
 inline void PutLeft(const float* from, Index rows, Index columns, NewOperand to, Index k) {
   for (Index r = 0; r < rows; ++r, from += columns) {
     char* tile = to.at(r / kTileRows, k);
-    for (Index column = 0; column < columns; column += kTileDepth, tile += kParts * kTileBytes) {
+    for (Index column = 0; column < columns; column += kTileDepth, tile += kParts * kTileStride) {
       const float* const at = from + column;
-      PutRow(Split(LoadLanes(at, columns - column)), Split(LoadLanes(at + kLanes, columns - column - kLanes)), tile,
-             r % kTileRows);
+      PutPairs(Split(LoadLanes(at, columns - column)), Split(LoadLanes(at + kLanes, columns - column - kLanes)), tile,
+               r % kTileRows);
     }
   }
 }
@@ -47,8 +48,11 @@ class ForwardTiles {
       const auto row = [&](Index k) {
         return Split(k < rows ? LoadLanes(gate + (member * rows + k) * s.hidden + unit, lanes) : Vec{});
       };
-      for (Index k = 0; k < DepthTiles(rows) * kTileDepth; k += 2) {
-        PutRows(row(k), row(k + 1), right.at(g, first + k / kTileDepth), k % kTileDepth);
+      for (Index k = 0; k < DepthTiles(rows); ++k) {
+        for (Index r = 0; r < kTileRows; ++r) {
+          const Index at = k * kTileDepth + r;
+          PutPairs(row(at), row(at + kTileRows), right.at(g, first + k), r);  // as `PutLeft` does
+        }
       }
     };
     float* bias = to + OperandFloats(kGates, Depth(s));
@@ -65,8 +69,8 @@ class ForwardTiles {
   // Rows of the last tile that are not there are multiplied too, whatever they are: nobody reads the result.
   ForwardTiles(const Sizes& s, Index rows, float* scratch) : s_(s), rows_(rows), left_(scratch, Depth(s)) {}
 
-  template <class Use>
-  void Step(const float* packed, const float* x, const float* h, const Use& use) const {
+  template <class Activations>
+  void Step(const float* packed, const float* x, const float* h, const Activations& activations) const {
     PutLeft(x, rows_, s_.inputs, left_, 0);
     PutLeft(h, rows_, s_.hidden, left_, DepthTiles(s_.inputs));
     // The z of one product are used during the next: tiles that rest for half a microsecond take as long to wake up
@@ -76,24 +80,26 @@ class ForwardTiles {
     struct {
       Index block, row, end;
       float* z;
+      bool output_before;  // of the row before is not computed yet
     } pending{};
     const auto use_one = [&] {
       if (pending.row == pending.end) return;
-      use(pending.block, pending.row, 1, pending.z);
-      pending.row += 1, pending.z += kBlock;
+      activations.GatesOfRow(pending.block, pending.row, pending.z, pending.output_before);
+      pending.row += 1, pending.z += kBlock, pending.output_before = true;
     };
     const auto use_rest = [&] {
-      use(pending.block, pending.row, pending.end - pending.row, pending.z);
-      pending.row = pending.end;
+      if (pending.output_before) activations.Output(pending.block, pending.row - 1, pending.z - kBlock);
+      activations.Rows(pending.block, pending.row, pending.end - pending.row, pending.z);
     };
     int turn = 0;
     for (Index row = 0; row < rows_; row += kRowsOfProduct) {
       for (Index block = 0; block < s_.blocks(); ++block, turn = 1 - turn) {
         const Operand right{packed + block * Packed(s_), left_.depth};
         const float* const bias = packed + block * Packed(s_) + OperandFloats(kGates, left_.depth);
-        MultiplyFour(left_, row / kTileRows, TilesFor(rows_ - row), right, 0, bias, z[turn], kBlock, use_one);
+        MultiplyFour(left_, row / kTileRows, TilesFor(rows_ - row), right, CacheHasRoom(s_), 0, bias, z[turn],
+                     kBlock, use_one);
         use_rest();
-        pending = {block, row, std::min(row + kRowsOfProduct, rows_), z[turn]};
+        pending = {block, row, std::min(row + kRowsOfProduct, rows_), z[turn], false};
       }
     }
     use_rest();
@@ -145,7 +151,7 @@ class BackwardTiles {
           const auto load = [&](int gate) {
             return Split(column < columns ? LoadLanes(gates[gate] + from, s.hidden - unit) : Vec{});
           };
-          PutRow(load(g), load(g + 1), right.at(panel, k), row);
+          PutPairs(load(g), load(g + 1), right.at(panel, k), row);  // as `TakeRows` does
         }
         TransposeTile(right.at(panel, k));
       }
@@ -179,9 +185,12 @@ class BackwardTiles {
     for (Index row = 0; row < rows_; row += kMost) {
       for (Index column = 0; column < columns; column += kMost) {
         const Index rows = std::min(rows_ - row, kMost);
+        const bool whole = rows == kMost && columns - column >= kMost;
         alignas(64) float tiles[kMost][kMost];
-        MultiplyUpToTwo(left_, row / kTileRows, TilesFor(rows), right, column / kTileRows, TilesFor(columns - column),
-                        &tiles[0][0], kMost);
+        MultiplyUpToTwo(left_, CacheHasRoom(s_), row / kTileRows, TilesFor(rows), right, column / kTileRows,
+                        TilesFor(columns - column), whole ? out + row * stride + column : tiles[0],
+                        whole ? stride : kMost);
+        if (whole) continue;
         for (Index r = 0; r < rows; ++r) {
           for (Index at = column; at < std::min(columns, column + kMost); at += kLanes) {
             StoreLanes(out + (row + r) * stride + at, Load(tiles[r] + at - column), columns - at);
@@ -198,24 +207,32 @@ class BackwardTiles {
     const Index rows = steps_ * PaddedRows(rows_);
     for (Index gate = 0; rows % kTileDepth > 0 && gate < s_.blocks() * kGates; ++gate) {
       for (Index row = rows % kTileDepth; row < kTileDepth; row += 2) {
-        PutRows({}, {}, right_.at(gate, right_.depth - 1), row);
+        PutPairs({}, {}, right_.at(gate, right_.depth - 1), row / 2);
       }
     }
   }
 
   void SumProducts(Index block, Range, bool add, float* sums) const {
+    constexpr Index kMost = 2 * kTileRows;
     const Index of_x = TilesFor(s_.inputs), tiles = of_x + TilesFor(s_.hidden);
-    for (Index i = 0; i < tiles; i += 2) {
-      // Summed up from zero, then added: many small sums round less than one long one.
-      alignas(64) float products[2 * kTileRows * kBlock];
-      MultiplyFour(factors_, i, tiles - i, right_, block * kGates, nullptr, products, kBlock, [] {});
-      for (Index tile = i; tile < std::min(tiles, i + 2); ++tile) {
-        const bool is_x = tile < of_x;
-        const Index row = (is_x ? tile : tile - of_x) * kTileRows;
-        const Index rows = std::min((is_x ? s_.inputs : s_.hidden) - row, kTileRows);
-        const float* const from = products + (tile - i) * kTileRows * kBlock;
-        float* const to = sums + (is_x ? row : s_.inputs + row) * kBlock;
-        for (Index at = 0; at < rows * kBlock; at += kLanes) Put(to + at, Load(from + at), add);
+    // Two gates stay in the nearest cache for all factors.
+    for (Index gate = 0; gate < kGates; gate += 2) {
+      for (Index i = 0; i < tiles; i += 2) {
+        // Summed up from zero, then added: many small sums round less than one long one.
+        alignas(64) float products[kMost][kMost];
+        MultiplyUpToTwo(factors_, CacheHasRoom(s_), i, tiles - i, right_, block * kGates + gate, 2, products[0],
+                        kMost);
+        for (Index tile = i; tile < std::min(tiles, i + 2); ++tile) {
+          const bool is_x = tile < of_x;
+          const Index row = (is_x ? tile : tile - of_x) * kTileRows;
+          const Index rows = std::min((is_x ? s_.inputs : s_.hidden) - row, kTileRows);
+          float* const to = sums + (is_x ? row : s_.inputs + row) * kBlock + gate * kLanes;
+          for (Index r = 0; r < rows; ++r) {
+            const float* const from = products[(tile - i) * kTileRows + r];
+            Put(to + r * kBlock, Load(from), add);
+            Put(to + r * kBlock + kLanes, Load(from + kLanes), add);
+          }
+        }
       }
     }
     for (Index at = 0; at < kBlock; at += kLanes) {
@@ -239,19 +256,19 @@ class BackwardTiles {
   template <class First, class Second>
   void TakeRows(Index step, Index r, const First& first, const Second& second) {
     // Copies: members could be changed by what is written here, for all that a compiler knows.
-    const Index blocks = s_.blocks(), row = step * PaddedRows(rows_) + r, right_row = row % kTileDepth;
-    const Index next_gate = right_.depth * kParts * kTileBytes;
+    const Index blocks = s_.blocks(), row = step * PaddedRows(rows_) + r, right_row = row % kTileDepth / 2;
+    const Index next_gate = right_.depth * kParts * kTileStride;
     char *left = left_.at(r / kTileRows, 0), *right = right_.at(0, row / kTileDepth);
     float* bias = biases_;
     for (Index block = 0; block < blocks; ++block) {
       const std::array<Vec, kGates> a = first(block), b = second(block);
       for (int g = 0; g < kGates; g += 2) {
         const Parts a0 = Split(a[g]), a1 = Split(a[g + 1]), b0 = Split(b[g]), b1 = Split(b[g + 1]);
-        PutRow(a0, a1, left, r % kTileRows);
-        PutRow(b0, b1, left, r % kTileRows + 1);
-        left += kParts * kTileBytes;
-        PutRows(a0, b0, right, right_row);
-        PutRows(a1, b1, right + next_gate, right_row);
+        PutPairs(a0, a1, left, r % kTileRows);
+        PutPairs(b0, b1, left, r % kTileRows + 1);
+        left += kParts * kTileStride;
+        PutPairs(a0, b0, right, right_row);
+        PutPairs(a1, b1, right + next_gate, right_row);
         right += 2 * next_gate;
       }
       for (int g = 0; g < kGates; ++g, bias += kLanes) Put(bias, a[g] + b[g], true);
@@ -268,7 +285,7 @@ class BackwardTiles {
         std::array<Vec, kTileRows> halves[2];
         for (Index r = 0; r < kTileDepth; ++r) {
           const Index at = k * kTileDepth + r, row = at % apart;
-          Vec& of_row = halves[r / kTileRows][r % kTileRows];
+          Vec& of_row = halves[r % 2][r / 2];  // pairs as `TakeRows` makes them
           of_row = Vec{};
           if (at >= all || row >= rows) continue;  // a row that is not there
           of_row = LoadLanes(from.at(at / apart) + row * from.columns + column, from.columns - column);
@@ -276,7 +293,7 @@ class BackwardTiles {
         Transpose(halves[0]);
         Transpose(halves[1]);
         for (Index r = 0; r < kTileRows; ++r) {
-          PutRow(Split(halves[0][r]), Split(halves[1][r]), to.at(tile + column / kTileRows, k), r);
+          PutPairs(Split(halves[0][r]), Split(halves[1][r]), to.at(tile + column / kTileRows, k), r);
         }
       }
     }

@@ -44,6 +44,9 @@ constexpr int kParts = 3;         // bfloat16 for one float32
 constexpr Index kTileRows = 16;   // rows of a tile, 64 bytes each
 constexpr Index kTileDepth = 32;  // bfloat16 in a row: so many products are summed up at once
 constexpr Index kTileBytes = 64 * kTileRows, kTileFloats = kTileBytes / sizeof(float);
+// From one tile of an operand to the next. With nothing between them the same rows of all tiles would meet in few sets
+// of the nearest cache, and rows of many tiles are written in turn.
+constexpr Index kTileStride = kTileBytes + 64;
 static_assert(kLanes == kTileRows);
 
 using BFloat16 = std::uint16_t;
@@ -81,6 +84,11 @@ inline void Load(const void* from, Index stride) {
   for (Index row = 0; row < kTileRows; ++row) {
     std::memcpy(registers[kTo].data() + 64 * row, static_cast<const char*>(from) + row * stride, 64);
   }
+}
+
+template <int kTo>
+inline void LoadStreamed(const void* from, Index stride) {
+  Load<kTo>(from, stride);
 }
 
 template <int kFrom>
@@ -146,6 +154,12 @@ inline void Load(const void* from, Index stride) {
   asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(kTo), "r"(from), "r"(stride) : "memory");
 }
 
+// The same of what will not be needed again soon: other things may stay in the nearest cache.
+template <int kTo>
+inline void LoadStreamed(const void* from, Index stride) {
+  asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" : : "i"(kTo), "r"(from), "r"(stride) : "memory");
+}
+
 template <int kFrom>
 inline void Store(void* to, Index stride) {
   asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(kFrom), "r"(to), "r"(stride) : "memory");
@@ -172,13 +186,16 @@ struct Registers {
 // --------------------------------------------------------------------------------------------------------
 
 // A matrix in parts, tile by tile. On the left of a product a tile is 16 rows of 32 columns; on the right it is
-// 32 rows of 16 columns, two rows in one: the two bfloat16 of each column beside each other.
+// 32 rows of 16 columns, two rows in one: the two bfloat16 of each column beside each other. What is summed up may be
+// in any order that is the same on both sides.
 template <class Byte>
 struct OperandOf {
   Byte* data;
   Index depth;  // tiles along what is summed up
 
-  Byte* at(Index tile, Index k, int part = 0) const { return data + ((tile * depth + k) * kParts + part) * kTileBytes; }
+  Byte* at(Index tile, Index k, int part = 0) const {
+    return data + ((tile * depth + k) * kParts + part) * kTileStride;
+  }
 };
 
 struct Operand : OperandOf<const char> {
@@ -193,12 +210,14 @@ struct NewOperand : OperandOf<char> {
 
 inline Index TilesFor(Index rows) { return CeilDiv(rows, kTileRows); }
 inline Index DepthTiles(Index depth) { return CeilDiv(depth, kTileDepth); }
-inline Index OperandFloats(Index tiles, Index depth) { return tiles * depth * kParts * kTileFloats; }
+inline Index OperandFloats(Index tiles, Index depth) {
+  return tiles * depth * kParts * (kTileStride / Index{sizeof(float)});
+}
 
 // The parts of 16 numbers, in the upper half of 32 bits each.
 using Parts = std::array<Bits, kParts>;
 
-inline Parts Split(Vec x) {
+LSTM_JAX_INLINE Parts Split(Vec x) {
   constexpr float kLargest = 0x1.fffffep127f;
   x = Clamp(x, -kLargest, kLargest);
   Parts parts;
@@ -210,30 +229,13 @@ inline Parts Split(Vec x) {
   return parts;
 }
 
-// Row `row` of a tile on the left, 16 numbers and 16 more; the parts of a tile follow each other from `tile` on.
-inline void PutRow(const Parts& first, const Parts& second, char* tile, Index row) {
-  typedef BFloat16 Row __attribute__((vector_size(64)));
-  LSTM_JAX_UNROLL
-  for (int part = 0; part < kParts; ++part) {
-    Row halves;  // the upper ones
-#ifdef __AVX512BW__
-    Row odd;
-    for (int i = 0; i < kTileDepth; ++i) odd[i] = 2 * i + 1;
-    const __m512i low = (__m512i)first[part], high = (__m512i)second[part];
-    halves = (Row)_mm512_maskz_permutex2var_epi16(~__mmask32{}, low, (__m512i)odd, high);
-#else
-    for (int i = 0; i < kLanes; ++i) halves[i] = first[part][i] >> 16, halves[kLanes + i] = second[part][i] >> 16;
-#endif
-    std::memcpy(tile + part * kTileBytes + row * 64, &halves, sizeof halves);
-  }
-}
-
-// Rows `row` (an even one) and `row` + 1 of a tile on the right, of 16 numbers each.
-inline void PutRows(const Parts& first, const Parts& second, char* tile, Index row) {
+// Row `row` of a tile: 16 pairs, a number of `first` and one of `second`. The parts of a tile follow each other from
+// `tile` on.
+LSTM_JAX_INLINE void PutPairs(const Parts& first, const Parts& second, char* tile, Index row) {
   LSTM_JAX_UNROLL
   for (int part = 0; part < kParts; ++part) {
     const Bits pairs = first[part] >> 16 | second[part];
-    std::memcpy(tile + part * kTileBytes + row / 2 * 64, &pairs, sizeof pairs);
+    std::memcpy(tile + part * kTileStride + row * 64, &pairs, sizeof pairs);
   }
 }
 
@@ -282,9 +284,9 @@ inline void Transpose(std::array<Lanes, kTileRows>& rows) {
 inline void TransposeTile(char* tile) {
   for (int part = 0; part < kParts; ++part) {
     std::array<Bits, kTileRows> rows;
-    std::memcpy(rows.data(), tile + part * kTileBytes, sizeof rows);
+    std::memcpy(rows.data(), tile + part * kTileStride, sizeof rows);
     Transpose(rows);
-    std::memcpy(tile + part * kTileBytes, rows.data(), sizeof rows);
+    std::memcpy(tile + part * kTileStride, rows.data(), sizeof rows);
   }
 }
 
@@ -301,14 +303,26 @@ inline void ForEach(const Body& body) {
   }
 }
 
+// Whether an operand is read from end to end before anything of it is read again.
+struct Streamed {
+  bool left, right;
+};
+
+template <bool kStreamed, int kTo>
+inline void Load(const char* tile) {
+  kStreamed ? amx::LoadStreamed<kTo>(tile, 64) : amx::Load<kTo>(tile, 64);
+}
+
 // out = start + left * right for M x N tiles from tile `i` of the left and tile `n` of the right operand on. The
 // rows of `out` are `stride` floats apart. `start` has N tiles, or is nullptr for zero. meanwhile() is called after
 // each product of parts: vectors can compute something else while the tiles do.
 //
 // M * N registers hold the sums. With fewer than 4, a product waits for the one before.
-template <int M, int N, class Meanwhile>
-inline void MultiplyTiles(Operand left, Index i, Operand right, Index n, const float* start,
-                          float* out, Index stride, const Meanwhile& meanwhile) {
+//
+// Not inlined: it has enough to do by itself, and there are several of each pass.
+template <Streamed kStreamed, int M, int N, class Meanwhile>
+__attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand right, Index n, const float* start,
+                                             float* out, Index stride, const Meanwhile& meanwhile) {
   static_assert(M * N <= 4 && M <= 2);
   constexpr int kSums = 4, kLeft = kSums, kRight = kSums + M;
   constexpr int kRights = amx::kRegisters - kRight;  // if there are fewer than N, they take turns
@@ -324,13 +338,13 @@ inline void MultiplyTiles(Operand left, Index i, Operand right, Index n, const f
   });
   for (Index k = 0; k < left.depth; ++k) {
     const auto load_left = [&](int part) {
-      ForEach<M>([&](auto row) { amx::Load<kLeft + row>(left.at(i + row, k, part), 64); });
+      ForEach<M>([&](auto row) { Load<kStreamed.left, kLeft + row>(left.at(i + row, k, part)); });
     };
     // One operand changes from product to product, so that the other stays in its registers.
     const auto multiply = [&](int right_part, bool load_right) {
       ForEach<N>([&](auto column) {
         constexpr int kColumn = kRight + column % kRights;
-        if (N > kRights || load_right) amx::Load<kColumn>(right.at(n + column, k, right_part), 64);
+        if (N > kRights || load_right) Load<kStreamed.right, kColumn>(right.at(n + column, k, right_part));
         ForEach<M>([&](auto row) { amx::Dot<row * N + column, kLeft + row, kColumn>(); });
       });
       meanwhile();
@@ -352,22 +366,33 @@ inline void MultiplyTiles(Operand left, Index i, Operand right, Index n, const f
   });
 }
 
-// The same for 4 tiles of the right operand, and two of the left one or, if `rows` is 1, one.
+// The same for 4 tiles of the right operand, which may be streamed, and two of the left one or, if `rows` is 1, one.
 template <class Meanwhile>
-inline void MultiplyFour(Operand left, Index i, Index rows, Operand right, Index n, const float* start,
-                         float* out, Index stride, const Meanwhile& meanwhile) {
-  if (rows == 1) return MultiplyTiles<1, 4>(left, i, right, n, start, out, stride, meanwhile);
-  MultiplyTiles<2, 2>(left, i, right, n, start, out, stride, meanwhile);
-  MultiplyTiles<2, 2>(left, i, right, n + 2, start == nullptr ? nullptr : start + 2 * kTileFloats,
-                      out + 2 * kTileRows, stride, meanwhile);
+inline void MultiplyFour(Operand left, Index i, Index rows, Operand right, bool stream_right, Index n,
+                         const float* start, float* out, Index stride, const Meanwhile& meanwhile) {
+  const auto multiply = [&](auto streamed) {
+    constexpr Streamed kStreamed{false, streamed};
+    if (rows == 1) return MultiplyTiles<kStreamed, 1, 4>(left, i, right, n, start, out, stride, meanwhile);
+    MultiplyTiles<kStreamed, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
+    MultiplyTiles<kStreamed, 2, 2>(left, i, right, n + 2, start == nullptr ? nullptr : start + 2 * kTileFloats,
+                                   out + 2 * kTileRows, stride, meanwhile);
+  };
+  stream_right ? multiply(std::true_type{}) : multiply(std::false_type{});
 }
 
-// The same from zero, for one or two tiles of each operand.
-inline void MultiplyUpToTwo(Operand left, Index i, Index rows, Operand right, Index n, Index columns,
+// The same from zero, for one or two tiles of each operand. The left one may be streamed.
+inline void MultiplyUpToTwo(Operand left, bool stream_left, Index i, Index rows, Operand right, Index n, Index columns,
                             float* out, Index stride) {
-  const auto multiply = [&](auto M, auto N) { MultiplyTiles<M, N>(left, i, right, n, nullptr, out, stride, [] {}); };
-  if (rows > 1) return columns > 1 ? multiply(Constant<2>{}, Constant<2>{}) : multiply(Constant<2>{}, Constant<1>{});
-  return columns > 1 ? multiply(Constant<1>{}, Constant<2>{}) : multiply(Constant<1>{}, Constant<1>{});
+  const auto multiply = [&](auto streamed, auto M, auto N) {
+    MultiplyTiles<Streamed{streamed, false}, M, N>(left, i, right, n, nullptr, out, stride, [] {});
+  };
+  const auto multiply_rows = [&](auto streamed) {
+    const auto multiply_columns = [&](auto M) {
+      columns > 1 ? multiply(streamed, M, Constant<2>{}) : multiply(streamed, M, Constant<1>{});
+    };
+    rows > 1 ? multiply_columns(Constant<2>{}) : multiply_columns(Constant<1>{});
+  };
+  stream_left ? multiply_rows(std::true_type{}) : multiply_rows(std::false_type{});
 }
 
 }  // namespace lstm_jax

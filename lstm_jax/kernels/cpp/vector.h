@@ -25,6 +25,10 @@
 #define LSTM_JAX_UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
+// What is computed for every number. A compiler left alone gives up inlining where there is much of it, and to call a
+// function here costs more than what it does.
+#define LSTM_JAX_INLINE inline __attribute__((always_inline))
+
 namespace lstm_jax {
 
 // kLanes: floats in a register. kRows: rows of a register tile that is 4 vectors wide. Its 4 * kRows sums,
@@ -46,40 +50,46 @@ constexpr int kRows = 3;
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
 typedef std::uint32_t Bits __attribute__((vector_size(kLanes * sizeof(float))));
 
-inline Vec Load(const float* from) {  // needs no alignment
+LSTM_JAX_INLINE Vec Load(const float* from) {  // needs no alignment
   Vec v;
   std::memcpy(&v, from, sizeof v);
   return v;
 }
 
-inline void Store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
+LSTM_JAX_INLINE void Store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 
 // At the end of a row: no more than `count` lanes; the others are loaded as zero.
-inline Vec LoadLanes(const float* from, std::int64_t count) {
+LSTM_JAX_INLINE Vec LoadLanes(const float* from, std::int64_t count) {
   if (count >= kLanes) return Load(from);
   Vec v = {};
   if (count > 0) std::memcpy(&v, from, count * sizeof(float));
   return v;
 }
 
-inline void StoreLanes(float* to, Vec v, std::int64_t count) {
+LSTM_JAX_INLINE void StoreLanes(float* to, Vec v, std::int64_t count) {
   if (count >= kLanes) return Store(to, v);
   if (count > 0) std::memcpy(to, &v, count * sizeof(float));
 }
 
+// Ask for `count` floats that will be read soon: they may be far from the processor.
+LSTM_JAX_INLINE void Prefetch(const float* from, std::int64_t count) {
+  constexpr int kLine = 16;  // floats of a cache line
+  for (std::int64_t at = 0; at < count; at += kLine) __builtin_prefetch(from + at, 0, 2);
+}
+
 // to = or, with `add`, += v.
-inline void Put(float* to, Vec v, bool add) { Store(to, add ? Load(to) + v : v); }
+LSTM_JAX_INLINE void Put(float* to, Vec v, bool add) { Store(to, add ? Load(to) + v : v); }
 
 #if defined(__AVX512F__)
 // All lanes: GCC 12 warns of an undefined value in the functions that take no mask (its bug 105593).
 constexpr __mmask16 kAll = 0xffff;
 #endif
 
-inline Vec Broadcast(float x) { return x - Vec{}; }
+LSTM_JAX_INLINE Vec Broadcast(float x) { return x - Vec{}; }
 
 // v, in a register. GCC makes a load a part of each instruction that uses what was loaded, and loads again
 // for each; a register tile then waits for its loads (AVX2: the products took 1.3 times as long).
-inline Vec InRegister(Vec v) {
+LSTM_JAX_INLINE Vec InRegister(Vec v) {
 #if defined(LSTM_JAX_EMULATE_TILES)  // a vector may be more than a register
 #elif defined(__x86_64__)
   asm("" : "+v"(v));
@@ -90,7 +100,7 @@ inline Vec InRegister(Vec v) {
 }
 
 // 1 / x. AVX-512 divides slowly: an estimate of 14 bits and one step of Newton's method are 4 times as fast.
-inline Vec Reciprocal(Vec x) {
+LSTM_JAX_INLINE Vec Reciprocal(Vec x) {
 #if defined(__AVX512F__)
   const Vec y = (Vec)_mm512_maskz_rcp14_ps(kAll, (__m512)x);
   return y + y * (1.0f - x * y);
@@ -100,7 +110,7 @@ inline Vec Reciprocal(Vec x) {
 }
 
 // x within [low, high]; a NaN stays one (of two operands, a NaN among them, x86 takes the second).
-inline Vec Clamp(Vec x, float low, float high) {
+LSTM_JAX_INLINE Vec Clamp(Vec x, float low, float high) {
   const Vec lowest = Broadcast(low), highest = Broadcast(high);
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_min_ps(kAll, (__m512)highest, _mm512_maskz_max_ps(kAll, (__m512)lowest, (__m512)x));
@@ -118,7 +128,7 @@ struct Exponential {
   Vec scale, remainder;
 };
 
-inline Exponential Exp(Vec x) {
+LSTM_JAX_INLINE Exponential Exp(Vec x) {
   constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147182f;  // off by 2e-9: at most 2.4e-7 for n = 126
   // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
   constexpr float kRound = 12582912.0f;
@@ -134,14 +144,14 @@ inline Exponential Exp(Vec x) {
   return {scale, r * r * q + r};
 }
 
-inline Vec Sigmoid(Vec x) {
+LSTM_JAX_INLINE Vec Sigmoid(Vec x) {
   const Exponential e = Exp(-Clamp(x, -88.0f, 87.0f));
   return Reciprocal(1.0f + (e.scale * e.remainder + e.scale));
 }
 
 // tanh(x) = (e^2x - 1) / (e^2x - 1 + 2), exact to a few units in the last place for small x too. Beyond 10
 // it is 1 in float32.
-inline Vec Tanh(Vec x) {
+LSTM_JAX_INLINE Vec Tanh(Vec x) {
   const Vec y = Clamp(x, -10.0f, 10.0f);
   const Exponential e = Exp(y + y);
   const Vec t = e.scale * e.remainder + (e.scale - 1.0f);

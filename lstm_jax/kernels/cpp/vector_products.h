@@ -82,16 +82,19 @@ class ForwardVectors {
 
   ForwardVectors(const Sizes& s, Index rows, float*) : s_(s), rows_(rows) {}
 
-  // use(block, row, count, z) for all blocks and all rows, some rows at a time, with their z_t of the block, kBlock
-  // apart. `x` and `h` are x_t, and h_{t-1} as W_h sees it.
-  template <class Use>
-  void Step(const float* packed, const float* x, const float* h, const Use& use) const {
-    for (Index block = 0; block < s_.blocks(); ++block, packed += Packed(s_)) MultiplyBlock(packed, block, x, h, use);
+  // `activations` get z_t of all blocks and all rows, some rows at a time. `x` and `h` are x_t, and h_{t-1} as W_h
+  // sees it.
+  template <class Activations>
+  void Step(const float* packed, const float* x, const float* h, const Activations& activations) const {
+    for (Index block = 0; block < s_.blocks(); ++block, packed += Packed(s_)) {
+      MultiplyBlock(packed, block, x, h, activations);
+    }
   }
 
  private:
-  template <class Use>
-  void MultiplyBlock(const float* packed, Index block, const float* x, const float* h, const Use& use) const {
+  template <class Activations>
+  void MultiplyBlock(const float* packed, Index block, const float* x, const float* h,
+                     const Activations& activations) const {
     const float* const bias = packed + s_.depth() * kBlock;
     ForTiles(rows_, [&](auto tile, Index row) {
       constexpr int R = tile;
@@ -109,7 +112,7 @@ class ForwardVectors {
         LSTM_JAX_UNROLL
         for (int g = 0; g < kGates; ++g) Store(z + r * kBlock + g * kLanes, sums[r][g]);
       }
-      use(block, row, R, z);
+      activations.Rows(block, row, R, z);
     });
   }
 
