@@ -288,11 +288,12 @@ int main() {
   if (amx::Available()) CheckChoice();
 #endif
   // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
-  // several members; several groups; more threads than rows; several slices for each thread.
+  // several members; several groups; more threads than rows; several slices for each thread; weights that fill a cache.
   const Sizes cases[] = {{1, 1, 1, 1, 1},     {1, 2, 3, 2, 4},    {1, 3, 7, 5, 17},      {1, 2, 13, 70, 66, 1},
                          {1, 90, 5, 1, 3},    {3, 4, 6, 3, 20},   {1, 5, 12, 4, 33, 4},  {2, 3, 10, 2, 16, 5},
-                         {1, 2, 20, 30, 130}, {1, 28, 32, 28, 64}, {1, 9, 64, 28, 64, 64},
-                         {1, 9, 70, 28, 64},  {3, 5, 50, 28, 32},  {1, 9, 96, 28, 64, 8},  {2, 9, 96, 28, 64, 12}};
+                         {1, 2, 20, 120, 130}, {1, 28, 32, 28, 64}, {1, 9, 64, 28, 64, 64},
+                         {1, 9, 70, 28, 64},  {3, 5, 50, 28, 32},  {1, 9, 96, 28, 64, 8},  {2, 9, 96, 28, 64, 12},
+                         {1, 3, 70, 40, 49}};
   unsigned seed = 0;
   bool vectors = false, tiles = false;
   for (const Sizes& s : cases) {

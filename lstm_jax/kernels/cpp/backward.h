@@ -47,10 +47,11 @@ inline Index StepsAtOnce(const Sizes& s, Index rows) {
   return std::clamp<Index>(kRowsAtOnce / rows, 1, s.time);
 }
 
-// What will be read soon, of the same rows: gates and c of the step before, and x_t and h_{t-1}, which dz_t will be
-// multiplied with. A processor expects memory to be read in its order, but the steps come in reverse.
+// What will be read soon, of the same rows: the gates of the step before and the c that it starts from, and x_t and
+// h_{t-1}, which dz_t will be multiplied with. A processor expects memory to be read in its order, but the steps come
+// in reverse.
 struct Upcoming {
-  const float *gates, *c, *x, *h;
+  const float *gates, *c_before, *x, *h_before;
 };
 
 // What dz_t of some rows is computed from. Rows of c, dc and dh are padded, those of c_{t-1} are `before_row` apart.
@@ -68,8 +69,9 @@ inline std::array<Vec, kGates> GateGradients(const Sizes& s, const GateStep& ste
   const Index of_gates = row * kGates * s.padded() + block * kBlock;
   if (step.next != nullptr) {
     Prefetch(step.next->gates + of_gates, kBlock);
-    Prefetch(step.next->c + state, kLanes);
-    Prefetch(step.next->h + row * s.hidden + unit, kLanes);
+    Prefetch(step.next->c_before + state, kLanes);
+    Prefetch(step.next->h_before + row * s.hidden + unit, kLanes);
+    // As many inputs as there are hidden units, if there are so many: enough of them to be worth no loop.
     if (unit < s.inputs) Prefetch(step.next->x + row * s.inputs + unit, kLanes);
   }
   const float* const gate = step.gates + of_gates;

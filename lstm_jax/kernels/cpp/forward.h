@@ -33,9 +33,9 @@ struct Step {
 };
 
 // From z_t of the rows of one block, kBlock apart, to the state after the step. h_t is computed apart from the rest:
-// tanh(c_t) waits for c_t, and by then a processor could do something else.
+// tanh(c_t) waits for c_t, and meanwhile a processor could do something else. What it needs takes the place of z_t.
 //
-// The functions are not inlined, or the registers would be shared out between the rows.
+// `Rows` and `GatesOfRow` are not inlined, or the registers would be shared out between the rows.
 class Activations {
  public:
   Activations(const Sizes& s, const Step& step) : s_(s), step_(step) {}
@@ -77,7 +77,7 @@ class Activations {
     Store(z + kLanes, o);
   }
 
-  // Copies: others could be changed by what is written here, for all that a compiler knows.
+  // Copies: they are read for every row, and so one step nearer.
   const Sizes s_;
   const Step step_;
 };

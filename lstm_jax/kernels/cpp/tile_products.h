@@ -185,7 +185,7 @@ class BackwardTiles {
     for (Index row = 0; row < rows_; row += kMost) {
       for (Index column = 0; column < columns; column += kMost) {
         const Index rows = std::min(rows_ - row, kMost);
-        const bool whole = rows == kMost && columns - column >= kMost;
+        const bool whole = rows == kMost && columns - column >= kMost;  // all of it has its place in `out`
         alignas(64) float tiles[kMost][kMost];
         MultiplyUpToTwo(left_, CacheHasRoom(s_), row / kTileRows, TilesFor(rows), right, column / kTileRows,
                         TilesFor(columns - column), whole ? out + row * stride + column : tiles[0],
@@ -215,7 +215,7 @@ class BackwardTiles {
   void SumProducts(Index block, Range, bool add, float* sums) const {
     constexpr Index kMost = 2 * kTileRows;
     const Index of_x = TilesFor(s_.inputs), tiles = of_x + TilesFor(s_.hidden);
-    // Two gates stay in the nearest cache for all factors.
+    // Two gates at a time: these mostly stay in the nearest cache for all factors.
     for (Index gate = 0; gate < kGates; gate += 2) {
       for (Index i = 0; i < tiles; i += 2) {
         // Summed up from zero, then added: many small sums round less than one long one.

@@ -49,8 +49,6 @@ constexpr Index kTileBytes = 64 * kTileRows, kTileFloats = kTileBytes / sizeof(f
 constexpr Index kTileStride = kTileBytes + 64;
 static_assert(kLanes == kTileRows);
 
-using BFloat16 = std::uint16_t;
-
 // --------------------------------------------------------------------------------------------------------
 // Instructions
 // --------------------------------------------------------------------------------------------------------
@@ -97,6 +95,8 @@ inline void Store(void* to, Index stride) {
     std::memcpy(static_cast<char*>(to) + row * stride, registers[kFrom].data() + 64 * row, 64);
   }
 }
+
+using BFloat16 = std::uint16_t;
 
 inline float AsFloat(BFloat16 x) {
   const std::uint32_t bits = std::uint32_t{x} << 16;
@@ -303,13 +303,13 @@ inline void ForEach(const Body& body) {
   }
 }
 
-// Whether an operand is read from end to end before anything of it is read again.
+// Which operands will not be needed again before much else has been read.
 struct Streamed {
   bool left, right;
 };
 
 template <bool kStreamed, int kTo>
-inline void Load(const char* tile) {
+inline void LoadTile(const char* tile) {
   kStreamed ? amx::LoadStreamed<kTo>(tile, 64) : amx::Load<kTo>(tile, 64);
 }
 
@@ -319,7 +319,7 @@ inline void Load(const char* tile) {
 //
 // M * N registers hold the sums. With fewer than 4, a product waits for the one before.
 //
-// Not inlined: it has enough to do by itself, and there are several of each pass.
+// Not inlined, where a compiler would make a large function of many of them: that was slower.
 template <Streamed kStreamed, int M, int N, class Meanwhile>
 __attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand right, Index n, const float* start,
                                              float* out, Index stride, const Meanwhile& meanwhile) {
@@ -338,13 +338,13 @@ __attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand righ
   });
   for (Index k = 0; k < left.depth; ++k) {
     const auto load_left = [&](int part) {
-      ForEach<M>([&](auto row) { Load<kStreamed.left, kLeft + row>(left.at(i + row, k, part)); });
+      ForEach<M>([&](auto row) { LoadTile<kStreamed.left, kLeft + row>(left.at(i + row, k, part)); });
     };
     // One operand changes from product to product, so that the other stays in its registers.
     const auto multiply = [&](int right_part, bool load_right) {
       ForEach<N>([&](auto column) {
         constexpr int kColumn = kRight + column % kRights;
-        if (N > kRights || load_right) Load<kStreamed.right, kColumn>(right.at(n + column, k, right_part));
+        if (N > kRights || load_right) LoadTile<kStreamed.right, kColumn>(right.at(n + column, k, right_part));
         ForEach<M>([&](auto row) { amx::Dot<row * N + column, kLeft + row, kColumn>(); });
       });
       meanwhile();
@@ -372,7 +372,8 @@ inline void MultiplyFour(Operand left, Index i, Index rows, Operand right, bool 
                          const float* start, float* out, Index stride, const Meanwhile& meanwhile) {
   const auto multiply = [&](auto streamed) {
     constexpr Streamed kStreamed{false, streamed};
-    if (rows == 1) return MultiplyTiles<kStreamed, 1, 4>(left, i, right, n, start, out, stride, meanwhile);
+    // Here tiles of the right operand are loaded again at once: there are not enough registers for them.
+    if (rows == 1) return MultiplyTiles<Streamed{}, 1, 4>(left, i, right, n, start, out, stride, meanwhile);
     MultiplyTiles<kStreamed, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
     MultiplyTiles<kStreamed, 2, 2>(left, i, right, n + 2, start == nullptr ? nullptr : start + 2 * kTileFloats,
                                    out + 2 * kTileRows, stride, meanwhile);

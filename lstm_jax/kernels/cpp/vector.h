@@ -71,7 +71,7 @@ LSTM_JAX_INLINE void StoreLanes(float* to, Vec v, std::int64_t count) {
   if (count > 0) std::memcpy(to, &v, count * sizeof(float));
 }
 
-// Ask for `count` floats that will be read soon: they may be far from the processor.
+// Ask for `count` floats that will be read soon, into the second cache: the nearest one keeps what it has.
 LSTM_JAX_INLINE void Prefetch(const float* from, std::int64_t count) {
   constexpr int kLine = 16;  // floats of a cache line
   for (std::int64_t at = 0; at < count; at += kLine) __builtin_prefetch(from + at, 0, 2);
