@@ -96,8 +96,8 @@ class ForwardTiles {
       for (Index block = 0; block < s_.blocks(); ++block, turn = 1 - turn) {
         const Operand right{packed + block * Packed(s_), left_.depth};
         const float* const bias = packed + block * Packed(s_) + OperandFloats(kGates, left_.depth);
-        MultiplyFour(left_, row / kTileRows, TilesFor(rows_ - row), right, CacheHasRoom(s_), 0, bias, z[turn],
-                     kBlock, use_one);
+        MultiplyFour(left_, row / kTileRows, TilesFor(rows_ - row), right, CacheHasRoom(s_), bias, z[turn], kBlock,
+                     use_one);
         use_rest();
         pending = {block, row, std::min(row + kRowsOfProduct, rows_), z[turn], false};
       }

@@ -303,12 +303,10 @@ inline void ForEach(const Body& body) {
   }
 }
 
-// Which operands will not be needed again before much else has been read.
-struct Streamed {
-  bool left, right;
-};
+// Which operand will not be needed again before much else has been read.
+enum class Streamed { kNone, kLeft, kRight };
 
-template <bool kStreamed, int kTo>
+template <int kTo, bool kStreamed>
 inline void LoadTile(const char* tile) {
   kStreamed ? amx::LoadStreamed<kTo>(tile, 64) : amx::Load<kTo>(tile, 64);
 }
@@ -338,13 +336,15 @@ __attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand righ
   });
   for (Index k = 0; k < left.depth; ++k) {
     const auto load_left = [&](int part) {
-      ForEach<M>([&](auto row) { LoadTile<kStreamed.left, kLeft + row>(left.at(i + row, k, part)); });
+      ForEach<M>([&](auto row) { LoadTile<kLeft + row, kStreamed == Streamed::kLeft>(left.at(i + row, k, part)); });
     };
     // One operand changes from product to product, so that the other stays in its registers.
     const auto multiply = [&](int right_part, bool load_right) {
       ForEach<N>([&](auto column) {
         constexpr int kColumn = kRight + column % kRights;
-        if (N > kRights || load_right) LoadTile<kStreamed.right, kColumn>(right.at(n + column, k, right_part));
+        if (N > kRights || load_right) {
+          LoadTile<kColumn, kStreamed == Streamed::kRight>(right.at(n + column, k, right_part));
+        }
         ForEach<M>([&](auto row) { amx::Dot<row * N + column, kLeft + row, kColumn>(); });
       });
       meanwhile();
@@ -366,34 +366,34 @@ __attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand righ
   });
 }
 
-// The same for 4 tiles of the right operand, which may be streamed, and two of the left one or, if `rows` is 1, one.
+// The same for the 4 tiles of the right operand, which may be streamed, and two of the left one or, if `rows` is 1,
+// one.
 template <class Meanwhile>
-inline void MultiplyFour(Operand left, Index i, Index rows, Operand right, bool stream_right, Index n,
-                         const float* start, float* out, Index stride, const Meanwhile& meanwhile) {
-  const auto multiply = [&](auto streamed) {
-    constexpr Streamed kStreamed{false, streamed};
-    // Here tiles of the right operand are loaded again at once: there are not enough registers for them.
-    if (rows == 1) return MultiplyTiles<Streamed{}, 1, 4>(left, i, right, n, start, out, stride, meanwhile);
-    MultiplyTiles<kStreamed, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
-    MultiplyTiles<kStreamed, 2, 2>(left, i, right, n + 2, start == nullptr ? nullptr : start + 2 * kTileFloats,
-                                   out + 2 * kTileRows, stride, meanwhile);
-  };
-  stream_right ? multiply(std::true_type{}) : multiply(std::false_type{});
+inline void MultiplyFour(Operand left, Index i, Index rows, Operand right, bool stream_right, const float* start,
+                         float* out, Index stride, const Meanwhile& meanwhile) {
+  // Here tiles of the right operand are loaded again at once: there are not enough registers for them.
+  if (rows == 1) return MultiplyTiles<Streamed::kNone, 1, 4>(left, i, right, 0, start, out, stride, meanwhile);
+  for (Index n = 0; n < 4; n += 2, start += 2 * kTileFloats, out += 2 * kTileRows) {
+    if (stream_right) {
+      MultiplyTiles<Streamed::kRight, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
+    } else {
+      MultiplyTiles<Streamed::kNone, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
+    }
+  }
 }
 
 // The same from zero, for one or two tiles of each operand. The left one may be streamed.
 inline void MultiplyUpToTwo(Operand left, bool stream_left, Index i, Index rows, Operand right, Index n, Index columns,
                             float* out, Index stride) {
-  const auto multiply = [&](auto streamed, auto M, auto N) {
-    MultiplyTiles<Streamed{streamed, false}, M, N>(left, i, right, n, nullptr, out, stride, [] {});
+  const auto multiply = [&](auto M, auto N) {
+    if (stream_left) {
+      MultiplyTiles<Streamed::kLeft, M, N>(left, i, right, n, nullptr, out, stride, [] {});
+    } else {
+      MultiplyTiles<Streamed::kNone, M, N>(left, i, right, n, nullptr, out, stride, [] {});
+    }
   };
-  const auto multiply_rows = [&](auto streamed) {
-    const auto multiply_columns = [&](auto M) {
-      columns > 1 ? multiply(streamed, M, Constant<2>{}) : multiply(streamed, M, Constant<1>{});
-    };
-    rows > 1 ? multiply_columns(Constant<2>{}) : multiply_columns(Constant<1>{});
-  };
-  stream_left ? multiply_rows(std::true_type{}) : multiply_rows(std::false_type{});
+  if (rows > 1) return columns > 1 ? multiply(Constant<2>{}, Constant<2>{}) : multiply(Constant<2>{}, Constant<1>{});
+  return columns > 1 ? multiply(Constant<1>{}, Constant<2>{}) : multiply(Constant<1>{}, Constant<1>{});
 }
 
 }  // namespace lstm_jax
