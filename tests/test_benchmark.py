@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -173,6 +174,19 @@ def test_the_reference_answers_as_numpy_does(reference: Prepared) -> None:
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(SIZE.batch), task.labels[0]]
     assert reference.answer.largest == pytest.approx(logits.max(), rel=1e-5)
     assert reference.answer.loss == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_long_sequences_have_gradients() -> None:
+    """Denormal numbers would slow down whoever computes with them, and so be timed in the layer's place."""
+    task = work.make_task(Size(hidden=8, batch=2, time=784, inputs=5))
+    layer = nn.RNN(nn.LSTMCell(8))
+
+    def last_output(inputs: jax.Array) -> jax.Array:
+        return layer.apply({"params": {"cell": task.params["cell"]}}, inputs)[:, -1].sum()
+
+    of_steps = np.abs(jax.grad(last_output)(task.inputs[0])).max(axis=(0, 2))
+    assert of_steps.shape == (784,)
+    assert of_steps.min() > 1e-20
 
 
 @pytest.mark.parametrize("name", ["flax-optimized", "scan", "unrolled", "fused", "native"])
