@@ -108,6 +108,7 @@ def make_task(size: Size) -> Task:
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
         return rng.standard_normal(shape, np.float32) * np.float32(scale)
 
+    # All alike, not spread as by `chrono_bias`: short memories would bring the denormal numbers back.
     memory = {"i": -np.log(size.time), "f": np.log(size.time)}
     cell = {}
     for gate in GATES:
