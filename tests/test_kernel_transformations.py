@@ -170,6 +170,48 @@ def test_vmap_of_vmap(implementation: str) -> None:
 
 
 @each_fast
+@pytest.mark.parametrize("traced", [jax.jit, jax.checkpoint], ids=["jit", "checkpoint"])
+def test_a_vmap_that_is_differentiated_after_it_was_traced(implementation: str, traced: Any) -> None:
+    """See `differentiation.py`. Each output has a weight of its own in the loss: misplaced ones show."""
+    case = random_case(5, (3, 4), 2, 6)
+
+    def loss(layer: LSTM, wrap: Any, params: Tree, inputs: jax.Array) -> jax.Array:
+        run = wrap(jax.vmap(lambda params, x: layer.apply({"params": params}, x), in_axes=(None, 0)))
+        outputs = run(params, inputs)
+        return jnp.vdot(outputs, random_like(outputs))
+
+    expected, actual = (
+        jax.value_and_grad(functools.partial(loss, LSTM(6, name), wrap), (0, 1))(case.params, case.inputs)
+        for name, wrap in (("scan", lambda function: function), (implementation, traced))
+    )
+    assert_equal(actual, expected, **FLOAT32)
+
+
+@each_fast
+@pytest.mark.parametrize("mapped", [False, True], ids=["plain", "vmap"])
+def test_a_tangent_that_is_only_transposed_is_not_refused(implementation: str, mapped: bool) -> None:
+    """A `custom_jvp` around the layer whose rule is the layer's own, as normalising wrappers have it."""
+    case = random_case(3, (2, 3), 2, 5)
+
+    def loss(layer: LSTM, params: Tree) -> jax.Array:
+        @jax.custom_jvp
+        def run(params: Tree, inputs: jax.Array) -> jax.Array:
+            return layer.apply({"params": params}, inputs)
+
+        run.defjvp(lambda primals, tangents: jax.jvp(run.fun, primals, tangents))
+        outputs = (
+            jax.vmap(run, in_axes=(None, 0))(params, case.inputs) if mapped else run(params, case.inputs)
+        )
+        return jnp.vdot(outputs, random_like(outputs))
+
+    expected, actual = (
+        jax.value_and_grad(functools.partial(loss, LSTM(5, name)))(case.params)
+        for name in ("scan", implementation)
+    )
+    assert_equal(actual, expected, **FLOAT32)
+
+
+@each_fast
 def test_vmap_over_nothing(implementation: str) -> None:
     layer = LSTM(5, implementation)
     case = random_case(3, (2,), 4, 5)

@@ -1,16 +1,28 @@
-"""Errors in words for the derivatives that a kernel with a gradient of its own cannot give.
+"""Gradients of a kernel's own: right under every transformation, and an error in words where there is none.
 
-`jax.custom_vjp` has reverse mode only. In forward mode JAX says so, but not what to use instead, and
-inside of `jit` nobody stands by who could add it. So the arguments of a kernel pass through an identity,
-`reverse_mode_only`, whose tangent has a transpose (reverse mode goes through) but no value.
+`jax.custom_vjp` is made for this, and has two faults that a layer cannot live with:
+
+- When `vmap` meets such a function, JAX notes where the primal function leaves the mapped axis. When the
+  program is differentiated later (``grad(jit(vmap(f)))``, or a `vmap` inside of `checkpoint`, `scan` or
+  `cond`), JAX runs the forward rule instead, and goes by the same note. A primal function that leaves the
+  axis second, as a scan does, and a rule that leaves it first then give wrong values and gradients without
+  an error (JAX's issues 5832 and 39219). `custom_jvp` has the same trap. Here the results of both pass
+  through one identity that puts the axis first.
+- A tangent that is mapped cannot be transposed any more, and in forward mode JAX does not say what to use.
+
+So `custom_gradient` is a `custom_jvp` whose tangents come from a primitive of their own. It stands for the
+linear map from tangents to tangents, but has no value: forward mode is refused where it is used. It has a
+transpose, which is the backward pass.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import Array
-from jax.core import ShapedArray
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -18,56 +30,45 @@ from lstm_jax.errors import ImplementationError
 
 Tree = TypeVar("Tree")
 
-_identity_p = Primitive("lstm_jax_reverse_mode_only")
-_tangent_p = Primitive("lstm_jax_reverse_mode_tangent")
-_second_p = Primitive("lstm_jax_first_order_tangent")
 
-
-def reverse_mode_only(tree: Tree, *, implementation: str) -> Tree:
-    """The tree as it is; forward-mode differentiation of it is refused.
+def custom_gradient(
+    primal: Callable[..., Tree],
+    forward: Callable[..., tuple[Tree, Any]],
+    backward: Callable[..., Any],
+    *,
+    statics: int,
+    implementation: str,
+) -> Callable[..., Tree]:
+    """A function with a gradient of its own, in reverse mode only.
 
     Args:
-        tree: arrays.
+        primal: computes the results from ``statics`` values that are no arrays, and from trees of arrays.
+        forward: computes the same from the same, and the residuals, a tree of arrays. It gets a keyword
+            ``perturbed``: of each tree of arrays, whether a gradient by it may be asked for.
+        backward: from the statics, the residuals and the gradients by the results, the gradients by the
+            trees of arrays; None where a tree is constant. It gets ``perturbed`` too, and of what is
+            not perturbed no gradient is needed. A gradient that is zero comes in as None.
+        statics: how many of the first arguments are not differentiated, and no arrays.
         implementation: the name of the kernel, for the message.
+
+    Returns:
+        ``primal`` with that gradient. Of forward mode it raises ImplementationError.
     """
-    return jax.tree.map(lambda leaf: _identity_p.bind(leaf, implementation=implementation), tree)
 
+    @functools.partial(jax.custom_jvp, nondiff_argnums=tuple(range(statics)))
+    def run(*arguments: Any) -> Tree:
+        return _mapped_axis_first(primal(*arguments), arguments[statics:])
 
-def _refuse_forward_mode(*_: Any, implementation: str, **__: Any) -> NoReturn:
-    raise ImplementationError(
-        f"implementation {implementation!r} has no forward-mode derivative (jvp, jacfwd, linearize), "
-        "only reverse mode (grad, vjp, jacrev); use implementation 'scan' for it"
-    )
+    @functools.partial(run.defjvp, symbolic_zeros=True)
+    def rule(*arguments: Any) -> tuple[Tree, Tree]:
+        *fixed, primals, tangents = arguments
+        perturbed = tuple(any(map(_is_tangent, jax.tree.leaves(tangent))) for tangent in tangents)
+        results, residuals = forward(*fixed, *primals, perturbed=perturbed)
+        results = _mapped_axis_first(results, primals)
+        transpose = functools.partial(backward, *fixed, perturbed=perturbed)
+        return results, _tangents(transpose, residuals, tangents, results, _no_forward_mode(implementation))
 
-
-def _jvp(primals: Any, tangents: Any, *, implementation: str) -> Any:
-    # The value does not pass through the identity again: a derivative of the gradient may be taken.
-    (value,), (tangent,) = primals, tangents
-    if type(tangent) is ad.Zero:
-        return value, tangent
-    return value, _tangent_p.bind(tangent, implementation=implementation)
-
-
-_identity_p.def_impl(lambda x, *, implementation: x)
-_identity_p.def_abstract_eval(lambda x, *, implementation: x)
-mlir.register_lowering(_identity_p, lambda context, x, *, implementation: [x])
-batching.defvectorized(_identity_p)
-ad.primitive_jvps[_identity_p] = _jvp
-
-_tangent_p.def_impl(_refuse_forward_mode)
-_tangent_p.def_abstract_eval(lambda x, *, implementation: x)
-mlir.register_lowering(_tangent_p, _refuse_forward_mode)
-batching.primitive_batchers[_tangent_p] = (
-    _refuse_forward_mode  # jacfwd: reverse mode gets no tangents to batch
-)
-ad.deflinear2(_tangent_p, lambda cotangent, x, *, implementation: [cotangent])
-
-
-def values_of(arguments: Any) -> Any:
-    """The arguments of a `custom_vjp` forward rule with symbolic zeros, without their marks."""
-    return jax.tree.map(
-        lambda argument: argument.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed")
-    )
+    return run
 
 
 def first_order_only(call: Callable[..., list[Array]], *, implementation: str) -> Callable[..., list[Array]]:
@@ -80,33 +81,169 @@ def first_order_only(call: Callable[..., list[Array]], *, implementation: str) -
         call: a function of arrays.
         implementation: the name of the kernel, for the message.
     """
-
-    @jax.custom_jvp
-    def run(*arguments: Array) -> list[Array]:
-        return call(*arguments)
-
-    @run.defjvp
-    def rule(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[list[Array], list[Array]]:
-        results = run(*primals)
-        shapes = tuple(jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results)
-        of_floats = [tangent for tangent in tangents if tangent.dtype != jax.dtypes.float0]
-        return results, _second_p.bind(*of_floats, shapes=shapes, implementation=implementation)
-
-    return run
-
-
-def _refuse_second_order(*_: Any, implementation: str, **__: Any) -> NoReturn:
-    raise ImplementationError(
+    message = (
         f"implementation {implementation!r} has first derivatives only; use implementation 'fused' or 'scan' "
         "for derivatives of gradients"
     )
 
+    def refuse(residuals: Any, gradients: Any) -> NoReturn:
+        raise ImplementationError(message)
 
-_second_p.multiple_results = True
-_second_p.def_impl(_refuse_second_order)
-_second_p.def_abstract_eval(
-    lambda *_, shapes, implementation: [ShapedArray(shape.shape, shape.dtype) for shape in shapes]
-)
-mlir.register_lowering(_second_p, _refuse_second_order)
-batching.primitive_batchers[_second_p] = _refuse_second_order
-ad.primitive_transposes[_second_p] = _refuse_second_order
+    @jax.custom_jvp
+    def run(*arguments: Array) -> list[Array]:
+        return _mapped_axis_first(call(*arguments), arguments)
+
+    @functools.partial(run.defjvp, symbolic_zeros=True)
+    def rule(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[list[Array], list[Array]]:
+        results = run(*primals)
+        return results, _tangents(refuse, (), tangents, results, message)
+
+    return run
+
+
+def _no_forward_mode(implementation: str) -> str:
+    return (
+        f"implementation {implementation!r} has no forward-mode derivative (jvp, jacfwd, linearize), "
+        "only reverse mode (grad, vjp, jacrev); use implementation 'scan' for it"
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# The mapped axis of vmap
+# --------------------------------------------------------------------------------------------------
+
+
+def _mapped_axis_first(results: Tree, arguments: Any) -> Tree:
+    """The results as they are; if `vmap` maps any of the arguments, all are mapped, in their first axis."""
+    leaves, structure = jax.tree.flatten(results)
+    leaves = _axis_first_p.bind(*leaves, *jax.tree.leaves(arguments), count=len(leaves))
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _to_first_axis(operands: Any, axes: Any, size: int) -> list[Array]:
+    return [
+        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes, strict=True)
+    ]
+
+
+def _mapped_size(operands: Any, axes: Any) -> int:
+    return next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+
+
+def _batch_axis_first(operands: Any, axes: Any, *, count: int) -> tuple[list[Array], list[int]]:
+    operands = _to_first_axis(operands, axes, _mapped_size(operands, axes))
+    return _axis_first_p.bind(*operands, count=count), [0] * count
+
+
+def _jvp_axis_first(primals: Any, tangents: Any, *, count: int) -> tuple[list[Array], list[Any]]:
+    return _axis_first_p.bind(*primals, count=count), tangents[:count]
+
+
+_axis_first_p = Primitive("lstm_jax_mapped_axis_first")
+_axis_first_p.multiple_results = True
+_axis_first_p.def_impl(lambda *operands, count: list(operands[:count]))
+_axis_first_p.def_abstract_eval(lambda *operands, count: list(operands[:count]))
+mlir.register_lowering(_axis_first_p, lambda context, *operands, count: list(operands[:count]))
+batching.primitive_batchers[_axis_first_p] = _batch_axis_first
+ad.primitive_jvps[_axis_first_p] = _jvp_axis_first
+
+# --------------------------------------------------------------------------------------------------
+# A linear map that has a transpose, but no value
+# --------------------------------------------------------------------------------------------------
+
+
+def _is_tangent(tangent: Any) -> bool:
+    """Whether it is more than zero; integers have none."""
+    return not isinstance(tangent, SymbolicZero) and tangent.dtype != jax.dtypes.float0
+
+
+def _tangents(
+    transpose: Callable[[Any, Any], Any], residuals: Any, tangents: Any, results: Tree, message: str
+) -> Tree:
+    """The tangents of results, which are good for nothing but to be transposed.
+
+    Args:
+        transpose: from the residuals and the gradients by the results to those by the arguments; None
+            stands for a gradient that is zero.
+        residuals: what it needs.
+        tangents: those of the arguments.
+        results: what these are the tangents of.
+        message: the error if a value is needed.
+    """
+    arguments, structure = jax.tree.flatten(tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
+    saved, saved_structure = jax.tree.flatten(residuals)
+    leaves, result_structure = jax.tree.flatten(results)
+    places = [place for place, leaf in enumerate(arguments) if _is_tangent(leaf)]
+    parts = jax.tree.unflatten(structure, range(len(arguments)))
+
+    def by_leaves(saved: list[Array], gradients: list[Array | None]) -> list[Array | None]:
+        """``transpose``, from leaves to those leaves of the arguments that have tangents."""
+        found: dict[int, Array] = {}
+        residuals = jax.tree.unflatten(saved_structure, saved)
+        for part, gradient in zip(
+            parts, transpose(residuals, jax.tree.unflatten(result_structure, gradients)), strict=True
+        ):
+            if gradient is not None:
+                found |= zip(jax.tree.leaves(part), jax.tree.leaves(gradient), strict=True)
+        return [found.get(place) for place in places]
+
+    outcome = _tangent_p.bind(
+        *saved,
+        *(arguments[place] for place in places),
+        num_saved=len(saved),
+        transpose=by_leaves,
+        avals=tuple(jax.typeof(leaf).to_tangent_aval() for leaf in leaves),
+        message=message,
+    )
+    return jax.tree.unflatten(result_structure, outcome)
+
+
+def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
+    raise ImplementationError(message)
+
+
+def _batch_tangent(
+    operands: Any, axes: Any, *, num_saved: int, transpose: Any, avals: Any, message: str
+) -> tuple[list[Array], list[int]]:
+    size = _mapped_size(operands, axes)
+    # What is the same for all members of a map is repeated: its gradients are summed up then.
+    tangents = _to_first_axis(operands[num_saved:], axes[num_saved:], size)
+    mapped = jax.vmap(transpose, in_axes=(list(axes[:num_saved]), 0))
+    outcome = _tangent_p.bind(
+        *operands[:num_saved],
+        *tangents,
+        num_saved=num_saved,
+        transpose=mapped,
+        avals=tuple(_with_first_axis(aval, size) for aval in avals),
+        message=message,
+    )
+    return outcome, [0] * len(outcome)
+
+
+def _with_first_axis(aval: Any, size: int) -> Any:
+    sharding = aval.sharding.update(spec=jax.P(None, *aval.sharding.spec))
+    return aval.update(shape=(size, *aval.shape), sharding=sharding)
+
+
+def _transpose_tangent(
+    gradients: Any, *operands: Any, num_saved: int, transpose: Any, avals: Any, message: str
+) -> list[Any]:
+    tangents = operands[num_saved:]
+    given = [None if type(gradient) is ad.Zero else gradient for gradient in gradients]
+    found = [None] * len(tangents)
+    if any(gradient is not None for gradient in given):
+        found = transpose(list(operands[:num_saved]), given)
+    return [None] * num_saved + [
+        ad.Zero(tangent.aval) if gradient is None else gradient
+        for tangent, gradient in zip(tangents, found, strict=True)
+    ]
+
+
+_tangent_p = Primitive("lstm_jax_tangent")
+_tangent_p.multiple_results = True
+_tangent_p.def_impl(_refuse)
+_tangent_p.def_abstract_eval(lambda *_, avals, **__: list(avals))
+mlir.register_lowering(_tangent_p, _refuse)
+batching.primitive_batchers[_tangent_p] = _batch_tangent
+ad.primitive_transposes[_tangent_p] = _transpose_tangent

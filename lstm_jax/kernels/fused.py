@@ -16,17 +16,15 @@ The gradients are those written out in `cpp/backward.h`.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int, Int32
 
-from lstm_jax.kernels.differentiation import reverse_mode_only, values_of
+from lstm_jax.kernels.differentiation import custom_gradient
 from lstm_jax.kernels.interface import (
     Carry,
     CellParameters,
@@ -94,7 +92,6 @@ def fused(
     last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
     if mask is not None:
         mask = mask.astype(_sum_dtype(dtype)).reshape(size, cell.features)
-    arguments = reverse_mode_only(arguments, implementation="fused")
     (c, h), outputs = _run(dtype, keep_outputs, *arguments, last, mask)
     shape = (*batch, cell.features)
     return (
@@ -103,8 +100,7 @@ def fused(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(
+def _primal(
     dtype: Any,
     keep_outputs: bool,
     weights: Weights,
@@ -225,11 +221,18 @@ def _at(last: Int32[Array, " batch"], history: Float[Array, "time batch hidden"]
     return jnp.take_along_axis(history, last[None, :, None], axis=0)[0]
 
 
-def _forward_rule(
-    dtype: Any, keep_outputs: bool, weights: Any, inputs: Any, carry: Any, last: Any, mask: Any
-) -> Any:
-    wants_dx = inputs.perturbed
-    weights, inputs, carry, last, mask = values_of((weights, inputs, carry, last, mask))
+def _forward(
+    dtype: Any,
+    keep_outputs: bool,
+    weights: Weights,
+    inputs: Float[Array, "time batch inputs"],
+    carry: Carry,
+    last: Int32[Array, " batch"] | None,
+    mask: Float[Array, "batch hidden"] | None,
+    *,
+    perturbed: tuple[bool, ...],
+) -> tuple[tuple[Carry, Array | None], Any]:
+    """The same as `_primal`, and what the backward pass needs."""
     start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
     recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 
@@ -247,25 +250,26 @@ def _forward_rule(
     outputs = jnp.concatenate([h_before[1:], end[1][None]])
     if last is not None:
         end = (_at(last, jnp.concatenate([before[1:, 4], end[0][None]])), _at(last, outputs))
-    # Residuals may hold arrays only: the flag is in their structure.
-    flag = () if wants_dx else None
-    residuals = (Saved(before, h_before, projected), weights, inputs, carry, last, mask, flag)
+    residuals = (Saved(before, h_before, projected), weights, inputs, carry, last, mask)
     return (end, outputs if keep_outputs else None), residuals
 
 
-def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
-    saved, weights, inputs, carry, last, mask, wants_dx = residuals
+def _backward(
+    dtype: Any, keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: tuple[bool, ...]
+) -> tuple[Weights, Array | None, Carry, None, None]:
+    """The gradients by weights, inputs and carry; lengths and mask have none."""
+    saved, weights, inputs, carry, last, mask = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
     zeros = jnp.zeros_like(saved.h_before[0])
-    dc_last, dh_last = (zeros if isinstance(d, SymbolicZero) else d for d in (dc_last, dh_last))
+    dc_last, dh_last = (zeros if d is None else d for d in (dc_last, dh_last))
     transposed = weights.h.T.astype(dtype)
 
     def body(steps_after: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         dc, dh, all_dz = state
         t = time - 1 - steps_after
         i, f, g, o, c_before = (saved.before[t, place] for place in range(5))
-        if d_outputs is not None and not isinstance(d_outputs, SymbolicZero):
+        if d_outputs is not None:
             dh = dh + d_outputs[t]
         if last is not None:
             is_last = (last == t)[:, None]
@@ -290,11 +294,11 @@ def _backward_rule(dtype: Any, keep_outputs: bool, residuals: Any, gradients: An
     d_kernels = _product(both.reshape(time * batch, both.shape[-1]), dz, dtype, axes=(0, 0))
     d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], dz.sum(0))
     dx = None
-    if wants_dx is not None:
+    if perturbed[1]:
         dx = _product(dz, weights.x, dtype, axes=(1, 1)).reshape(inputs.shape).astype(inputs.dtype)
     d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
     d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)
     return d_weights, dx, d_carry, None, None
 
 
-_run.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
+_run = custom_gradient(_primal, _forward, _backward, statics=2, implementation="fused")

@@ -16,12 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import why_not_available
-from lstm_jax.kernels.differentiation import first_order_only, reverse_mode_only, values_of
+from lstm_jax.kernels.differentiation import custom_gradient, first_order_only
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Carry, CellParameters, by_kind, last_step
 
@@ -65,8 +64,7 @@ def native(
     last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
     if mask is not None:
         mask = mask.astype(jnp.float32).reshape(1, -1, cell.features)
-    arguments = reverse_mode_only((weights, x, c0, h0), implementation="native")
-    c, h, *outputs = _run(keep_outputs, *arguments, last, mask)
+    c, h, *outputs = _run(keep_outputs, weights, x, c0, h0, last, mask)
     shape = (*batch, cell.features)
     return (c.reshape(shape), h.reshape(shape)), outputs[0].reshape(time, *shape) if keep_outputs else None
 
@@ -76,8 +74,7 @@ def native(
 # --------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(
+def _primal(
     keep_outputs: bool,
     weights: Weights,
     x: Float32[Array, "members time batch inputs"],
@@ -95,33 +92,45 @@ def _given(mask: Array | None) -> tuple[Array, ...]:
     return () if mask is None else (mask,)
 
 
-def _forward_rule(keep_outputs: bool, weights: Any, x: Any, c0: Any, h0: Any, last: Any, mask: Any) -> Any:
-    wants_dx = x.perturbed
-    weights, x, c0, h0, last, mask = values_of((weights, x, c0, h0, last, mask))
+def _forward(
+    keep_outputs: bool,
+    weights: Weights,
+    x: Array,
+    c0: Array,
+    h0: Array,
+    last: Array,
+    mask: Array | None,
+    *,
+    perturbed: tuple[bool, ...],
+) -> tuple[list[Array], Any]:
+    """The same as `_primal`, and what the backward pass needs."""
     rows = (x, c0, h0, last, *_given(mask))
     forward = first_order_only(_call_forward(5, len(rows)), implementation="native")
     c, h, outputs, *saved = forward(*rows, *jax.tree.leaves(weights))
-    # A flag in the structure of the residuals: they may hold arrays only.
-    residuals = (weights, (x, c0, h0, last, outputs, *saved), mask, () if wants_dx else None)
+    residuals = (weights, (x, c0, h0, last, outputs, *saved), mask)
     return [c, h, outputs][: 3 if keep_outputs else 2], residuals
 
 
-def _backward_rule(keep_outputs: bool, residuals: Any, gradients: Any) -> Any:
-    weights, rows, mask, wants_dx = residuals
+def _backward(
+    keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: tuple[bool, ...]
+) -> tuple[Weights, Array | None, Array, Array, None, None]:
+    """The gradients by weights, inputs and carry; lengths and mask have none."""
+    weights, rows, mask = residuals
+    wants_dx = perturbed[1]
     state = rows[1]
-    dc, dh = (jnp.zeros_like(state) if isinstance(d, SymbolicZero) else d for d in gradients[:2])
+    dc, dh = (jnp.zeros_like(state) if d is None else d for d in gradients[:2])
     rows = (*rows, dc, dh, *_given(mask))
-    if keep_outputs and not isinstance(gradients[2], SymbolicZero):
+    if keep_outputs and gradients[2] is not None:
         rows = (*rows, gradients[2])
     kernels = (*weights.x, *weights.h)
-    call = _call_backward(wants_dx is not None, 1, len(rows), mask is not None)
+    call = _call_backward(wants_dx, 1, len(rows), mask is not None)
     dc0, dh0, *rest = first_order_only(call, implementation="native")(*rows, *kernels)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
-    return d_weights, rest[12] if wants_dx is not None else None, dc0, dh0, None, None
+    return d_weights, rest[12] if wants_dx else None, dc0, dh0, None, None
 
 
-_run.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
+_run = custom_gradient(_primal, _forward, _backward, statics=1, implementation="native")
 
 # --------------------------------------------------------------------------------------------------
 # The calls, and their rules for vmap
