@@ -24,6 +24,15 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk: so that a power failure cannot take them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def check_target(path: Path, *, overwrite: bool, advice: str) -> None:
     """Refuse a place where something lies already, or whose folder is missing.
 
