@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -192,10 +193,13 @@ def test_what_the_system_does_not_load(compiler: Path) -> None:
 def test_it_is_on_disk_before_it_has_its_name(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a power failure may leave the name without the content."""
     order = []
+
+    def watched(name: str) -> Callable[..., None]:
+        does = getattr(os, name)
+        return lambda *args: order.append(name) or does(*args)
+
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(
-            os, name, lambda *args, name=name, do=getattr(os, name): order.append(name) or do(*args)
-        )
+        monkeypatch.setattr(os, name, watched(name))
     build.build()
     assert order == ["fsync", "replace", "fsync"]
 
