@@ -137,11 +137,11 @@ def _as_small_rgba(image: Image.Image) -> Image.Image:
     # Colours are averaged in the modes in which Pillow can do that; it takes less memory than RGBA.
     if image.mode == "1":
         image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):
+    elif image.mode not in ("L", "RGB", "RGBA"):
         image = image.convert("RGBA")
     # No reducing gap: the decoder of JPEG and a first, coarse reduction would give slightly other colours.
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
-    return image.convert("RGBA")
+    return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
 def _without_transparency(rgba: Float[np.ndarray, "height width 4"]) -> Float[np.ndarray, "height width 3"]:
