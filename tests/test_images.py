@@ -392,9 +392,9 @@ def test_shrinking_costs_no_colour(mode: str, size: tuple[int, int], tmp_path: P
     picture = Image.fromarray(pixels).convert("L" if mode == "I;16" else mode)
     path = tmp_path / "picture.png"
     if mode == "I;16":
-        Image.fromarray(np.asarray(picture).astype(np.uint16) * 256 + 255).save(path)
+        Image.fromarray(np.asarray(picture).astype(np.uint16) * 256 + 255).save(path, compress_level=0)
     else:
-        picture.save(path)
+        picture.save(path, compress_level=0)
     opaque = picture.convert("RGBA")
     opaque.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
     colours = read_colours(path)
