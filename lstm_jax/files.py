@@ -1,13 +1,13 @@
 """Writing files and folders that are never half there."""
 
 import errno
+import io
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from lstm_jax.errors import ConversionError
 
@@ -27,25 +27,25 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file that somebody else has named or made, to read its bytes.
+class NotAFileError(OSError):
+    """What lies there is a folder, a pipe, a socket or a device, not a file."""
+
+
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a file to read. A pipe or a device, which could keep its reader for ever, is refused.
 
     Raises:
-        OSError: if it cannot be opened, or is no file: a named pipe might be waited for, and a device read,
-            for ever.
+        NotAFileError: if it is something else.
+        OSError: if it cannot be opened.
     """
-    # A named pipe is opened without waiting for somebody to write to it.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a file, but a pipe, a socket or a device", os.fspath(path))
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise NotAFileError(errno.EINVAL, f"not a file, but {kind}", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def sync(path: Path) -> None:

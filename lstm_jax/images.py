@@ -65,8 +65,6 @@ def read_colours(path: str | os.PathLike[str]) -> Float[np.ndarray, "height widt
                 small = _as_small_rgba(image)
     except FileNotFoundError as error:
         raise ImageError("no such file, expected a PNG or JPEG image") from error
-    except IsADirectoryError as error:
-        raise ImageError("this is a directory, expected a PNG or JPEG image") from error
     except UnidentifiedImageError as error:
         raise ImageError("not a PNG or JPEG image, or badly damaged; convert it to PNG or JPEG") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

@@ -45,7 +45,7 @@ def test_every_wrong_archive_is_named(small, tmp_path, filename, damage):
     elif damage == "folder":
         path.unlink()
         path.mkdir()
-        message = f"{path}: cannot be read: Is a directory"
+        message = f"{path}: cannot be read: not a file, but a folder"
     elif damage == "pipe":
         path.unlink()
         os.mkfifo(path)  # nobody writes to it, so whoever reads waits for ever

@@ -348,7 +348,8 @@ def test_a_path_without_a_file_is_said_in_one_line(tmp_path: Path) -> None:
     assert str(raised.value) == f"{missing}: no such file, expected a PNG or JPEG image"
     with pytest.raises(ImageError) as raised:
         read_digit(tmp_path)
-    assert str(raised.value) == f"{tmp_path}: this is a directory, expected a PNG or JPEG image"
+    told = "cannot be read as a PNG or JPEG image (not a file, but a folder)"
+    assert str(raised.value) == f"{tmp_path}: {told}"
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ImageError, match=r"cannot be read as a PNG or JPEG image \(Not a directory\)"):
         read_digit(tmp_path / "file" / "digit.png")
