@@ -1,8 +1,14 @@
-"""Where things are kept between runs that can be made again: compiled programs and kernels."""
+"""Where things are kept between runs that can be made again: compiled programs and kernels.
+
+Both are code that is run without a question, so both lie in folders that only the user can write to.
+"""
 
 import os
 import platform
+import stat
 from pathlib import Path
+
+from lstm_jax.errors import one_line
 
 _FEATURES = ("flags", "Features")  # in /proc/cpuinfo, on x86 and on ARM
 
@@ -19,6 +25,48 @@ def cache_dir() -> Path | None:
     except RuntimeError:
         return None
     return base / "lstm_jax"
+
+
+def why_not_private(folder: Path) -> str | None:
+    """Make a folder that only the user can write to, or check that it is one.
+
+    Whoever can write to a folder above could put another one in this one's place, so those are looked at
+    too, by the name that the user gave and where symbolic links lead.
+
+    Returns:
+        Why code in it cannot be trusted or nothing can be kept there, and what to do; None if all is well.
+    """
+    try:
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        real = folder.resolve()
+        status = folder.stat()
+        above = {path: path.lstat() for path in (folder, *folder.parents, real, *real.parents)}
+    except OSError as error:
+        return f"{folder}: {one_line(error)}; LSTM_JAX_CACHE_DIR can name another folder"
+    if not hasattr(os, "geteuid"):  # Windows, whose permissions these are not
+        return None
+    # Whoever has "/" can do everything anyway: root, or, in some containers, a user without a name.
+    trusted = {0, os.geteuid(), above[Path("/")].st_uid}
+    exposed = [path for path, found in above.items() if _others_can_exchange_in(found, trusted)]
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        exposed.insert(0, folder)
+    if not exposed:
+        return None
+    where = "it" if exposed[0] == folder else str(exposed[0])
+    return (
+        f"{folder}: others can write to {where}, so code in it cannot be trusted; take that right from them "
+        "and remove the folder, or name another one in LSTM_JAX_CACHE_DIR"
+    )
+
+
+def _others_can_exchange_in(status: os.stat_result, trusted: set[int]) -> bool:
+    """Whether somebody else can put other things in the place of those in a folder.
+
+    In a folder that is sticky, as /tmp is, only owners can. A group may write: it is the user's own on many
+    systems. What a symbolic link points to, only its owner decides.
+    """
+    everybody = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+    return status.st_uid not in trusted or (bool(everybody) and not stat.S_ISLNK(status.st_mode))
 
 
 def processor() -> str:

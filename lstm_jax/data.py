@@ -194,7 +194,7 @@ def load_dataset(
         name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
         data_dir: folder of prepared data sets; default ``$TFDS_DATA_DIR``, else
           ``~/tensorflow_datasets``.
-        archive_dir: folder with the four original ``.gz`` archives.
+        archive_dir: folder with the four original ``.gz`` archives; of MNIST, also unpacked or packed again.
         input: ``memory`` gives splits of type ``MemorySplit``, ``stream`` of type ``StreamSplit``.
         validation_size: how many of the last training images are for validation.
         report: receives one line for each thing the user should know, such as a long step.

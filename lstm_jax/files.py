@@ -1,6 +1,9 @@
 """Writing files and folders that are never half there."""
 
+import errno
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +25,36 @@ def write_whole(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+class NotAFileError(OSError):
+    """What lies there is a folder, a pipe, a socket or a device, not a file."""
+
+
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a file to read. A pipe or a device, which could keep its reader for ever, is refused.
+
+    Raises:
+        NotAFileError: if it is something else.
+        OSError: if it cannot be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise NotAFileError(errno.EINVAL, f"not a file, but {kind}", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk: so that a power failure cannot take them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_target(path: Path, *, overwrite: bool, advice: str) -> None:

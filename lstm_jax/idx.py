@@ -19,7 +19,33 @@ from lstm_jax.errors import DataError
 IMAGE_SHAPE = (28, 28)
 NUM_CLASSES = 10
 
-_MAGIC = b"\x00\x00\x08"  # two zeros, then the type: 08 is unsigned byte
+MAGIC = b"\x00\x00\x08"  # two zeros, then the type: 08 is unsigned byte
+LARGEST_HEADER = 16
+
+
+def parse_header(data: bytes) -> tuple[int, ...]:
+    """Read the dimensions in the header of an (unpacked) IDX file.
+
+    Args:
+        data: the file, or its first `LARGEST_HEADER` bytes.
+
+    Returns:
+        The size of each of 1 or 3 dimensions.
+
+    Raises:
+        DataError: the magic number, the rank or a dimension is not what IDX prescribes.
+    """
+    if data[:3] != MAGIC:
+        raise DataError(f"expected an IDX file (starting 00 00 08), got {data[:3].hex(' ') or 'nothing'}")
+    if data[3:4] not in (b"\x01", b"\x03"):
+        raise DataError(f"expected 1 (labels) or 3 (images) dimensions, got {data[3:4].hex() or 'nothing'}")
+    header_size = 4 + 4 * data[3]
+    if len(data) < header_size:
+        raise DataError(f"expected a header of {header_size} bytes, got {len(data)} bytes")
+    shape = struct.unpack(f">{data[3]}I", data[4:header_size])
+    if min(shape) < 1:
+        raise DataError(f"expected dimensions of at least 1, got {shape}")
+    return shape
 
 
 def parse_idx(data: bytes) -> UInt8[np.ndarray, "..."]:
@@ -34,16 +60,8 @@ def parse_idx(data: bytes) -> UInt8[np.ndarray, "..."]:
     Raises:
         DataError: the magic number, the rank, a dimension or the length is not what IDX prescribes.
     """
-    if data[:3] != _MAGIC:
-        raise DataError(f"expected an IDX file (starting 00 00 08), got {data[:3].hex(' ') or 'nothing'}")
-    if data[3:4] not in (b"\x01", b"\x03"):
-        raise DataError(f"expected 1 (labels) or 3 (images) dimensions, got {data[3:4].hex() or 'nothing'}")
-    header_size = 4 + 4 * data[3]
-    if len(data) < header_size:
-        raise DataError(f"expected a header of {header_size} bytes, got {len(data)} bytes")
-    shape = struct.unpack(f">{data[3]}I", data[4:header_size])
-    if min(shape) < 1:
-        raise DataError(f"expected dimensions of at least 1, got {shape}")
+    shape = parse_header(data)
+    header_size = 4 + 4 * len(shape)
     expected_size = header_size + math.prod(shape)
     if len(data) != expected_size:
         raise DataError(f"expected {expected_size:,} bytes for dimensions {shape}, got {len(data):,}")

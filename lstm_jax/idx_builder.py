@@ -63,10 +63,10 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         expected = archives.expected_archives(self.builder_config.name)
         if self.archive_dir is not None:
-            paths = {filename: self.archive_dir / filename for filename in expected}
+            paths = archives.paths_in(self.archive_dir)
         else:
-            paths = self._download(dl_manager, expected)
-        splits = archives.read_splits(paths, expected)
+            paths = {name: [path] for name, path in self._download(dl_manager, expected).items()}
+        splits = archives.read_splits(self.builder_config.name, paths, expected)
         counts = " + ".join(f"{len(examples.labels):,}" for examples in splits.values())
         self.report(
             f"Preparing {self.builder_config.name} ({counts} images) in {self.data_dir_root}, "

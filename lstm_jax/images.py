@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lstm_jax.errors import ImageError
+from lstm_jax.errors import ImageError, one_line
+from lstm_jax.files import open_file
 
 SIDE = 28  # the sides of an MNIST image
 BOX = 20  # the longer side of a digit in it
@@ -33,6 +34,7 @@ BOX = 20  # the longer side of a digit in it
 # is (14.00, 14.01) and it never leaves 13.48 to 14.50: MNIST moves digits by whole pixels.
 CENTRE = 14
 
+MOST_PIXELS = 65_000_000  # what phones take, at 4 bytes each in memory
 LARGEST_SIDE = 560  # larger pictures are averaged down: faster, and it removes sensor noise
 LOWEST_CONTRAST = 0.1  # of the way from black to white; below it, a picture is blank
 # What counts when the digit's extent is measured. Noise and JPEG ringing stay below INK_LEVEL, dust
@@ -56,23 +58,23 @@ def read_colours(path: str | os.PathLike[str]) -> Float[np.ndarray, "height widt
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG")) as file:
-                image = _as_rgba(ImageOps.exif_transpose(file))
+            with open_file(path) as content, Image.open(content, formats=("PNG", "JPEG")) as image:
+                if image.width * image.height > MOST_PIXELS:  # by what it declares, before it is unpacked
+                    raise Image.DecompressionBombError
+                ImageOps.exif_transpose(image, in_place=True)
+                small = _as_small_rgba(image)
     except FileNotFoundError as error:
         raise ImageError("no such file, expected a PNG or JPEG image") from error
-    except IsADirectoryError as error:
-        raise ImageError("this is a directory, expected a PNG or JPEG image") from error
     except UnidentifiedImageError as error:
         raise ImageError("not a PNG or JPEG image, or badly damaged; convert it to PNG or JPEG") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = Image.MAX_IMAGE_PIXELS
-        raise ImageError(f"too many pixels, expected at most {limit:,}; crop or shrink the image") from error
+        raise ImageError(
+            f"too many pixels, expected at most {MOST_PIXELS:,}; crop or shrink the image"
+        ) from error
     # Damaged files make Pillow's decoders raise any of these.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise ImageError(f"cannot be read as a PNG or JPEG image ({reason})") from error
-    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX)
-    return _without_transparency(np.asarray(image) / 255)
+        raise ImageError(f"cannot be read as a PNG or JPEG image ({one_line(error)})") from error
+    return _without_transparency(np.asarray(small) / 255)
 
 
 def ink_of(colours: Float[np.ndarray, "height width 3"]) -> Float[np.ndarray, "height width"]:
@@ -123,13 +125,21 @@ def normalise_digit(ink: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray,
     return canvas
 
 
-def _as_rgba(image: Image.Image) -> Image.Image:
+def _as_small_rgba(image: Image.Image) -> Image.Image:
+    """In RGBA, at most `LARGEST_SIDE` high and wide."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     if image.mode in ("1", "L", "RGB"):
         # Here transparency is one colour declared so: the background itself, and not that of the strokes.
         image.info.pop("transparency", None)
-    return image.convert("RGBA")
+    # Colours are averaged in the modes in which Pillow can do that; it takes less memory than RGBA.
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB", "RGBA"):
+        image = image.convert("RGBA")
+    # No reducing gap: the decoder of JPEG and a first, coarse reduction would give slightly other colours.
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
 def _without_transparency(rgba: Float[np.ndarray, "height width 4"]) -> Float[np.ndarray, "height width 3"]:

@@ -13,6 +13,7 @@ removed by the next process that holds the lock.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -58,6 +59,7 @@ def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Re
         DataError: the data set cannot be prepared or is damaged.
     """
     folder = version_dir(name, data_dir)
+    _check_unused(name, folder, archive_dir, report)
     if (decoded := _read_decoded(folder, report)) is not None:
         return decoded
     with contextlib.ExitStack() as stack:
@@ -65,8 +67,8 @@ def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Re
             stack.enter_context(_exclusive(data_dir, report))
         except OSError as error:
             if not folder.is_dir():
-                raise _cannot_write(name, data_dir, error) from error
-            report(f"Decoding {name} in memory: {data_dir} cannot be written ({one_line(error)})")
+                raise _cannot_prepare(name, data_dir, error) from error
+            report(f"Decoding {name} in memory: {data_dir} cannot be locked ({one_line(error)})")
             return _decode(_open(name, data_dir), folder)
         # Another process may have done the work while this one waited for the lock.
         if (decoded := _read_decoded(folder, lambda message: None)) is not None:
@@ -95,6 +97,7 @@ def open_sources(name: str, data_dir: Path, archive_dir: Path | None, report: Re
         DataError: the data set cannot be prepared or is damaged.
     """
     folder = version_dir(name, data_dir)
+    _check_unused(name, folder, archive_dir, report)
     if folder.is_dir():
         builder = _open(name, data_dir)
     else:
@@ -102,7 +105,7 @@ def open_sources(name: str, data_dir: Path, archive_dir: Path | None, report: Re
             with _exclusive(data_dir, report):
                 builder = _prepare(name, data_dir, archive_dir, report)
         except OSError as error:
-            raise _cannot_write(name, data_dir, error) from error
+            raise _cannot_prepare(name, data_dir, error) from error
     with damage_reported(folder):
         return {split: builder.as_data_source(split) for split in archives.FILENAMES}
 
@@ -128,20 +131,59 @@ def read_examples(source: Any, indices: list[int]) -> Examples:
 
 @contextlib.contextmanager
 def damage_reported(folder: Path) -> Iterator[None]:
-    """Turn every exception from inside into a DataError that names the folder and the remedy."""
+    """Turn every exception from inside into a DataError that names the folder.
+
+    It is called damaged only where a checksum or a parser says so. What the system says (no memory, no
+    threads, no permission) says nothing of the data.
+    """
     try:
         yield
+    except DataError:
+        raise
     except Exception as error:
-        # Damaged files make TFDS, protobuf, ArrayRecord and numpy raise a dozen different types.
+        if _is_damage(error):
+            found = f"is damaged ({one_line(error)})"
+        elif "No such file" in str(error):
+            found = f"is not whole ({one_line(error)})"
+        else:
+            raise DataError(f"{folder}: the prepared data set cannot be read ({_reason(error)})") from error
         raise DataError(
-            f"{folder}: the prepared data set is damaged ({one_line(error)}); "
-            "delete this folder and run again"
+            f"{folder}: the prepared data set {found}; move this folder away and run again, and it is "
+            "prepared anew"
         ) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an exception of TFDS, protobuf, ArrayRecord or NumPy is what a parser or a checksum says.
+
+    Damaged files make them raise a dozen types, so those are told apart that come from the system.
+    """
+    if isinstance(error, RuntimeError):  # of ArrayRecord, in C++; also "can't start new thread"
+        return any(words in str(error) for words in ("orrupted", "ArrayRecord file", "hash mismatch"))
+    return not isinstance(error, OSError | MemoryError | ImportError)
+
+
+def _reason(error: BaseException) -> str:
+    """What an exception says; a lack of memory in words, for Python has none for it."""
+    if isinstance(error, OSError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__  # TFDS says less
+    return "out of memory" if isinstance(error, MemoryError) else one_line(error)
+
+
+def _check_unused(name: str, folder: Path, archive_dir: Path | None, report: Report) -> None:
+    """Say that a folder of archives is not used if the data set is prepared; check it all the same."""
+    if archive_dir is not None and folder.is_dir():
+        archives.read_splits(name, archives.paths_in(archive_dir), archives.expected_archives(name))
+        report(f"Not using the archives in {archive_dir}: {name} is prepared already, in {folder}")
 
 
 @contextlib.contextmanager
 def _exclusive(data_dir: Path, report: Report) -> Iterator[None]:
-    """Hold the lock of the data directory and removes what killed processes left behind."""
+    """Hold the lock of the data directory and removes what killed processes left behind.
+
+    Raises:
+        OSError: if nothing can be written there, or the file system has no locks.
+    """
     import filelock
 
     root = data_dir / _BUILDER
@@ -152,6 +194,8 @@ def _exclusive(data_dir: Path, report: Report) -> Iterator[None]:
     except filelock.Timeout:
         report(f"Waiting for another process that is preparing data in {root}")
         lock.acquire()
+    except NotImplementedError as error:  # so say older versions of filelock
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from error
     try:
         _remove_leftovers(data_dir)
         yield
@@ -182,8 +226,10 @@ def _open(name: str, data_dir: Path) -> Any:
         from lstm_jax.idx_builder import IdxImages
 
         builder = IdxImages(config=name, data_dir=data_dir)
-        if not builder.is_prepared():
-            raise FileNotFoundError("dataset_info.json or features.json is missing")
+        # TFDS' own question takes [ in a path for the beginning of a pattern.
+        for filename in ("dataset_info.json", "features.json"):
+            if not (folder / filename).is_file():
+                raise FileNotFoundError(f"No such file: {filename}")
         return builder
 
 
@@ -208,16 +254,16 @@ def _prepare(name: str, data_dir: Path, archive_dir: Path | None, report: Report
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except DataError:
         raise
-    except (OSError, RuntimeError) as error:  # the ArrayRecord writer knows a full disk as RuntimeError
-        raise _cannot_write(name, data_dir, error) from error
+    except (OSError, RuntimeError, MemoryError) as error:  # ArrayRecord knows a full disk as RuntimeError
+        raise _cannot_prepare(name, data_dir, error) from error
     return builder
 
 
-def _cannot_write(name: str, data_dir: Path, error: Exception) -> DataError:
-    return DataError(
-        f"cannot prepare {name} in {data_dir} ({one_line(error)}); make it writable, make room, "
-        "or name another folder with --data-dir"
-    )
+def _cannot_prepare(name: str, data_dir: Path, error: Exception) -> DataError:
+    advice = "make it writable, make room, or name another folder with --data-dir"
+    if isinstance(error, MemoryError) or "thread" in str(error):  # nothing to do with the folder
+        advice = "end other programs, or raise this one's limits"
+    return DataError(f"cannot prepare {name} in {data_dir} ({_reason(error)}); {advice}")
 
 
 def _decode(builder: Any, folder: Path) -> dict[str, Examples]:
@@ -273,6 +319,9 @@ def _read_decoded(folder: Path, report: Report) -> dict[str, Examples] | None:
             if labels.dtype != np.int32 or labels.shape != (len(images),):
                 raise ValueError(f"expected int32 labels, got {labels.dtype} {labels.shape}")
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, MemoryError) as error:
+        report(f"Decoding again: {path} cannot be read ({_reason(error)})")
         return None
     except Exception as error:
         # A wrong byte can make zipfile, numpy and struct raise almost anything. This is only a copy

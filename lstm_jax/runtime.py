@@ -6,6 +6,7 @@ called beforehand) alike.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax.caches import cache_dir, processor
+from lstm_jax.caches import cache_dir, processor, why_not_private
 from lstm_jax.errors import ConfigError, UserError, one_line
 
 DATA_AXIS = "data"
@@ -38,8 +39,11 @@ def start(*, devices: int | None) -> None:
     """
     if devices is not None:
         jax.config.update("jax_num_cpu_devices", devices)
-    # A user who sets JAX_COMPILATION_CACHE_DIR has another place for it.
+    # A user who sets JAX_COMPILATION_CACHE_DIR has another place for it, and answers for who can write there.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := compilation_cache_dir()) is not None:
+        if (reason := why_not_private(cache)) is not None:
+            logging.getLogger("lstm_jax").warning("lstm_jax: compiled programs are not kept: %s", reason)
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache))
         # Without these two JAX keeps only what took over a second to compile, which is nothing of ours.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

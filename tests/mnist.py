@@ -2,13 +2,18 @@
 
 import functools
 import gzip
+import hashlib
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from lstm_jax import data
+from lstm_jax import archives, data
+
+FILENAMES = [filename for pair in archives.FILENAMES.values() for filename in pair]
 
 
 @functools.cache
@@ -45,3 +50,37 @@ def python(code: str, *arguments: object, **options: object) -> subprocess.Popen
         cwd=Path(data.__file__).parents[1],
         **options,
     )
+
+
+def assert_nothing_half_done(data_dir: Path) -> None:
+    assert list(data_dir.glob("**/incomplete.*")) == []
+    assert list(data_dir.glob("**/*.tmp*")) == []
+    assert list(data_dir.glob("idx_images/[!.]*/*")) == []
+
+
+def idx_gz(array: np.ndarray) -> bytes:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    return gzip.compress(header + array.tobytes(), mtime=0)
+
+
+def expect(monkeypatch: pytest.MonkeyPatch, folder: Path, url: str = "http://localhost:9/data/") -> None:
+    """Makes the archives of a folder, as they are now, the ones that are expected."""
+    expected = {}
+    for filename in FILENAMES:
+        content = (folder / filename).read_bytes()
+        expected[filename] = archives.Archive(
+            url + filename, len(content), hashlib.sha256(content).hexdigest()
+        )
+    monkeypatch.setattr(archives, "expected_archives", lambda name: expected)
+
+
+def make_small_archives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Archives of 70 + 30 random images, for tests that prepare a data set of their own."""
+    folder.mkdir()
+    generator = np.random.default_rng(1)
+    for (images, labels), count in zip(archives.FILENAMES.values(), (70, 30), strict=True):
+        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (folder / images).write_bytes(idx_gz(pixels))
+        (folder / labels).write_bytes(idx_gz(generator.integers(0, 10, count, dtype=np.uint8)))
+    expect(monkeypatch, folder)
+    return folder

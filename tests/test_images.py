@@ -5,6 +5,7 @@ The oracle is MNIST itself: its images are shown in many ways, and must come bac
 
 import gzip
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from lstm_jax.errors import ImageError
 from lstm_jax.images import BOX, CENTRE, LARGEST_SIDE, SIDE, ink_of, normalise_digit, read_colours, read_digit
@@ -272,7 +273,7 @@ def noise() -> Image.Image:
 
 PICTURE = Image.fromarray(DIGITS[0])
 NOT_AN_IMAGE = "not a PNG or JPEG image, or badly damaged; convert it to PNG or JPEG"
-TOO_MANY_PIXELS = "too many pixels, expected at most 89,478,485; crop or shrink the image"
+TOO_MANY_PIXELS = "too many pixels, expected at most 65,000,000; crop or shrink the image"
 BAD_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", NOT_AN_IMAGE),
     "text": (lambda: b"seven\n", NOT_AN_IMAGE),
@@ -295,6 +296,14 @@ BAD_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "cannot be read as a PNG or JPEG image (",
     ),
     "zero size": (lambda: png(0, 0, b""), NOT_AN_IMAGE),
+    "bomb, Pillow says nothing": (
+        lambda: png(8_100, 8_100, b""),
+        TOO_MANY_PIXELS,
+    ),
+    "long bomb": (
+        lambda: png(65_000_001, 1, b""),
+        TOO_MANY_PIXELS,
+    ),
     "bomb, Pillow warns": (
         lambda: png(10_000, 10_000, b""),
         TOO_MANY_PIXELS,
@@ -339,10 +348,67 @@ def test_a_path_without_a_file_is_said_in_one_line(tmp_path: Path) -> None:
     assert str(raised.value) == f"{missing}: no such file, expected a PNG or JPEG image"
     with pytest.raises(ImageError) as raised:
         read_digit(tmp_path)
-    assert str(raised.value) == f"{tmp_path}: this is a directory, expected a PNG or JPEG image"
+    told = "cannot be read as a PNG or JPEG image (not a file, but a folder)"
+    assert str(raised.value) == f"{tmp_path}: {told}"
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ImageError, match=r"cannot be read as a PNG or JPEG image \(Not a directory\)"):
         read_digit(tmp_path / "file" / "digit.png")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "digit.png"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(ImageError) as raised:
+            read_digit(path)
+        assert str(raised.value) == (
+            f"{path}: cannot be read as a PNG or JPEG image (not a file, but a pipe, a socket or a device)"
+        )
+
+
+@pytest.mark.parametrize("side", [8_063, 60_000])
+def test_a_picture_too_large_is_not_unpacked(
+    side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file declares decides: some bytes may ask for gigabytes."""
+
+    def load(image: ImageFile.ImageFile) -> None:
+        raise AssertionError("it was unpacked")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    path = tmp_path / "digit.png"
+    path.write_bytes(png(side, side, b""))
+    with pytest.raises(ImageError, match=TOO_MANY_PIXELS):
+        read_digit(path)
+    path.write_bytes(png(8_062, 8_062, b""))
+    with pytest.raises(AssertionError, match="it was unpacked"):
+        read_digit(path)
+
+
+@pytest.mark.parametrize("size", [(2903, 1301), (561, 700)])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+def test_shrinking_costs_no_colour(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Averaged in whatever mode, the colours are those of the average in RGBA, as Pillow computes it."""
+    pixels = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    picture = Image.fromarray(pixels).convert("L" if mode == "I;16" else mode)
+    path = tmp_path / "picture.png"
+    if mode == "I;16":
+        Image.fromarray(np.asarray(picture).astype(np.uint16) * 256 + 255).save(path, compress_level=0)
+    else:
+        picture.save(path, compress_level=0)
+    opaque = picture.convert("RGBA")
+    opaque.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    colours = read_colours(path)
+    assert colours.shape[:2] == (opaque.height, opaque.width)
+    np.testing.assert_array_equal(colours, np.asarray(opaque)[..., :3] / 255)
+
+
+def test_what_a_file_is_called_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "\x1b]0;title\x07\x1b[31mdigit.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(ImageError) as raised:
+        read_digit(path)
+    assert str(raised.value).startswith(rf"{tmp_path}/\x1b]0;title\x07\x1b[31mdigit.png: not a PNG")
 
 
 def test_a_damaged_note_in_the_file_is_no_warning(tmp_path: Path) -> None:

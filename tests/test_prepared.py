@@ -2,30 +2,32 @@
 
 import functools
 import gzip
-import hashlib
 import http.server
 import shutil
 import signal
-import struct
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from mnist import assert_is_mnist, oracle, python
+from mnist import (
+    FILENAMES,
+    assert_is_mnist,
+    assert_nothing_half_done,
+    expect,
+    make_small_archives,
+    oracle,
+    python,
+)
 
 from lstm_jax import archives, data, prepared
 from lstm_jax.data import epoch_order, load_dataset
 from lstm_jax.errors import DataError
 
-FILENAMES = [filename for pair in archives.FILENAMES.values() for filename in pair]
 
-
-def assert_nothing_half_done(data_dir: Path) -> None:
-    assert list(data_dir.glob("**/incomplete.*")) == []
-    assert list(data_dir.glob("**/*.tmp*")) == []
-    assert list(data_dir.glob("idx_images/[!.]*/*")) == []
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    return make_small_archives(tmp_path / "archives", monkeypatch)
 
 
 @pytest.fixture
@@ -35,36 +37,6 @@ def mnist_copy(data_dir, tmp_path):
     shutil.copytree(prepared.version_dir("mnist", data_dir), folder)
     yield folder
     shutil.rmtree(tmp_path / "copy")  # 80 MB, which pytest would keep for three sessions
-
-
-def idx_gz(array: np.ndarray) -> bytes:
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return gzip.compress(header + array.tobytes(), mtime=0)
-
-
-def expect(monkeypatch, folder: Path, url: str = "http://localhost:9/data/") -> None:
-    """Makes the archives of a folder, as they are now, the ones that are expected."""
-    expected = {}
-    for filename in FILENAMES:
-        content = (folder / filename).read_bytes()
-        expected[filename] = archives.Archive(
-            url + filename, len(content), hashlib.sha256(content).hexdigest()
-        )
-    monkeypatch.setattr(archives, "expected_archives", lambda name: expected)
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """Archives of 70 + 30 random images, for tests that prepare a data set of their own."""
-    folder = tmp_path / "archives"
-    folder.mkdir()
-    generator = np.random.default_rng(1)
-    for (images, labels), count in zip(archives.FILENAMES.values(), (70, 30), strict=True):
-        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        (folder / images).write_bytes(idx_gz(pixels))
-        (folder / labels).write_bytes(idx_gz(generator.integers(0, 10, count, dtype=np.uint8)))
-    expect(monkeypatch, folder)
-    return folder
 
 
 LOAD = """
@@ -89,71 +61,21 @@ def test_other_archives_in_the_family(small, tmp_path, capfd):
     assert message.startswith(f"Preparing fashion_mnist (70 + 30 images) in {tmp_path}, once")
     assert capfd.readouterr() == ("", "")  # TFDS is silent
     assert (tmp_path / "idx_images/fashion_mnist" / archives.VERSION / "dataset_info.json").exists()
-    # The prepared copy comes first: the archives are no longer needed, but the folder must exist.
-    (small / FILENAMES[0]).unlink()
-    again = load_dataset("fashion_mnist", data_dir=tmp_path, archive_dir=small, validation_size=20)
+    # The prepared copy comes first, and the archives are checked all the same.
+    again = load_dataset(
+        "fashion_mnist", data_dir=tmp_path, archive_dir=small, validation_size=20, report=messages.append
+    )
     np.testing.assert_array_equal(again.test.images, dataset.test.images)
+    folder = prepared.version_dir("fashion_mnist", tmp_path)
+    unused = f"Not using the archives in {small}: fashion_mnist is prepared already, in {folder}"
+    assert messages[1:] == [unused]
+    load_dataset("fashion_mnist", data_dir=tmp_path, archive_dir=small, input="stream", validation_size=0)
+    (small / FILENAMES[0]).unlink()
+    for kind in data.INPUTS:
+        with pytest.raises(DataError, match=rf"{FILENAMES[0]}: .*found no file"):
+            load_dataset("fashion_mnist", data_dir=tmp_path, archive_dir=small, input=kind, validation_size=0)
     with pytest.raises(DataError, match=r"none: expected the folder of the archives.*found no folder"):
         load_dataset("fashion_mnist", data_dir=tmp_path, archive_dir=tmp_path / "none")
-
-
-def test_list_of_tfds():
-    for name in data.DATASETS:
-        expected = archives.expected_archives(name)
-        assert list(expected) == FILENAMES
-        for filename, archive in expected.items():
-            assert archive.url.endswith("/" + filename)
-            assert len(archive.sha256) == 64
-    folder = archives.packaged_folder("mnist")
-    for filename, archive in archives.expected_archives("mnist").items():
-        assert (folder / filename).stat().st_size == archive.size
-    assert archives.packaged_folder("kmnist") is None
-
-
-@pytest.mark.parametrize("filename", FILENAMES)
-@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "exchanged", "folder"])
-def test_every_wrong_archive_is_named(small, tmp_path, filename, damage):
-    path = small / filename
-    content = path.read_bytes()
-    if damage == "missing":
-        path.unlink()
-        message = f"{path}: expected an archive of {len(content):,} bytes, found no file"
-    elif damage == "folder":
-        path.unlink()
-        path.mkdir()
-        message = f"{path}: "
-    else:
-        flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-        wrong = {"truncated": content[:-1], "flipped": flipped, "exchanged": bytes(len(content))}[damage]
-        path.write_bytes(wrong)
-        expected, found = (
-            f"{len(c):,} bytes with SHA-256 {hashlib.sha256(c).hexdigest()}" for c in (content, wrong)
-        )
-        message = f"{path}: expected {expected}, found {found}; get it again from http"
-    with pytest.raises(DataError) as caught:
-        load_dataset("kmnist", data_dir=tmp_path / "data", archive_dir=small)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
-    assert_nothing_half_done(tmp_path / "data")
-
-
-def test_all_archives_are_checked_before_the_first_is_parsed(small, tmp_path, monkeypatch):
-    (small / FILENAMES[0]).write_bytes(b"not gzip")
-    expect(monkeypatch, small)  # so the first archive is as listed, but cannot be parsed
-    with pytest.raises(DataError, match=f"{FILENAMES[0]}: .*gzip"):
-        load_dataset("kmnist", data_dir=tmp_path / "data", archive_dir=small)
-    (small / FILENAMES[-1]).unlink()
-    with pytest.raises(DataError, match=f"{FILENAMES[-1]}: .*no file"):
-        load_dataset("kmnist", data_dir=tmp_path / "data", archive_dir=small)
-    assert_nothing_half_done(tmp_path / "data")
-
-
-def test_counts_of_images_and_labels_must_agree(small, tmp_path, monkeypatch):
-    (small / FILENAMES[1]).write_bytes(idx_gz(np.zeros(69, np.uint8)))
-    expect(monkeypatch, small)
-    with pytest.raises(DataError, match=f"{FILENAMES[1]}: expected one label for each of 70 images, got 69"):
-        load_dataset("kmnist", data_dir=tmp_path / "data", archive_dir=small)
-    assert_nothing_half_done(tmp_path / "data")
 
 
 def test_download(small, tmp_path, monkeypatch):
@@ -169,7 +91,9 @@ def test_download(small, tmp_path, monkeypatch):
         try:
             expect(monkeypatch, small, f"http://127.0.0.1:{server.server_port}/")
             messages = []
-            dataset = load_dataset("kmnist", data_dir=tmp_path, validation_size=1, report=messages.append)
+            dataset = load_dataset(
+                "kmnist", data_dir=tmp_path / "[1]", validation_size=1, report=messages.append
+            )
         finally:
             server.shutdown()
     assert sorted(path for command, path in requested if command == "GET") == sorted(
@@ -224,8 +148,7 @@ def test_damaged_decoded_copy_is_replaced(small, tmp_path):
     messages = []
     np.testing.assert_array_equal(load(report=messages.append).train.images, images)
     np.testing.assert_array_equal(load(report=messages.append).train.images, images)
-    assert len(messages) == 1
-    assert "CRC-32" in messages[0]
+    assert ["CRC-32" in message for message in messages if "Not using" not in message] == [True]
 
 
 def test_damaged_records(mnist_copy):
@@ -234,7 +157,9 @@ def test_damaged_records(mnist_copy):
     content = bytearray(path.read_bytes())
     content[100_000:100_100] = bytes(100)
     path.write_bytes(content)
-    message = f"{mnist_copy}: the prepared data set is damaged .*; delete this folder and run again"
+    message = (
+        f"{mnist_copy}: the prepared data set is damaged .*; move this folder away and run again, and it"
+    )
     with pytest.raises(DataError, match=message):
         load_dataset(data_dir=mnist_copy.parents[2])
     dataset = load_dataset(data_dir=mnist_copy.parents[2], input="stream")
@@ -248,11 +173,67 @@ def test_damaged_dataset_info(mnist_copy, content, kind):
     (mnist_copy / "decoded.npz").unlink()
     path = mnist_copy / "dataset_info.json"
     path.unlink() if content is None else path.write_bytes(content)
+    found = r"not whole \(No such file: dataset_info.json\)" if content is None else "damaged .*"
     with pytest.raises(
-        DataError, match=f"{mnist_copy}: .*damaged.*; delete this folder and run again"
+        DataError, match=f"{mnist_copy}: .* is {found}; move this folder away and run again, and it"
     ) as caught:
         load_dataset(data_dir=mnist_copy.parents[2], input=kind)
     assert "\n" not in str(caught.value)
+
+
+OF_THE_SYSTEM = [
+    (MemoryError(), "out of memory"),
+    (RuntimeError("can't start new thread"), "can't start new thread"),
+    (OSError(24, "Too many open files"), "Too many open files"),
+    (PermissionError(13, "Permission denied"), "Permission denied"),
+    (RuntimeError("open() failed: Too many open files"), "open() failed: Too many open files"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), OF_THE_SYSTEM, ids=[words for _, words in OF_THE_SYSTEM])
+def test_what_the_system_says_is_not_called_damage(tmp_path, monkeypatch, error, words):
+    with pytest.raises(DataError) as caught, prepared.damage_reported(tmp_path):
+        raise error
+    assert str(caught.value) == f"{tmp_path}: the prepared data set cannot be read ({words})"
+
+    # Nor of the decoded copy, which is made again from what is there.
+    def load(*arguments, **options):
+        raise error
+
+    (tmp_path / "decoded.npz").touch()
+    monkeypatch.setattr(prepared.np, "load", load)
+    messages = []
+    assert prepared._read_decoded(tmp_path, messages.append) is None
+    assert messages[0].startswith(f"Decoding again: {tmp_path / 'decoded.npz'} ")
+    assert f"({words})" in messages[0]
+    assert ("is damaged" in messages[0]) == isinstance(error, RuntimeError)
+    # Nothing is said of the folder where the folder is not to blame.
+    told = str(prepared._cannot_prepare("kmnist", tmp_path, error))
+    assert ("--data-dir" in told) == (words not in ("out of memory", "can't start new thread"))
+
+
+def test_what_tfds_cannot_open_is_told_in_the_systems_words(tmp_path):
+    class FromTfdsError(OSError):
+        pass
+
+    with (
+        pytest.raises(DataError, match=r"cannot be read \(Permission denied\)$"),
+        prepared.damage_reported(tmp_path),
+    ):
+        raise FromTfdsError("Could not read") from PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["thesis [2026]", "[a-z]*?", "a]b", "{x,y}", "a@2", "a,b c"])
+def test_characters_of_patterns_in_the_data_directory(small, tmp_path, name):
+    load = functools.partial(load_dataset, "kmnist", data_dir=tmp_path / name, validation_size=0)
+    images = load(archive_dir=small).train.images
+    folder = prepared.version_dir("kmnist", tmp_path / name)
+    (folder.parent / "incomplete.old").mkdir()  # of a killed process
+    (folder / "decoded.npz").unlink()
+    np.testing.assert_array_equal(load().train.images, images)
+    assert not (folder.parent / "incomplete.old").exists()
+    (batch,) = load(input="stream").train.batches(70)
+    np.testing.assert_array_equal(batch.image, images)
 
 
 # ---- folders that cannot be written, full disks
@@ -276,10 +257,26 @@ def test_prepared_folder_without_lock_is_decoded_in_memory(small, tmp_path):
     (tmp_path / "idx_images/.lock").mkdir()
     messages = []
     np.testing.assert_array_equal(load(report=messages.append).train.images, images)
-    (message,) = messages
-    assert message.startswith(f"Decoding kmnist in memory: {tmp_path} cannot be written (")
+    assert messages[-1].startswith(f"Decoding kmnist in memory: {tmp_path} cannot be locked (")
     assert not list(tmp_path.glob("**/*decoded*"))
     assert len(load(input="stream").train) == 70
+
+
+def test_a_file_system_without_locks(small, tmp_path, monkeypatch):
+    def acquire(self, *arguments, **options):
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    load = functools.partial(load_dataset, "kmnist", data_dir=tmp_path, validation_size=0)
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    for kind in data.INPUTS:
+        with pytest.raises(DataError, match=r"cannot prepare kmnist .*\(No locks available\); .*--data-dir"):
+            load(archive_dir=small, input=kind)
+    monkeypatch.undo()
+    expect(monkeypatch, small)
+    images = load(archive_dir=small).train.images
+    (prepared.version_dir("kmnist", tmp_path) / "decoded.npz").unlink()
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    np.testing.assert_array_equal(load().train.images, images)
 
 
 # A limit on the size of files makes writing fail half way, as a full disk does.

@@ -1,29 +1,33 @@
 """Compiling the C++ kernel on first use, keeping it, and loading it into JAX.
 
-A compiled kernel is a file in the user's cache (`LSTM_JAX_CACHE_DIR` moves it), named after all that it
-depends on: source, flags, compiler, processor, jaxlib. It is written aside and renamed, so that two
-processes that build at once both end with a whole file. Code is only loaded from a folder that nobody
-but the user can write to.
+A compiled kernel is a file in the user's cache (`LSTM_JAX_CACHE_DIR` moves it). Its name has two parts:
+the digest of all that it depends on (source, flags, compiler, processor, jaxlib), and that of its own
+content. A damaged file belies its name and is built again: loaded, it would end the process, or compute
+something else. As name and content appear in one step, two processes that build at once cannot mix
+theirs. Code is only loaded from a folder that nobody but the user can write to.
 """
 
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 import threading
+import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
-from lstm_jax.caches import cache_dir, processor
+from lstm_jax.caches import cache_dir, processor, why_not_private
 from lstm_jax.errors import one_line
+from lstm_jax.files import sync
 
 SOURCE = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
@@ -31,6 +35,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 TARGETS = ("lstm_jax_forward", "lstm_jax_backward")
 BUILD_SECONDS = 300
+SCRATCH = "building-"  # what the names of folders begin with in which the compiler works
 
 
 class NotAvailableError(Exception):
@@ -52,12 +57,7 @@ _LOCK = threading.Lock()
 @functools.cache
 def _make_ready() -> str | None:
     try:
-        library = build()
-        try:
-            load(library)
-        except NotAvailableError:  # damaged, or so it seems: once more
-            compile_to(library, find_compiler())
-            load(library)
+        load(build())
     except NotAvailableError as error:
         return str(error)
     return None
@@ -66,7 +66,7 @@ def _make_ready() -> str | None:
 def must_be_built() -> bool:
     """Whether `why_not_available` will have to compile the kernel first, which takes some seconds."""
     try:
-        return not library_path(find_compiler()).exists()
+        return not find_built(*place(find_compiler())).intact
     except (NotAvailableError, OSError):
         return False
 
@@ -100,8 +100,30 @@ def target_flags() -> tuple[str, ...]:
     return ("-mcpu=native",) if machine in ("aarch64", "arm64") else ()
 
 
-def library_path(compiler: list[str]) -> Path:
-    """Where the compiled kernel is kept.
+class Built(NamedTuple):
+    """The kernels of one name in the cache: those that are as they were built, and the others."""
+
+    intact: list[Path]
+    damaged: list[Path]
+
+
+def find_built(folder: Path, name: str) -> Built:
+    """The kernels whose name begins with ``name``, each held against the SHA-256 in the rest of it."""
+    built = Built([], [])
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(f"{name}-") and path.suffix == ".so":
+            intact = path.name == file_name(name, path.read_bytes())
+            (built.intact if intact else built.damaged).append(path)
+    return built
+
+
+def file_name(name: str, content: bytes) -> str:
+    """How a compiled kernel is called."""
+    return f"{name}-{hashlib.sha256(content).hexdigest()}.so"
+
+
+def place(compiler: list[str]) -> tuple[Path, str]:
+    """The folder of compiled kernels, and what the name of this one begins with.
 
     Raises:
         NotAvailableError: if the compiler does not run, or there is no place to keep files.
@@ -126,80 +148,83 @@ def library_path(compiler: list[str]) -> Path:
         raise NotAvailableError(f"its source is not there ({one_line(error)})") from error
     for part in parts:
         key.update(hashlib.sha256(part).digest())
-    return folder / "native" / f"lstm-{key.hexdigest()[:20]}.so"
+    return folder / "native", f"lstm-{key.hexdigest()[:20]}"
 
 
 def build() -> Path:
-    """The compiled kernel, built if it is not in the cache.
+    """The compiled kernel, built if it is not in the cache, or no longer as it was built.
 
     Raises:
         NotAvailableError: if it cannot be built, or the cache cannot be trusted.
     """
     compiler = find_compiler()
-    library = library_path(compiler)
-    make_private(library.parent)
-    if not library.exists():
-        compile_to(library, compiler)
+    folder, name = place(compiler)
+    if (reason := why_not_private(folder)) is not None:
+        raise NotAvailableError(reason)
+    try:
+        built = find_built(folder, name)
+        if built.intact:
+            return built.intact[0]
+        for path in built.damaged:
+            logging.getLogger("lstm_jax").warning(
+                "lstm_jax: %s is damaged: the native kernel is built again", path
+            )
+        library = compile_into(folder, name, compiler)
+        for path in built.damaged:
+            if path != library:
+                path.unlink(missing_ok=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NotAvailableError(f"it could not be built in {folder} ({one_line(error)})") from error
     return library
 
 
-def make_private(folder: Path) -> None:
-    """Make a folder that only the user can write to, or check that it is one.
-
-    Raises:
-        NotAvailableError: if it is not, or cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        status = folder.stat()
-    except OSError as error:
-        raise NotAvailableError(
-            f"{folder}: {one_line(error)}; LSTM_JAX_CACHE_DIR can name another folder"
-        ) from error
-    # Whoever can write to a folder above could put another one in this one's place, unless it is sticky as
-    # /tmp is. A group may write there: it is the user's own on many systems.
-    above = [parent.stat().st_mode for parent in folder.resolve().parents]
-    exposed = any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in above)
-    if exposed or status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise NotAvailableError(
-            f"{folder}: others can write to it, so code in it cannot be trusted; remove it, or name another "
-            "folder in LSTM_JAX_CACHE_DIR"
-        )
-
-
-def compile_to(library: Path, compiler: list[str]) -> None:
+def compile_into(folder: Path, name: str, compiler: list[str]) -> Path:
     """Compile the kernel, and put it in its place in one step.
 
+    Returns:
+        Its file.
+
     Raises:
-        NotAvailableError: if it cannot be compiled or written.
+        NotAvailableError: if it cannot be compiled.
+        OSError: if it cannot be written.
+        subprocess.SubprocessError: if the compiler takes longer than `BUILD_SECONDS`.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-            output = Path(scratch) / library.name
-            command = [*compiler, *FLAGS, *target_flags(), "-isystem", jax.ffi.include_dir()]
-            done = subprocess.run(
-                [*command, str(SOURCE / "handlers.cc"), "-o", str(output)],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=BUILD_SECONDS,
+    remove_leftovers(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
+        output = Path(scratch) / "kernel.so"
+        command = [*compiler, *FLAGS, *target_flags(), "-isystem", jax.ffi.include_dir()]
+        done = subprocess.run(
+            [*command, str(SOURCE / "handlers.cc"), "-o", str(output)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=BUILD_SECONDS,
+        )
+        if done.returncode:
+            lines = done.stderr.splitlines()
+            told = " ".join(next((line for line in lines if "error" in line), done.stderr).split())
+            raise NotAvailableError(
+                f"{compiler[0]} could not compile it ({told[:300] or f'exit code {done.returncode}'})"
             )
-            if done.returncode:
-                lines = done.stderr.splitlines()
-                told = " ".join(next((line for line in lines if "error" in line), done.stderr).split())
-                raise NotAvailableError(
-                    f"{compiler[0]} could not compile it ({told[:300] or f'exit code {done.returncode}'})"
-                )
-            os.replace(output, library)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NotAvailableError(f"it could not be built in {library.parent} ({one_line(error)})") from error
+        library = folder / file_name(name, output.read_bytes())
+        sync(output)
+        os.replace(output, library)
+    sync(folder)
+    return library
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what builds left that were killed: nobody is still at work on what is as old as that."""
+    for path in folder.iterdir():
+        if path.name.startswith(SCRATCH) and path.stat().st_mtime < time.time() - 2 * BUILD_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load(library: Path) -> None:
     """Load a compiled kernel, and make it known to JAX.
 
     Raises:
-        NotAvailableError: if it is damaged.
+        NotAvailableError: if the system or JAX does not take it.
     """
     try:
         handlers = ctypes.CDLL(str(library))
