@@ -263,6 +263,17 @@ def refuse_links(path: Path, *names: str) -> None:
                 )
 
 
+def refuse_links_on_the_way(run_dir: Path, output: Path) -> None:
+    """Refuse a folder to write to that lies in a run directory behind a symbolic link.
+
+    Raises:
+        RunDirectoryError: if it does.
+    """
+    run_dir, output = Path(os.path.abspath(run_dir)), Path(os.path.abspath(output))
+    if output.is_relative_to(run_dir):
+        refuse_links(run_dir, str(output.relative_to(run_dir)))
+
+
 def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
     old, new = saved.identity(), wanted.identity()
     differences = [f"{option(key)} {old[key]} there, {new[key]} now" for key in old if old[key] != new[key]]
