@@ -17,6 +17,7 @@ from lstm_jax import checkpoint, checksums
 from lstm_jax.checkpoint import BELONGS_TO, KEPT, SAVING, Checkpoints
 from lstm_jax.checksums import CHECKSUMS
 from lstm_jax.errors import CheckpointError
+from lstm_jax.files import NotAFileError, open_file
 
 OPTIONS = {"seed": 0, "learning_rate": 0.01, "forget_bias": 1.0}
 
@@ -108,6 +109,8 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path) -> N
         path = tmp_path / name / "c" / "2" / name
         path.unlink()
         os.mkfifo(path)
+        with pytest.raises(NotAFileError):  # nor for ever reading, as a device could
+            open_file(path)
         told: list[str] = []
         assert read(tmp_path / name / "c", told).step == 1
         assert "2 is damaged" in told[0]
