@@ -5,17 +5,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
 import tyro
 
 from lstm_jax import command_line
 from lstm_jax.benchmark.options import Benchmark
+from lstm_jax.command_line import note as _note
 from lstm_jax.compare.options import Compare
-from lstm_jax.config import ChosenSeed, shown_option
-from lstm_jax.errors import ConfigError, ImageError
+from lstm_jax.config import ChosenSeed, Config, shown_option
+from lstm_jax.errors import ConfigError, ImageError, printable
 from lstm_jax.exchange_commands import Export, Import
+
+if TYPE_CHECKING:
+    from lstm_jax.data import Dataset
 
 PROG = "python -m lstm_jax"
 
@@ -56,18 +60,15 @@ class Evaluate:
         import jax
 
         from lstm_jax import evaluation, evaluation_report, runtime
-        from lstm_jax.data import load_dataset
         from lstm_jax.evaluation_files import write_report
+        from lstm_jax.run_directory import refuse_links_on_the_way
         from lstm_jax.trained import load_trained
 
+        if self.output is not None:
+            refuse_links_on_the_way(self.run_dir, self.output)
         runtime.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, report=_note)
-        dataset = load_dataset(
-            trained.config.dataset,
-            data_dir=self.data_dir or trained.config.data_dir,
-            archive_dir=self.archive_dir,
-            report=_note,
-        )
+        dataset = self._dataset(trained.config)
         mesh = runtime.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
         # They were read to one device, and here there may be several.
@@ -87,6 +88,27 @@ class Evaluate:
             }
             write_report(report, dataset.test, self.output, about=about, note=_note)
         return 0
+
+    def _dataset(self, config: Config) -> "Dataset":
+        """The data set, from where the user says; else from where it was while training, which is only read.
+
+        The run directory may come from somebody else: what its config.json names is no place to write to.
+        """
+        from lstm_jax.data import load_dataset
+        from lstm_jax.prepared import version_dir
+
+        there = config.data_dir
+        if self.data_dir is None and there is not None and version_dir(config.dataset, there).is_dir():
+            return load_dataset(
+                config.dataset, data_dir=there, archive_dir=self.archive_dir, read_only=True, report=_note
+            )
+        if self.data_dir is None and there is not None:
+            _note(
+                f"No {config.dataset} in {there}, where it was in training; --data-dir names another folder"
+            )
+        return load_dataset(
+            config.dataset, data_dir=self.data_dir, archive_dir=self.archive_dir, report=_note
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +137,7 @@ class Predict:
             try:
                 probabilities = trained.probabilities(read_digit(path)[np.newaxis])[0]
             except ImageError as error:
-                print(f"{PROG}: error: {error}", file=sys.stderr)
+                print(f"{PROG}: error: {printable(str(error))}", file=sys.stderr)
                 failed = True
             else:
                 digit = int(np.argmax(probabilities))
@@ -133,11 +155,6 @@ COMMANDS: Mapping[str, Callable[..., Command]] = MappingProxyType(
         "import": Import,
     }
 )
-
-
-def _note(text: str) -> None:
-    """Tell the user something that is not the result: standard output stays clean for programs."""
-    print(text, file=sys.stderr)
 
 
 def usage() -> str:

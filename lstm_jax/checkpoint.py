@@ -5,18 +5,22 @@ killed process leaves at worst a temporary folder. What Orbax does not do is not
 loads it. So the SHA-256 of each of its files is kept beside them, and checked before Orbax reads any. A
 state that fails is put aside, and the one before it used.
 
-A state is private to its run. Nothing here is pickled.
+A state is private to its run: which run and which step it belongs to is saved with it, and one that was
+copied here from elsewhere is not used. Nothing here is pickled.
 """
 
 import contextlib
 import dataclasses
 import gc
 import hashlib
-import json
+import itertools
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,20 +28,38 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lstm_jax import runtime
-from lstm_jax.errors import CheckpointError, one_line
-from lstm_jax.files import write_whole
+from lstm_jax import checksums, runtime
+from lstm_jax.checksums import CHECKSUMS
+from lstm_jax.config import option
+from lstm_jax.errors import CheckpointError, one_line, printable
+from lstm_jax.files import read_text, remove_unfinished_files, write_whole
 
 State = TypeVar("State")
 
 # How many of the newest states are kept: one to go on from, one in case that one is damaged.
 KEPT = 2
-# In the folder of each state: file name -> SHA-256.
-CHECKSUMS = "sha256.json"
 # Beside these folders, from before a save until after it: the step that is being saved.
 SAVING = ".saving"
 # Beyond the arrays themselves, what one save may need on disk.
 OVERHEAD_BYTES = 2**17
+# Among the notes of a state: the options of its run, and its step.
+BELONGS_TO = "belongs_to"
+# How often a reader begins again because the trainer has replaced what it was about to read.
+READ_ATTEMPTS = 20
+# The folders that Orbax writes into before it gives them their names.
+_TEMPORARY = re.compile(r"[0-9]+\.orbax-checkpoint-tmp.*")
+
+
+class _Verdict(IntEnum):
+    """What the files of a state are; where processes disagree, the largest counts."""
+
+    WHOLE = 0
+    DAMAGED = 1
+    UNREADABLE = 2
+
+
+class _ReplacedError(Exception):
+    """A trainer has replaced the states while they were read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +71,37 @@ class Restored(Generic[State]):
     notes: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Newest:
+    """Which states Orbax keeps: the newest of this run, and all that are not its own."""
+
+    strangers: set[int]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """One answer for each state."""
+        own = [state.step for state in checkpoints if state.step not in self.strangers]
+        return [state.step in self.strangers or state.step in own[-KEPT:] for state in checkpoints]
+
+
 class Checkpoints:
     """The saved states of one run. A context manager; close it before the program ends."""
 
-    def __init__(self, directory: Path, *, report: Callable[[str], None], read_only: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        report: Callable[[str], None],
+        read_only: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open a folder of states.
 
         Args:
             directory: the folder; made if it is missing, unless ``read_only``.
-            report: called with a line about every damaged state.
+            report: called with a line about every state that is damaged or of another run.
             read_only: leave everything in the folder as it is.
+            options: the options of the run, by which a state of another one is known; by default, any
+                state is taken for this run's.
 
         Raises:
             CheckpointError: if ``read_only`` and there is no such folder.
@@ -67,6 +110,8 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._report = report
         self._read_only = read_only
+        self._options = options
+        self._strangers: set[int] = set()
         self._checkpointer: ocp.training.Checkpointer | None = None
         if read_only:
             if not self._directory.is_dir():
@@ -88,7 +133,7 @@ class Checkpoints:
     @property
     def newest_step(self) -> int | None:
         """The step of the newest saved state; None if there is none."""
-        return max(_steps(self._directory), default=None)
+        return max(set(_steps(self._directory)) - self._strangers, default=None)
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
         """Write a state; when this returns it is complete on disk.
@@ -117,23 +162,30 @@ class Checkpoints:
         if self._checkpointer is None:
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
-                preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+                preservation_policy=_Newest(self._strangers),
                 lightweight_initialize=True,  # do not read the states that are there
             )
+        path = self._directory / str(step)
         if runtime.is_leader():
             # Better not begun than half done.
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
             if shutil.disk_usage(self._directory).free < needed:
                 raise OSError(f"No space left for {needed:,} bytes")
+            if step in self._strangers:
+                aside = _move(path, self._directory.parent / "of-another-run")
+                self._report(f"moved {path}, a state of another run, to {aside}")
             write_whole(self._directory / SAVING, str(step))
-        self._checkpointer.save(step, state, force=True, overwrite=True, custom_metadata=dict(notes))
+        self._strangers.discard(step)
+        belongs_to = {"step": step, "options": self._options}
+        self._checkpointer.save(
+            step, state, force=True, overwrite=True, custom_metadata={**notes, BELONGS_TO: belongs_to}
+        )
         if runtime.is_leader():
-            path = self._directory / str(step)
-            write_whole(path / CHECKSUMS, json.dumps(_checksums(path), indent=1))
+            checksums.write(path)
             (self._directory / SAVING).unlink()
 
     def restore(self, like: State) -> Restored[State] | None:
-        """Read the newest whole state. To be called before the first `save`.
+        """Read the newest whole state of this run. To be called before the first `save`.
 
         Args:
             like: a state, or its `jax.ShapeDtypeStruct`s with shardings: what to expect and where to
@@ -143,33 +195,88 @@ class Checkpoints:
             The state, or None if nothing has been saved yet.
 
         Raises:
-            CheckpointError: if states were saved and none of them is whole.
+            CheckpointError: if states were saved and none of them is whole and of this run, or if they
+                cannot be read, which is no damage.
         """
-        steps = sorted(_steps(self._directory), reverse=True)
-        for step in steps:
+        for _ in range(READ_ATTEMPTS):
+            with contextlib.suppress(_ReplacedError):
+                return self._restore(like)
+        raise CheckpointError(
+            f"{self._directory}: the run goes on, and its states are replaced before they are read; try again"
+        )
+
+    def _restore(self, like: State) -> Restored[State] | None:
+        steps = self._complete_steps()
+        for index, step in enumerate(steps):
             path = self._directory / str(step)
-            damage = _damage(path)
+            verdict, words, names = _examine(path)
             # A state that one process cannot read is no good to any of them.
-            if not runtime.largest(int(damage is not None)):
-                return self._load(path, like)
-            self._put_aside(path, damage or "another process cannot read it")
+            agreed = runtime.largest(verdict)
+            if agreed != _Verdict.WHOLE:
+                self._begin_again_if_replaced(steps)
+                if agreed == _Verdict.UNREADABLE:
+                    raise _unreadable(path, words or "another process cannot read it")
+                self._put_aside(path, words or "another process cannot read it")
+                continue
+            with checksums.only(path, names) as place:
+                try:
+                    notes = _notes_of(place)
+                    if stranger := self._stranger(step, notes):
+                        self._strangers.add(step)
+                        self._report(
+                            f"the checkpoint {path} is {stranger}; it stays where it is and is not used; "
+                            "trying the one before it"
+                        )
+                        continue
+                    state = _load(place, like)
+                except CheckpointError as error:
+                    self._begin_again_if_replaced(steps)
+                    raise CheckpointError(f"{path}: {error}") from error.__cause__
+            self._strangers.update(filter(self._looks_strange, steps[index + 1 :]))
+            notes.pop(BELONGS_TO, None)
+            return Restored(step, state, notes)
         if steps or self._damaged.exists():
+            what = "is damaged or of another run" if self._strangers else "is damaged"
             raise CheckpointError(
-                f"{self._directory}: every saved state is damaged; restore one from a backup, or train again "
+                f"{self._directory}: every saved state {what}; restore one from a backup, or train again "
                 "in another --run-dir"
             )
         return None
 
-    def _load(self, path: Path, like: State) -> Restored[State]:
+    def _complete_steps(self) -> list[int]:
+        """The steps of the states, the newest first; without one that a trainer has not completed yet."""
+        steps = sorted(_steps(self._directory), reverse=True)
+        saving = _interrupted(self._directory)
+        return [s for s in steps if s != saving or (self._directory / str(s) / CHECKSUMS).exists()]
+
+    def _begin_again_if_replaced(self, steps: Sequence[int]) -> None:
+        """Only for readers: who writes here is alone."""
+        if self._read_only and self._complete_steps() != steps:
+            raise _ReplacedError
+
+    def _stranger(self, step: int, notes: Mapping[str, Any]) -> str | None:
+        """Why a state is not this run's, or not of this step; older states do not say, and are believed."""
+        belongs_to = notes.get(BELONGS_TO)
+        if not isinstance(belongs_to, Mapping):
+            return None
+        if belongs_to.get("step") != step:
+            return f"of step {printable(str(belongs_to.get('step')))} by its own notes"
+        options = belongs_to.get("options")
+        if self._options is None or not isinstance(options, Mapping):
+            return None
+        differences = [
+            f"{option(key)} {printable(str(options[key]))} there, {here} here"
+            for key, here in self._options.items()
+            if key in options and options[key] != here
+        ]
+        return f"of another run ({'; '.join(differences)})" if differences else None
+
+    def _looks_strange(self, step: int) -> bool:
+        """Whether a state says that it is of another run: not checked, but enough to keep it."""
         try:
-            state = ocp.load(path, like)
-            notes = dict(ocp.metadata(path).custom_metadata or {})
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path}: its files are whole, but this version of orbax-checkpoint or lstm_jax cannot read "
-                f"it ({one_line(error)}); use the versions it was written with"
-            ) from error
-        return Restored(int(path.name), state, notes)
+            return self._stranger(step, _notes_of(self._directory / str(step))) is not None
+        except CheckpointError:
+            return False
 
     @property
     def _damaged(self) -> Path:
@@ -180,30 +287,116 @@ class Checkpoints:
         if not self._read_only:
             aside = self._damaged / path.name
             if runtime.is_leader():
-                aside.parent.mkdir(exist_ok=True)
-                shutil.rmtree(aside, ignore_errors=True)
-                os.replace(path, aside)
+                aside = _move(path, self._damaged)
             told += f"; moved to {aside}"
         self._report(f"{told}; trying the one before it")
 
 
 def _steps(directory: Path) -> list[int]:
     """The steps of the states in a folder, whole or not."""
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+    return [
+        int(path.name)
+        for path in directory.iterdir()
+        if re.fullmatch("0|[1-9][0-9]*", path.name) and path.is_dir() and not path.is_symlink()
+    ]
+
+
+def _examine(path: Path) -> tuple[_Verdict, str | None, tuple[str, ...]]:
+    """Whether the files of a state are as they were written, what is wrong if not, and their names."""
+    try:
+        return _Verdict.WHOLE, None, checksums.check(path)
+    except checksums.DamagedError as damage:
+        return _Verdict.DAMAGED, str(damage), ()
+    except OSError as error:
+        return _Verdict.UNREADABLE, one_line(error), ()
+
+
+def _unreadable(path: Path, words: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be read ({words}); nothing was changed: mend that, then give the same command again"
+    )
+
+
+def _notes_of(path: Path) -> dict[str, Any]:
+    """The notes of a state.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    with _words_of_orbax():
+        return dict(ocp.metadata(path).custom_metadata or {})
+
+
+def _load(path: Path, like: State) -> State:
+    """The arrays of a state.
+
+    Raises:
+        CheckpointError: if there are others than ``like`` says, or they cannot be read.
+    """
+    with _words_of_orbax():
+        # Before Orbax makes room for arrays that only a wrong config.json speaks of.
+        there, wanted = _arrays(ocp.metadata(path).metadata), _arrays(like)
+        if there != wanted:
+            found = ", ".join(map(str, there - wanted)) or "none besides those"
+            expected = ", ".join(map(str, wanted - there)) or "no more"
+            raise ValueError(f"got arrays of the shapes {found}, expected {expected}")
+        return ocp.load(path, like)
+
+
+def _arrays(tree: Any) -> Counter[tuple[int, ...]]:
+    """The shapes of the arrays of a pytree, and how many have each."""
+    return Counter(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@contextlib.contextmanager
+def _words_of_orbax() -> Iterator[None]:
+    """What keeps a state whose files are whole from being read, in its own words: it is no damage."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        unknown = isinstance(error, ValueError | KeyError | TypeError)
+        advice = "; if it is of another version of lstm_jax or orbax-checkpoint, use that" if unknown else ""
+        raise CheckpointError(
+            f"its files are whole, but it cannot be read ({printable(one_line(error))}){advice}"
+        ) from error
+
+
+def _move(path: Path, folder: Path) -> Path:
+    """Move a state into another folder, where nothing is replaced; returns where it is now."""
+    folder.mkdir(exist_ok=True)
+    names = (path.name if count == 1 else f"{path.name}-{count}" for count in itertools.count(1))
+    target = next(folder / name for name in names if not os.path.lexists(folder / name))
+    os.replace(path, target)
+    return target
+
+
+def _interrupted(directory: Path) -> int | None:
+    """The step that is being saved, or was when the process was killed."""
+    try:
+        return int(read_text(directory / SAVING, most_bytes=100))
+    except (OSError, ValueError):  # there is none, or nobody can say which
+        return None
 
 
 def _clean_up(directory: Path) -> None:
     """Remove what killed saves and killed deletions have left, and nothing that was ever whole and newest."""
-    saving = directory / SAVING
-    interrupted = saving.read_text().strip() if saving.exists() else None
+    interrupted = _interrupted(directory)
     checked = [step for step in _steps(directory) if (directory / str(step) / CHECKSUMS).exists()]
+    for step in set(_steps(directory)) - set(checked):
+        if step == interrupted or step < max(checked, default=-1):  # not completed, or half deleted
+            shutil.rmtree(directory / str(step))
     for path in directory.iterdir():
-        if not path.is_dir() or (path / CHECKSUMS).exists():
-            continue
-        temporary = not path.name.isdigit()
-        half_deleted = not temporary and int(path.name) < max(checked, default=-1)
-        if temporary or half_deleted or path.name == interrupted:
+        if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+    for step in checked:
+        remove_unfinished_files(directory / str(step), (CHECKSUMS,))
+    remove_unfinished_files(directory, (SAVING,))
+    saving = directory / SAVING
+    if saving.is_dir() and not saving.is_symlink():
+        raise CheckpointError(
+            f"{saving}: got a folder, expected a file or nothing; move it elsewhere, then give the same "
+            "command again"
+        )
     saving.unlink(missing_ok=True)
 
 
@@ -219,32 +412,6 @@ def _quiet() -> Iterator[None]:
         raise
     finally:
         logging.disable(before)
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a state, by its name."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / CHECKSUMS)
-    return {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
-    }
-
-
-def _damage(path: Path) -> str | None:
-    """What is wrong with the files of a state; None if they are as they were written."""
-    try:
-        expected = json.loads((path / CHECKSUMS).read_text())
-        found = _checksums(path)
-    except FileNotFoundError:
-        return f"{CHECKSUMS} is missing"
-    except (OSError, ValueError) as error:
-        return one_line(error)
-    if not isinstance(expected, dict):
-        return f"{CHECKSUMS} holds no list of files"
-    for name in sorted({*expected, *found}):
-        if expected.get(name) != found.get(name):
-            there, here = expected.get(name, "no such file"), found.get(name, "no such file")
-            return f"SHA-256 of {name}: expected {there}, found {here}"
-    return None
 
 
 def digest(tree: Any) -> str:

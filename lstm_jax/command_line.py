@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from lstm_jax.errors import UserError, one_line
+from lstm_jax.errors import UserError, one_line, printable
 from lstm_jax.signals import Interrupted
 
 T = TypeVar("T")
@@ -81,8 +81,20 @@ def box_on_one_line(box: str) -> str:
 
 def fail(prog: str, message: str, *, code: int | str | None = 1) -> NoReturn:
     """Print one line to standard error and exit with ``code``."""
-    print(f"{prog}: error: {message}", file=sys.stderr, flush=True)
+    print(f"{prog}: error: {printable(message)}", file=sys.stderr, flush=True)
     raise SystemExit(code)
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the result: standard output stays clean for programs."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show_any_text() -> None:
+    """Let the name of a folder be printed where the terminal's encoding has no such letter: as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) -> None:
@@ -93,10 +105,13 @@ def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) 
         prog: the program's name in messages.
         goes_on: whether the same command goes on where this one was stopped.
     """
+    show_any_text()
     try:
         code = command()
     except UserError as error:
         fail(prog, str(error))
+    except MemoryError as error:
+        fail(prog, f"out of memory ({one_line(error)})")
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

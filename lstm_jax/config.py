@@ -7,7 +7,7 @@ after the command line has been read and found possible.
 import dataclasses
 import hashlib
 import json
-import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from tyro.conf import arg, create_mutex_group
 
-from lstm_jax.errors import ConfigError
+from lstm_jax.errors import ConfigError, printable
 from lstm_jax.recipes import RECIPES, purposes
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
@@ -297,7 +297,8 @@ class Config:
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(
-                f"unknown options {', '.join(unknown)}; was this written by a newer version of lstm_jax?"
+                f"unknown options {_short(', '.join(unknown))}; was this written by a newer version of "
+                "lstm_jax?"
             )
         return cls(**values)
 
@@ -356,12 +357,21 @@ def option(field: str) -> str:
 
 
 def _refusal(field: str, value: object, accepted: str) -> ConfigError:
-    return ConfigError(f"{option(field)}: got {value!r}, expected {accepted}")
+    return ConfigError(f"{option(field)}: got {_short(repr(value))}, expected {accepted}")
+
+
+def _short(text: str) -> str:
+    """What somebody wrote into a config.json, on one line of a terminal."""
+    return printable(text if len(text) <= 200 else f"{text[:200]} ...")
 
 
 def _expanded(field: str, path: Path) -> Path:
     try:
+        if "\0" in os.fsdecode(os.fsencode(path)):  # nor is a text that the file system cannot encode one
+            raise _refusal(field, str(path), "a path")
         return path.expanduser()
+    except UnicodeEncodeError as error:
+        raise _refusal(field, str(path), "a path") from error
     except RuntimeError as error:
         raise _refusal(field, str(path), "a folder; there is no such home directory") from error
 
@@ -381,5 +391,6 @@ def _check_whole(field: str, value: Any, at_least: int, at_most: int, *, besides
 
 def _check_number(field: str, value: Any, number: _Number) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or abs(value) > FLOAT32_MAX or not number.fits(value):
+    # A whole number may be too large for a float: it is compared first. NaN is not at most anything.
+    if not is_number or not abs(value) <= FLOAT32_MAX or not number.fits(value):
         raise _refusal(field, value, number.accepted)

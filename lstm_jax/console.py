@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lstm_jax.errors import printable
+
 
 class Console:
     """The listener of a run; this one says nothing. Libraries that call `train` may bring their own."""
@@ -33,8 +35,8 @@ class TerminalConsole(Console):
         self._bar: Progress | None = None
 
     def message(self, text: str) -> None:
-        """Print a line."""
-        print(text, flush=True)
+        """Print a line; what a foreign file smuggled into it does not reach the terminal."""
+        print(printable(text), flush=True)
 
     def epoch_started(self, epoch: int, epochs: int, done: int, steps: int) -> None:
         """Show the bar, if anybody can see it."""

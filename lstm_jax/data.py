@@ -183,6 +183,7 @@ def load_dataset(
     archive_dir: str | Path | None = None,
     input: str = "memory",
     validation_size: int = VALIDATION_SIZE,
+    read_only: bool = False,
     report: Callable[[str], None] = lambda message: None,
 ) -> Dataset:
     """Open a data set. The first time it is prepared, which takes some seconds.
@@ -197,6 +198,7 @@ def load_dataset(
         archive_dir: folder with the four original ``.gz`` archives; of MNIST, also unpacked or packed again.
         input: ``memory`` gives splits of type ``MemorySplit``, ``stream`` of type ``StreamSplit``.
         validation_size: how many of the last training images are for validation.
+        read_only: write nothing; the data set must be prepared. Only for ``memory``.
         report: receives one line for each thing the user should know, such as a long step.
 
     Returns:
@@ -219,7 +221,7 @@ def load_dataset(
     train: Split
     test: Split
     if input == "memory":
-        examples = prepared.load_decoded(name, data_dir, archive_dir, report)
+        examples = prepared.load_decoded(name, data_dir, archive_dir, report, read_only=read_only)
         train, test = MemorySplit(*examples["train"]), MemorySplit(*examples["test"])
     else:
         sources = prepared.open_sources(name, data_dir, archive_dir, report)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lstm_jax.data import Split
 from lstm_jax.errors import RunDirectoryError, one_line
 from lstm_jax.evaluation_report import Bin, Mistake, Report, as_json
-from lstm_jax.files import write_whole
+from lstm_jax.files import whole, write_whole
 
 # Mistakes in the picture, the surest ones: more cannot be looked at.
 MOST_SHOWN = 100
@@ -57,7 +57,8 @@ def write_report(
     write_whole(folder / "evaluation.json", json.dumps({**about, **as_json(report)}, indent=1) + "\n")
     shown = report.mistakes[:MOST_SHOWN]
     if shown:
-        draw_mistakes(shown, images_of(shown, split)).save(folder / "mistakes.png", optimize=True)
+        with whole(folder / "mistakes.png") as file:
+            draw_mistakes(shown, images_of(shown, split)).save(file, optimize=True)
     try:
         write_plots(report, folder)
     except ImportError:
@@ -100,10 +101,12 @@ def write_plots(report: Report, folder: Path) -> None:
     with rc_context({"font.size": 11}):
         figure = Figure(figsize=(6.0, 6.0), layout="constrained")
         _draw_confusion(figure.subplots(), report.evaluation.confusion)
-        figure.savefig(folder / "confusion.png", dpi=120)
+        with whole(folder / "confusion.png") as file:
+            figure.savefig(file, dpi=120)
         figure = Figure(figsize=(6.0, 7.0), layout="constrained")
         _draw_calibration(figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]), report)
-        figure.savefig(folder / "reliability.png", dpi=120)
+        with whole(folder / "reliability.png") as file:
+            figure.savefig(file, dpi=120)
 
 
 def _draw_confusion(ax: Any, confusion: Int[np.ndarray, "classes classes"]) -> None:

@@ -3,13 +3,13 @@
 Nothing heavy is imported here, as in `lstm_jax.config`.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from lstm_jax.command_line import note as _note
 from lstm_jax.config import ChosenSeed, Config, DatasetName, shown_option
 from lstm_jax.errors import ConfigError, ConversionError
 from lstm_jax.files import check_target, whole
@@ -35,9 +35,11 @@ class Export:
     def run(self) -> int:
         """Write the file; print code that reads it."""
         from lstm_jax.interchange import FORMATS
+        from lstm_jax.run_directory import refuse_links_on_the_way
 
         kind = FORMATS[self.format]
         output = self.output or self.run_dir / kind.file_name
+        refuse_links_on_the_way(self.run_dir, output.parent)
         if output.suffix != kind.suffix:
             raise ConfigError(f"--output: got {output}, expected a name that ends in {kind.suffix}")
         if self.output is not None or self.run_dir.is_dir():  # else the run directory is what is wrong
@@ -162,8 +164,3 @@ def _sequence(config: Config) -> str:
         "pixels": "single pixels, row after row",
         "permuted": f"single pixels in the order of {order}",
     }[config.task]
-
-
-def _note(text: str) -> None:
-    """Tell the user something that is not the result."""
-    print(text, file=sys.stderr)

@@ -1,30 +1,28 @@
-"""Writing files and folders that are never half there."""
+"""Writing files and folders that are never half there, and reading those of others.
+
+Nothing is written through a symbolic link: in a folder that came from elsewhere it could lead anywhere.
+"""
 
 import errno
 import io
 import os
+import re
+import secrets
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lstm_jax.errors import ConversionError
 
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it has either its old or its new content, whatever happens meanwhile."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+# What `whole` leaves in a killed process is another's work in progress until it is as old as this.
+ABANDONED_SECONDS = 3600
+# The end of the names that `write_whole` and `whole` give to what is not complete yet.
+_UNFINISHED_FILE = re.compile(r"(.+)\.[0-9a-f]+\.tmp")
+_UNFINISHED_FOLDER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
 
 class NotAFileError(OSError):
@@ -46,6 +44,69 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
         raise NotAFileError(errno.EINVAL, f"not a file, but {kind}", os.fspath(path))
     return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: Path, *, most_bytes: int) -> str:
+    """The text of a file, in UTF-8.
+
+    Raises:
+        ValueError: if it is larger than ``most_bytes``, or no text.
+        OSError: if it cannot be read.
+    """
+    with open_file(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"got a file of more than {most_bytes:,} bytes")
+    return content.decode()
+
+
+def append(path: Path, text: str) -> None:
+    """Add to the end of a file.
+
+    Raises:
+        OSError: if it cannot be written, or is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it has either its old or its new content, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:  # new, or not at all: nothing is followed
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def remove_unfinished_files(folder: Path, names: tuple[str, ...]) -> None:
+    """Remove what `write_whole` has left of these files in a process that was killed.
+
+    Only where nobody else writes them: under a lock.
+    """
+    for path in folder.iterdir():
+        found = _UNFINISHED_FILE.fullmatch(path.name)
+        if found and found[1] in names and path.is_file() and not path.is_symlink():
+            path.unlink()
+
+
+def remove_unfinished_folders(folder: Path) -> None:
+    """Remove what `whole` has left in a folder, in processes that were killed long ago."""
+    for path in folder.iterdir():
+        found = _UNFINISHED_FOLDER.fullmatch(path.name)
+        if not found or path.is_symlink() or not path.is_dir():
+            continue
+        with suppress(OSError):  # its owner has just removed it, or it is somebody else's
+            ours = all(entry.name == found[1] for entry in path.iterdir())
+            if ours and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path)
 
 
 def sync(path: Path) -> None:
@@ -70,7 +131,7 @@ def check_target(path: Path, *, overwrite: bool, advice: str) -> None:
     """
     if not path.parent.is_dir():
         raise ConversionError(f"{path}: got a path in no existing folder, expected {path.parent} to be there")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir() or (os.path.lexists(path) and not overwrite):
         kind = "a folder" if path.is_dir() else "a file"
         raise ConversionError(f"{path}: got the path of {kind} that exists, expected a new one; {advice}")
 
@@ -83,6 +144,7 @@ def whole(path: Path) -> Iterator[Path]:
         path: where it is going to be; a file there is replaced.
     """
     path = path.absolute()
+    remove_unfinished_folders(path.parent)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary

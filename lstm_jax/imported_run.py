@@ -20,6 +20,7 @@ from lstm_jax.errors import ConversionError
 from lstm_jax.files import whole, write_whole
 from lstm_jax.idx import IMAGE_SHAPE, NUM_CLASSES
 from lstm_jax.kernels.choice import Task, choose
+from lstm_jax.run_directory import CHECKPOINTS, CONFIG
 from lstm_jax.summary import Notes
 from lstm_jax.training import Method, init_state
 
@@ -71,9 +72,10 @@ def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) 
     )
     with whole(config.run_directory()) as folder:
         folder.mkdir()
-        with Checkpoints(folder / "checkpoints", report=report) as checkpoints:
+        states = folder / CHECKPOINTS
+        with Checkpoints(states, report=report, options=config.identity()) as checkpoints:
             checkpoints.save(0, state, dataclasses.asdict(notes))
-        write_whole(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+        write_whole(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def training_command(config: Config) -> str:

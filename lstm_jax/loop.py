@@ -27,10 +27,19 @@ from lstm_jax.feed import Feed, make_feed
 from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.plan import Plan
-from lstm_jax.run_directory import Record, RunDirectory
+from lstm_jax.run_directory import DamagedJSONError, Record, RunDirectory
 from lstm_jax.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
 from lstm_jax.signals import StopSignals
-from lstm_jax.summary import Notes, over_seeds, summarise, tell_end, tell_start
+from lstm_jax.summary import (
+    Notes,
+    known,
+    mend,
+    over_seeds,
+    result_in_words,
+    summarise,
+    tell_end,
+    tell_start,
+)
 from lstm_jax.trained import load_state
 from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
 
@@ -85,10 +94,10 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
     with stop.at_once():
         implementation = prepare_implementation(config, console)
     with runtime.leader_first(lambda: RunDirectory(config, leader=runtime.is_leader())) as run:
-        if (summary := run.read_summary()) is not None:
-            return finished(run, summary, console)
+        if run.has_summary and (result := finished(run, config, mesh, console)) is not None:
+            return result
         with runtime.leader_first(
-            lambda: Checkpoints(run.checkpoints, report=console.message)
+            lambda: Checkpoints(run.checkpoints, report=console.message, options=config.identity())
         ) as checkpoints:
             with stop.at_once():
                 dataset = load_dataset(
@@ -138,19 +147,41 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
             return loop.run_to_end(state, notes)
 
 
-def finished(run: RunDirectory, summary: Record, console: Console) -> TrainResult:
-    """The result of a run that came to its end before."""
-    tell_end(console, summary, run.path)
-    console.message("This run is finished. To train again, remove its folder or name another --run-dir.")
+def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) -> TrainResult | None:
+    """The result of a run that came to its end before; None if what is left of it must come to it again.
+
+    What is said of it is compared with the state of its end, if that is still there, and mended.
+    """
+    summary: Record = {}
+    try:
+        summary = run.read_summary() or {}
+    except DamagedJSONError as error:
+        console.message(str(error))
     params: Params | None = None
     history: tuple[Record, ...] = ()
     try:
         restored = load_state(run.path, report=console.message)
-        found = restored.state.evaluated_params
-        if digest(found) == summary["parameters_sha256"]:
-            params, history = found, Notes.from_json(restored.notes).history
+        state, notes = restored.state, Notes.from_json(restored.notes)
+        complete = restored.step == config.steps if config.steps else len(notes.history) == config.epochs
+        same = digest(state.evaluated_params) == summary.get("parameters_sha256")
+        if notes.history and (complete or same):
+            params, history = state.evaluated_params, notes.history
+            run.mend_metrics(history)
+            right = summarise(config, state, notes, mesh)
+            summary, wrong = mend(summary, right, known(config, state, notes))
+            if wrong:
+                names = ", ".join(wrong)
+                console.message(f"summary.json, written again from the saved state: it had another {names}")
+                run.write_summary(summary)
     except CheckpointError as error:
         console.message(str(error))
+    try:
+        result_in_words(summary)
+    except (KeyError, TypeError, ValueError):
+        console.message(f"{run.path}: its summary.json tells no result; it is written again after training")
+        return None
+    tell_end(console, summary, run.path)
+    console.message("This run is finished. To train again, remove its folder or name another --run-dir.")
     if params is None:
         console.message("Its final parameters are not in its checkpoints any more.")
     return TrainResult(params, history, summary, None, run.path)

@@ -43,7 +43,9 @@ def version_dir(name: str, data_dir: Path) -> Path:
     return data_dir / _BUILDER / name / VERSION
 
 
-def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Report) -> dict[str, Examples]:
+def load_decoded(
+    name: str, data_dir: Path, archive_dir: Path | None, report: Report, *, read_only: bool = False
+) -> dict[str, Examples]:
     """All examples of a data set, and prepares it first where that is still to be done.
 
     Args:
@@ -51,6 +53,7 @@ def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Re
         data_dir: the data directory.
         archive_dir: folder of the four archives, or None for those in the package or a download.
         report: receives one line for each thing the user should know.
+        read_only: write nothing; the data set must be prepared.
 
     Returns:
         The examples of ``train`` and ``test``.
@@ -62,6 +65,8 @@ def load_decoded(name: str, data_dir: Path, archive_dir: Path | None, report: Re
     _check_unused(name, folder, archive_dir, report)
     if (decoded := _read_decoded(folder, report)) is not None:
         return decoded
+    if read_only:
+        return _decode(_open(name, data_dir), folder)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_exclusive(data_dir, report))

@@ -6,9 +6,10 @@
     tensorboard/    the same figures as TensorBoard events
     summary.json    written last; a run that has it is finished
     damaged/        checkpoints that failed their checksum, if there were any
+    of-another-run/ checkpoints that were copied into ``checkpoints/`` and stood in the way, if there were any
 
-Every epoch's figures are part of the saved state. ``metrics.jsonl`` is a copy of them for people and
-programs to read; it is brought into line with the state whenever a run goes on.
+Every epoch's figures are part of the saved state. ``metrics.jsonl`` and ``summary.json`` are copies of them
+for people and programs to read; they are brought into line with the state whenever the run is taken up.
 """
 
 import json
@@ -24,23 +25,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lstm_jax.config import Config, option
-from lstm_jax.errors import ConfigError, RunDirectoryError, one_line
-from lstm_jax.files import write_whole
+from lstm_jax.errors import ConfigError, RunDirectoryError, one_line, printable
+from lstm_jax.files import append, read_text, remove_unfinished_files, remove_unfinished_folders, write_whole
 
 Record = Mapping[str, Any]
 
-# What the end of a run is told from.
-SUMMARY_KEYS = {
-    "test_accuracy",
-    "best_validation_test_accuracy",
-    "best_validation_epoch",
-    "parameters_sha256",
-    "wall_seconds",
-    "train_seconds",
-    "epochs",
-}
-# And that of a run of many seeds.
-MANY_SEEDS_SUMMARY_KEYS = {"statistics", "per_seed"}
+CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", ".lock"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+# All that is written here.
+ENTRIES = (CONFIG, METRICS, SUMMARY, LOCK, CHECKPOINTS, TENSORBOARD, "damaged", "of-another-run")
+# No options and no summary of figures are larger; of 1,024 seeds, a summary has 300 kB.
+_MOST_BYTES = 2**24
 # TensorBoard's name for each figure of an epoch's record.
 _SCALARS = {
     "train_loss": "loss/train",
@@ -71,14 +66,14 @@ class RunDirectory:
                 with other options; then they are listed.
         """
         self.path = config.run_directory()
-        self._lock = FileLock(self.path / ".lock")
+        self._lock = FileLock(self.path / LOCK)
         self._events: Any = None
         self._leader = leader
-        self._summary_keys = SUMMARY_KEYS | (MANY_SEEDS_SUMMARY_KEYS if config.seeds > 1 else set())
         if not leader:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            refuse_links(self.path, *ENTRIES)
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise RunDirectoryError(
@@ -95,15 +90,18 @@ class RunDirectory:
             raise
 
     def _take_up(self, config: Config) -> None:
-        if (self.path / "config.json").exists():
+        if (self.path / CONFIG).exists():
             _refuse_other_options(self.path, saved=read_config(self.path), wanted=config)
-        elif self.checkpoints.exists() or (self.path / "summary.json").exists():
+        elif self.checkpoints.exists() or (self.path / SUMMARY).exists():
             raise RunDirectoryError(
                 f"{self.path}: holds a run without its config.json; put that back, or name another --run-dir"
             )
         else:
             with self._writing():
-                write_whole(self.path / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+                write_whole(self.path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        with self._writing():
+            remove_unfinished_files(self.path, (CONFIG, METRICS, SUMMARY))
+            remove_unfinished_folders(self.path)
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -117,27 +115,28 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         """The folder of saved states."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
+
+    @property
+    def has_summary(self) -> bool:
+        """Whether the run has come to its end, and said so."""
+        return (self.path / SUMMARY).exists()
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run; None if the run is not finished."""
-        path = self.path / "summary.json"
-        if not path.exists():
-            return None
-        summary = _read_json(path)
-        missing = sorted(self._summary_keys - set(summary))
-        if missing:
-            raise RunDirectoryError(
-                f"{path}: lacks {', '.join(missing)}; remove this file, and the same command writes it again"
-            )
-        return summary
+        """The summary of a finished run; None if there is none.
+
+        Raises:
+            DamagedJSONError: if it is damaged.
+            RunDirectoryError: if it cannot be read.
+        """
+        return _read_json(self.path / SUMMARY) if self.has_summary else None
 
     def write_summary(self, summary: Record) -> None:
         """Mark the run as finished."""
         if not self._leader:
             return
         with self._writing():
-            write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_whole(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def begin(self, history: Sequence[Record]) -> None:
         """Bring the metrics into line with the saved state, and open TensorBoard's event file.
@@ -145,23 +144,29 @@ class RunDirectory:
         Args:
             history: the records of the epochs that the saved state has behind it.
         """
+        self.mend_metrics(history)
         if not self._leader:
             return
-        path = self.path / "metrics.jsonl"
-        lines = "".join(_json_line(record) for record in history)
         last_step = history[-1]["step"] if history else 0
         with self._writing():
-            if not path.exists() or path.read_bytes() != lines.encode():
+            self._events = _EventFile(self.path / TENSORBOARD, first_step=last_step + 1)
+
+    def mend_metrics(self, history: Sequence[Record]) -> None:
+        """Bring the metrics into line with the saved state."""
+        if not self._leader:
+            return
+        path = self.path / METRICS
+        lines = "".join(_json_line(record) for record in history)
+        with self._writing():
+            if not path.is_file() or path.read_bytes() != lines.encode():
                 write_whole(path, lines)
-            self._events = _EventFile(self.path / "tensorboard", first_step=last_step + 1)
 
     def add(self, record: Record) -> None:
         """Append one epoch's figures to the metrics and the events."""
         if not self._leader:
             return
         with self._writing():
-            with (self.path / "metrics.jsonl").open("a") as file:
-                file.write(_json_line(record))
+            append(self.path / METRICS, _json_line(record))
             known = {tag: record[key] for key, tag in _SCALARS.items() if record[key] is not None}
             self._events.write(record["step"], known)
 
@@ -230,16 +235,43 @@ def read_config(path: Path) -> Config:
     Raises:
         RunDirectoryError: if there is no run, or its config.json is damaged.
     """
-    if not (path / "config.json").is_file():
+    if not (path / CONFIG).is_file():
         found = "no such folder" if not path.exists() else "no config.json in it"
         raise RunDirectoryError(
             f"{path}: not a run directory ({found}); expected a folder that train.py wrote"
         )
-    values = _read_json(path / "config.json")
+    values = _read_json(path / CONFIG)
     try:
         return Config.from_dict(values)
     except ConfigError as error:
-        raise RunDirectoryError(f"{path / 'config.json'}: {error}") from error
+        raise RunDirectoryError(f"{path / CONFIG}: {error}") from error
+
+
+def refuse_links(path: Path, *names: str) -> None:
+    """Refuse a folder that leads elsewhere: in one that came from others, a link could lead anywhere.
+
+    Raises:
+        RunDirectoryError: if one of ``names`` in it, written as a path, is or passes through a symbolic link.
+    """
+    for name in names:
+        places = [place for place in (path / name, *(path / name).parents) if path in place.parents]
+        for place in reversed(places):
+            if place.is_symlink():
+                raise RunDirectoryError(
+                    f"{place}: got a symbolic link, expected a file or folder of the run itself: a run is "
+                    "never written through links; put what it leads to in its place"
+                )
+
+
+def refuse_links_on_the_way(run_dir: Path, output: Path) -> None:
+    """Refuse a folder to write to that lies in a run directory behind a symbolic link.
+
+    Raises:
+        RunDirectoryError: if it does.
+    """
+    run_dir, output = Path(os.path.abspath(run_dir)), Path(os.path.abspath(output))
+    if output.is_relative_to(run_dir):
+        refuse_links(run_dir, str(output.relative_to(run_dir)))
 
 
 def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
@@ -252,15 +284,21 @@ def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
         )
 
 
+class DamagedJSONError(RunDirectoryError):
+    """A file that is not what was written, by the words of its parser."""
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{path}: cannot be read ({error}); restore it from a backup, or remove the folder"
+        values = json.loads(read_text(path, most_bytes=_MOST_BYTES))
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({one_line(error)})") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedJSONError(
+            f"{path}: is damaged ({printable(one_line(error))}); restore it from a backup"
         ) from error
     if not isinstance(values, dict):
-        raise RunDirectoryError(f"{path}: expected a JSON object, found {type(values).__name__}")
+        raise DamagedJSONError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values
 
 

@@ -1,6 +1,7 @@
 """What is said of a run: the notes beside its state, its summary, the lines on the screen."""
 
 import dataclasses
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from lstm_jax.checkpoint import digest
 from lstm_jax.config import Config
 from lstm_jax.console import Console
 from lstm_jax.data import Dataset
+from lstm_jax.errors import CheckpointError, one_line, printable
 from lstm_jax.model import Params
 from lstm_jax.run_directory import Record
 from lstm_jax.seeds import in_words
@@ -47,8 +49,18 @@ class Notes:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Notes":
-        """The notes that were saved as a JSON object."""
-        return cls(**{**values, "history": tuple(values["history"])})
+        """The notes that were saved as a JSON object.
+
+        Raises:
+            CheckpointError: if they are none of a run.
+        """
+        try:
+            return cls(**{**values, "history": tuple(values["history"])})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"a saved state has notes that are none of a run ({printable(one_line(error))}); was it "
+                "written by a newer version of lstm_jax?"
+            ) from error
 
 
 def over_seeds(config: Config, figures: Sequence[Record]) -> Record:
@@ -70,21 +82,43 @@ def summarise(config: Config, state: TrainState, notes: Notes, mesh: Mesh) -> Re
     so that there is none of all.
     """
     return {
-        **_outcome(config, notes.history),
-        "parameter_count": count_parameters(config, state.params),
-        "parameters_sha256": digest(state.evaluated_params),
+        **known(config, state, notes),
         "wall_seconds": notes.wall_seconds,
-        "train_seconds": notes.train_seconds,
-        "epochs": notes.history[-1]["epoch"],
-        "steps": state.steps_taken,
         "device": describe_devices(mesh),
-        "implementation": notes.implementation,
         "versions": {
             "lstm_jax": __version__,
             "python": platform.python_version(),
             **{package.__name__: package.__version__ for package in (jax, jaxlib, flax, optax)},
         },
     }
+
+
+def known(config: Config, state: TrainState, notes: Notes) -> dict[str, Any]:
+    """The part of a summary that the state of the end knows: all but what only was so in its process."""
+    return {
+        **_outcome(config, notes.history),
+        "parameter_count": count_parameters(config, state.params),
+        "parameters_sha256": digest(state.evaluated_params),
+        "train_seconds": notes.train_seconds,
+        "epochs": notes.history[-1]["epoch"],
+        "steps": state.steps_taken,
+        "implementation": notes.implementation,
+    }
+
+
+def mend(found: Record, right: Record, facts: Record) -> tuple[Record, list[str]]:
+    """A summary that agrees with the state of the end, and what in the one that was found did not.
+
+    Args:
+        found: what summary.json says.
+        right: what it would say if it were written now.
+        facts: the part of it that is `known` from the state.
+    """
+    wrong = [key for key, value in facts.items() if json.dumps(found.get(key)) != json.dumps(value)]
+    if not isinstance(found.get("wall_seconds"), int | float):
+        wrong.append("wall_seconds")
+        found = {key: value for key, value in found.items() if key != "wall_seconds"}
+    return {**right, **found, **facts}, wrong
 
 
 def _outcome(config: Config, history: Sequence[Record]) -> Record:
@@ -163,12 +197,20 @@ def tell_start(
 
 def tell_end(console: Console, summary: Record, path: Path) -> None:
     """Say what came out of it, and where it is."""
-    for line in _result_of_many(summary) if "per_seed" in summary else [_result_of_one(summary)]:
+    for line in result_in_words(summary):
         console.message(line)
-    console.message(
-        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
-    )
     console.message(f"Run directory: {path}")
+
+
+def result_in_words(summary: Record) -> list[str]:
+    """What came out of a run, line by line.
+
+    Raises:
+        KeyError, TypeError, ValueError: if that is no summary.
+    """
+    seconds = f"{summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
+    result = _result_of_many(summary) if "per_seed" in summary else [_result_of_one(summary)]
+    return [*result, f"Execution time {seconds}"]
 
 
 def _result_of_one(summary: Record) -> str:

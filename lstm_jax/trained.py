@@ -14,7 +14,7 @@ from lstm_jax.checkpoint import Checkpoints, Restored
 from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError, ConfigError
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
-from lstm_jax.run_directory import read_config
+from lstm_jax.run_directory import CHECKPOINTS, read_config
 from lstm_jax.seeds import in_words, member, seed_of
 from lstm_jax.training import Method, TrainState, init_run
 
@@ -57,8 +57,8 @@ def load_trained(
     Args:
         run_dir: a folder that `train` wrote, of a finished or an unfinished run.
         seed: which of the models of a run of many seeds; by default the first.
-        report: called with a line about every damaged state, and, if there are many seeds, about which
-            of them this is.
+        report: called with a line about every state that is damaged or of another run, and, if there are
+            many seeds, about which of them this is.
 
     Raises:
         RunDirectoryError: if the folder is not a run directory.
@@ -89,7 +89,7 @@ def load_state(
 
     Args:
         run_dir: a folder that `train` wrote.
-        report: called with a line about every damaged state.
+        report: called with a line about every state that is damaged or of another run.
 
     Raises:
         RunDirectoryError: if the folder is not a run directory.
@@ -105,7 +105,9 @@ def load_state(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
         jax.eval_shape(partial(init_run, method), seed_of(config)),
     )
-    with Checkpoints(run_dir / "checkpoints", report=report, read_only=True) as checkpoints:
+    with Checkpoints(
+        run_dir / CHECKPOINTS, report=report, read_only=True, options=config.identity()
+    ) as checkpoints:
         restored = checkpoints.restore(like)
     if restored is None:
         raise CheckpointError(f"{run_dir}: no state has been saved yet; train for an epoch first")

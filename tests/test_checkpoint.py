@@ -206,7 +206,10 @@ def test_lost_checksums_are_damage_and_not_thrown_away(tmp_path: Path) -> None:
 
 
 def test_a_state_of_another_shape_is_refused_in_words(tmp_path: Path) -> None:
-    with saved(tmp_path / "c", 1) as checkpoints, pytest.raises(CheckpointError, match="cannot read it"):
+    with (
+        saved(tmp_path / "c", 1) as checkpoints,
+        pytest.raises(CheckpointError, match=r"cannot be read \(got arrays"),
+    ):
         checkpoints.restore({"something": jnp.zeros(3)})
 
 

@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from lstm_jax.config import Config
 from lstm_jax.errors import RunDirectoryError
 from lstm_jax.files import write_whole
-from lstm_jax.run_directory import RunDirectory, read_config
+from lstm_jax.run_directory import DamagedJSONError, RunDirectory, read_config
 
 
 def record(epoch: int) -> dict[str, Any]:
@@ -118,7 +118,9 @@ def test_followers_write_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("config.json", "{", "cannot be read"),
+        ("config.json", "{", "is damaged (Expecting property name"),
+        ("config.json", "[" * 100_000, "is damaged (maximum recursion depth"),
+        ("config.json", " " * 2**24 + "{}", "is damaged (got a file of more than 16,777,216 bytes"),
         ("config.json", "[1]", "expected a JSON object, found list"),
         ("config.json", '{"peepholes": 3}', "unknown options peepholes"),
         ("config.json", '{"hidden_size": 0}', "--hidden-size: got 0"),
@@ -135,8 +137,9 @@ def test_a_damaged_config_is_named(tmp_path: Path, name: str, content: str, word
 
 def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
     with RunDirectory(Config(run_dir=tmp_path)) as run:
-        (tmp_path / "summary.json").write_text('{"test_accuracy": 0.5}')
-        with pytest.raises(RunDirectoryError, match=r"lacks best_validation_epoch, .*remove this file"):
+        (tmp_path / "summary.json").write_text('{"test_accuracy": 0.5')
+        assert run.has_summary
+        with pytest.raises(DamagedJSONError, match=r"summary\.json: is damaged \(Expecting"):
             run.read_summary()
 
 
