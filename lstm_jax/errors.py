@@ -5,14 +5,28 @@ command line prints it without a traceback; every other exception is a bug and k
 """
 
 
+def printable(text: str) -> str:
+    r"""The text with every character that is none to read written out, as ``\x1b`` for escape.
+
+    Names in foreign files may hold sequences that steer a terminal, or bytes that it cannot show.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
+    )
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line that is not too long for a message."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:300] or type(error).__name__
+    return printable(" ".join(text.split())[:300]) or type(error).__name__
 
 
 class UserError(ValueError):
     """Base class: something the user can put right."""
+
+    def __str__(self) -> str:
+        """The message; what it quotes from a file cannot steer the terminal that shows it."""
+        return printable(super().__str__())
 
 
 class ConfigError(UserError):
