@@ -200,7 +200,8 @@ def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
         )
     cells.sort(key=place)
     hidden_size = _size(dotted, f"{cells[-1]}hi.kernel", axis=0, ndim=2)
-    bidirectional = len(cells) % 2 == 0 and _size(dotted, kernels[0], axis=0, ndim=2) == 2 * hidden_size
+    two = len(cells) % 2 == 0 and _size(dotted, kernels[0], axis=0, ndim=2) == 2 * hidden_size
+    bidirectional = two or any("backward" in cell for cell in cells)
     directions = ("forward", "backward") if bidirectional else ("forward",)
     renamed: dict[str, np.ndarray] = {}
     for name, array in dotted.items():

@@ -127,7 +127,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 # Files that run whatever code they hold when they are opened, or may do so.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 # Files that are read.
-_SUFFIXES = (".safetensors", ".keras", ".h5", ".hdf5", ".msgpack", ".onnx")
+SUFFIXES = (".safetensors", ".keras", ".h5", ".hdf5", ".msgpack", ".onnx")
 
 # Types of weights; `float32` holds what the others do, or nearly.
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
@@ -207,12 +207,12 @@ def _check_kind(path: Path) -> None:
         )
     if path.is_dir():
         raise ConversionError("got a folder, expected a file")
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in SUFFIXES:
         raise ConversionError(
-            f"got {path.suffix or 'nothing'} at the end of the name, expected {', '.join(_SUFFIXES)}"
+            f"got {path.suffix or 'nothing'} at the end of the name, expected {', '.join(SUFFIXES)}"
         )
     if not path.is_file():  # a named pipe would have us wait for a writer
-        there = "something else, a pipe or a device," if path.exists() else "no such file"
+        there = "something else (a pipe, a device)" if path.exists() else "no such file"
         raise ConversionError(f"got {there}, expected a file")
     size = path.stat().st_size
     if size > LARGEST_FILE:

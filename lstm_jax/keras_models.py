@@ -180,8 +180,12 @@ def _input_of(layer: Mapping[str, Any]) -> str:
         )
     call = calls[0]
     if isinstance(call, dict):  # Keras 3
-        tensors, besides = call["args"], call["kwargs"]
-        tensors = [each["config"]["keras_history"] if isinstance(each, dict) else each for each in tensors]
+        besides = call["kwargs"]
+        tensors = [
+            tensor["config"]["keras_history"]
+            for each in call["args"]
+            for tensor in (each if isinstance(each, list) else [each])
+        ]
     else:  # Keras 2: [[name, call, output, besides]]
         tensors = [call] if isinstance(call[0], str) else call
         besides = {

@@ -318,8 +318,12 @@ def _add(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shape = np.broadcast_shapes(a.shape, b.shape)
     node.bounded(*shape)
     if a.dtype.kind == "f":  # else it is the arithmetic of shapes
-        (bias,) = [each for each in (a, b) if each.ndim == 1]
-        node.seen.biases.append(bias)
+        biases = [each for each in (a, b) if each.ndim == 1]
+        if len(biases) != 1:
+            raise ConversionError(
+                f"got an Add of shapes {a.shape} and {b.shape}, expected a dense layer's bias"
+            )
+        node.seen.biases.extend(biases)
     return a + b
 
 

@@ -183,7 +183,6 @@ def test_import_makes_a_run_to_evaluate_and_to_export(
 
 TASKS = [
     {"task": "columns", "dataset": "kmnist"},
-    {"task": "pixels"},
     {"task": "permuted", "permutation_seed": 7},
 ]
 
