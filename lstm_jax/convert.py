@@ -167,6 +167,55 @@ def from_flat(flat: Mapping[str, np.ndarray]) -> Params:
     return params
 
 
+def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
+    """The parameters of `LSTMClassifier` from those of a model of Flax's own layers.
+
+    Args:
+        flat: the parameters of layers of ``LSTMCell`` and one ``Dense``, under names joined by ``.`` or
+            ``/``, whatever the model calls the layers: ``rnn.cell.ii.kernel``, ``LSTMCell_0.ii.kernel``. The
+            numbers in the names tell the order, ``forward`` and ``backward`` the directions; where these are
+            not there and the head reads two directions, the first of two cells is the forward one.
+
+    Raises:
+        ConversionError: for missing arrays, those of other layers, an order that the names do not tell, and
+            shapes that do not fit together.
+    """
+    dotted = {name.replace("/", "."): array for name, array in flat.items()}
+    cells = [name.removesuffix("ii.kernel") for name in dotted if re.search(r"(^|\.)ii\.kernel$", name)]
+    kernels = [name for name in dotted if not name.startswith(tuple(cells)) and name.endswith("kernel")]
+    if not cells or len(kernels) != 1:
+        raise ConversionError(
+            f"got {len(cells)} LSTMCells and {len(kernels)} other kernels among {_listed(flat)}, expected at "
+            "least one LSTMCell and one Dense"
+        )
+    head = kernels[0].removesuffix("kernel")
+
+    def place(cell: str) -> tuple[list[int], bool]:
+        return [int(digits) for digits in re.findall("[0-9]{1,9}", cell)], "backward" in cell
+
+    if len({re.sub("[0-9]+|forward|backward", "#", cell) for cell in cells}) > 1:
+        raise ConversionError(
+            f"got layers whose order the names do not tell ({_listed(sorted(cells))}), expected names that "
+            "differ in a number, or in forward and backward"
+        )
+    cells.sort(key=place)
+    hidden_size = _size(dotted, f"{cells[-1]}hi.kernel", axis=0, ndim=2)
+    two = len(cells) % 2 == 0 and _size(dotted, kernels[0], axis=0, ndim=2) == 2 * hidden_size
+    bidirectional = two or any("backward" in cell for cell in cells)
+    directions = ("forward", "backward") if bidirectional else ("forward",)
+    renamed: dict[str, np.ndarray] = {}
+    for name, array in dotted.items():
+        number = next((number for number, cell in enumerate(cells) if name.startswith(cell)), None)
+        if number is not None:
+            layer, direction = divmod(number, len(directions))
+            name = f"lstm_{layer}_{directions[direction]}.cell.{name.removeprefix(cells[number])}"
+        elif name.startswith(head):
+            name = f"head.{name.removeprefix(head)}"
+        renamed[name] = array
+    classes = _size(renamed, "head.kernel", axis=1, ndim=2)
+    return from_flat(_with_zeros(renamed, ["head.bias"], {"head.bias": (classes,)}))
+
+
 def to_pytorch(params: Params) -> dict[str, np.ndarray]:
     """The ``state_dict`` of a PyTorch module that computes the same.
 
@@ -201,6 +250,11 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> Params:
     """
     lstm = _prefix(state, "weight_ih_l0", "nn.LSTM")
     head = _prefix(state, "weight", "nn.Linear")
+    if f"{lstm}weight_hr_l0" in state:
+        raise ConversionError(
+            f"got {lstm}weight_hr_l0, of an nn.LSTM with proj_size, whose outputs are projected; expected "
+            "one without"
+        )
     hidden_size = _hidden_size(state, f"{lstm}weight_hh_l0", gates_axis=0)
     architecture = Architecture(
         inputs=_size(state, f"{lstm}weight_ih_l0", axis=1, ndim=2),
@@ -217,6 +271,10 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> Params:
         expected[f"{lstm}bias_ih_{suffix}"] = expected[f"{lstm}bias_hh_{suffix}"] = (4 * hidden_size,)
     expected[f"{head}weight"] = (architecture.num_classes, architecture.features)
     expected[f"{head}bias"] = (architecture.num_classes,)
+    # With bias=False a module has none at all.
+    of_lstm = [name for name in expected if name.startswith(f"{lstm}bias_")]
+    absent = [] if any(name in state for name in of_lstm) else of_lstm
+    state = _with_zeros(state, [*absent, f"{head}bias"], expected)
     _check_shapes(state, expected)
 
     params: dict[str, Any] = {}
@@ -230,6 +288,13 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> Params:
         params[f"lstm_{layer}_{direction}"] = {"cell": split_gates(joined, gates=PYTORCH_GATES)}
     params["head"] = {"kernel": state[f"{head}weight"].T, "bias": state[f"{head}bias"]}
     return params
+
+
+def _with_zeros(
+    arrays: Mapping[str, np.ndarray], names: Collection[str], shapes: Mapping[str, Shape]
+) -> dict[str, np.ndarray]:
+    """The arrays, and zeros for those of the names that are missing: a bias that is left out adds nothing."""
+    return {**{name: np.zeros(shapes[name], np.float32) for name in names}, **arrays}
 
 
 def _pytorch_suffix(layer: int, direction: str) -> str:

@@ -21,11 +21,6 @@ def one_line(error: BaseException) -> str:
     return printable(" ".join(text.split())[:300]) or type(error).__name__
 
 
-def printable(text: str) -> str:
-    """A text from elsewhere as a terminal may show it: control characters become their escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 class UserError(ValueError):
     """Base class: something the user can put right."""
 

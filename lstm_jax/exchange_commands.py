@@ -5,13 +5,23 @@ Nothing heavy is imported here, as in `lstm_jax.config`.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from lstm_jax.command_line import note as _note
-from lstm_jax.config import ChosenSeed, Config, DatasetName, shown_option
+from lstm_jax.config import (
+    DATASETS,
+    SEQUENCE_LENGTHS,
+    ChosenSeed,
+    Config,
+    DatasetName,
+    TaskName,
+    option,
+    shown_option,
+)
 from lstm_jax.errors import ConfigError, ConversionError
+from lstm_jax.file_metadata import PIXELS, Inputs, agreed, described, inputs_in_words, said, sequence_of
 from lstm_jax.files import check_target, whole
 
 FormatName = Literal["pytorch", "keras", "safetensors", "onnx"]
@@ -57,13 +67,11 @@ class Export:
         trained = load_trained(self.run_dir, seed=self.seed, report=_note)
         params = jax.tree.map(np.asarray, trained.params)
         architecture = architecture_of(params)
-        sequence = _sequence(trained.config)
         metadata = {
             "producer": f"lstm_jax {__version__}",
-            "dataset": trained.config.dataset,
             "seed": str(trained.seed),
             "step": str(trained.step),
-            "images": f"float32 (batch, time, inputs): {sequence}, from 0 (black) to 1 (white)",
+            **described(trained.config),
             **{field: str(value) for field, value in architecture._asdict().items()},
         }
         content = kind.encode(params, metadata)
@@ -71,24 +79,30 @@ class Export:
             temporary.write_bytes(content)
         _note(f"Wrote {output}, of {self.run_dir} at step {trained.step}. To compute logits with it:")
         shape = f"(batch, time, {architecture.inputs})"
-        print(f"# images: float32 {shape}: {sequence}, from 0 (black) to 1 (white)")
+        print(f"# images: float32 {shape}: {inputs_in_words(trained.config)}")
         print(kind.example(architecture, output))
         return 0
 
 
 @dataclass(frozen=True)
 class Import:
-    """Make a run directory of weights from PyTorch or Keras: to evaluate, to predict, to train further."""
+    """Make a run directory of weights from elsewhere: to evaluate, to predict, to train further."""
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
-    """Weights: .safetensors with the names of PyTorch or of lstm_jax, .keras or .weights.h5."""
+    """Weights: .safetensors (PyTorch, Flax, lstm_jax), .keras, .h5, .msgpack (Flax) or .onnx."""
     run_dir: Annotated[Path, arg(metavar="DIR")]
     """Folder to make."""
-    pixel_mean: float = 0.0
+    task: Annotated[TaskName | None, shown_option("|".join(SEQUENCE_LENGTHS), "the file's, else rows")] = None
+    """What the weights read in a step, if the file does not say it."""
+    permutation_seed: Annotated[
+        int | Literal["bit-reversal"] | None, shown_option("INT|bit-reversal", "the file's")
+    ] = None
+    """The order of the pixels in the task 'permuted', if the file does not say it."""
+    pixel_mean: Annotated[float | None, shown_option("FLOAT", "the file's, else 0")] = None
     """What was subtracted from pixels between 0 and 1 where the weights were trained."""
-    pixel_std: float = 1.0
+    pixel_std: Annotated[float | None, shown_option("FLOAT", "the file's, else 1")] = None
     """What they were divided by then."""
-    dataset: DatasetName = "mnist"
+    dataset: Annotated[DatasetName | None, shown_option("|".join(DATASETS), "the file's, else mnist")] = None
     """Data set to evaluate on, and to train further on."""
     batch_size: int = 128
     """Images per training step, if it is trained further."""
@@ -101,66 +115,65 @@ class Import:
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""
-        if not -1e6 <= self.pixel_mean <= 1e6:
-            raise ConfigError(f"--pixel-mean: got {self.pixel_mean}, expected a number from -1e6 to 1e6")
-        if not 1e-6 <= self.pixel_std <= 1e6:
-            raise ConfigError(f"--pixel-std: got {self.pixel_std}, expected a number from 1e-6 to 1e6")
-        self.options()
+        for field, (low, high) in PIXELS.items():
+            number = getattr(self, field)
+            if number is not None and not low <= number <= high:
+                raise ConfigError(
+                    f"{option(field)}: got {number}, expected a number from {low:g} to {high:g}"
+                )
+        # What the file may still say is left out.
+        likely = self.task or ("rows" if self.permutation_seed is None else "permuted")
+        self.options(dataset=self.dataset, task=likely, permutation_seed=self.permutation_seed)
 
-    def options(self) -> Config:
-        """The options of the run, but for its architecture."""
+    def options(self, **inputs: Any) -> Config:
+        """The options of the run, but for its architecture; of ``inputs``, None is the default."""
         return Config(
             run_dir=self.run_dir,
-            dataset=self.dataset,
             batch_size=self.batch_size,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             seed=self.seed,
+            **{name: value for name, value in inputs.items() if value is not None},
         )
 
     def run(self) -> int:
         """Read the file, write the folder; print what can be done with it."""
-        options = self.options()
-        run_dir = options.run_directory()
+        run_dir = Config(run_dir=self.run_dir).run_directory()
         if run_dir.exists():
             raise ConversionError(
                 f"{run_dir}: got a path that exists, expected a new one; remove it, or name another --run-dir"
             )
         from lstm_jax.convert import architecture_of, with_normalized_inputs
-        from lstm_jax.interchange import read_weights
+        from lstm_jax.interchange import read_file
 
-        params = with_normalized_inputs(read_weights(self.file), mean=self.pixel_mean, std=self.pixel_std)
-
-        from lstm_jax import runtime  # and with it JAX: a file that does not fit is refused before
-        from lstm_jax.imported_run import begin_run, config_for, training_command
-
+        weights = read_file(self.file)
+        architecture = architecture_of(weights.params)
+        asked = Inputs(self.task, self.permutation_seed, self.dataset, self.pixel_mean, self.pixel_std)
         try:
-            config = config_for(architecture_of(params), options)
+            inputs, granted = agreed(said(weights.metadata), asked, inputs=architecture.inputs)
+
+            from lstm_jax import runtime  # and with it JAX: a file that does not fit is refused before
+            from lstm_jax.imported_run import begin_run, config_for, training_command
+
+            options = self.options(
+                dataset=inputs.dataset, task=inputs.task, permutation_seed=inputs.permutation_seed
+            )
+            config = config_for(architecture, options)
         except ConversionError as error:
             raise ConversionError(f"{self.file}: {error}") from error
+        mean, std = inputs.pixel_mean or 0.0, inputs.pixel_std or 1.0
+        params = with_normalized_inputs(weights.params, mean=mean, std=std)
         runtime.start(devices=None)
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         begin_run(params, config, report=_note)
         both = "in both directions" if config.bidirectional else "in one direction"
+        seen = "as it is" if (mean, std) == (0.0, 1.0) else f"as (p - {mean:g}) / {std:g}"
         print(f"Made {run_dir}: {config.num_layers} x LSTM-{config.hidden_size} {both}, from {self.file}.")
-        print(f"It sees each pixel p, 0 (black) to 1 (white), {self._seen()}.")
+        print(f"It reads {sequence_of(config.task, config.permutation_seed)}.")
+        print(f"It sees each pixel p, 0 (black) to 1 (white), {seen}.")
+        if granted := [*weights.granted, *granted]:
+            print(f"Taken for granted, since the file does not say it: {'; '.join(granted)}.")
+            print("Evaluate it first: a low accuracy shows that something of this is not so.")
         print("To evaluate it, and to train it further:\n")
         print(f"    python -m lstm_jax evaluate {run_dir}\n    {training_command(config)}")
         return 0
-
-    def _seen(self) -> str:
-        """What becomes of a pixel before the imported weights see it."""
-        if (self.pixel_mean, self.pixel_std) == (0.0, 1.0):
-            return "as it is; --pixel-mean and --pixel-std are for weights that were trained otherwise"
-        return f"as (p - {self.pixel_mean:g}) / {self.pixel_std:g}"
-
-
-def _sequence(config: Config) -> str:
-    """What the exported model reads step by step: other frameworks do not know of our tasks."""
-    order = f"lstm_jax.sequences.permutation(784, {config.permutation_seed!r})"
-    return {
-        "rows": "rows of pixels",
-        "columns": "columns of pixels",
-        "pixels": "single pixels, row after row",
-        "permuted": f"single pixels in the order of {order}",
-    }[config.task]

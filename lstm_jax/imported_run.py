@@ -6,6 +6,7 @@ options goes on from it.
 
 import dataclasses
 import json
+import math
 import shlex
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from lstm_jax import runtime
 from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.config import PLACES, Config, option
+from lstm_jax.config import PLACES, SEQUENCE_LENGTHS, Config, option
 from lstm_jax.convert import Architecture, Params
 from lstm_jax.errors import ConversionError
 from lstm_jax.files import whole, write_whole
@@ -29,11 +30,13 @@ def config_for(architecture: Architecture, options: Config) -> Config:
     """The options of a run with this architecture, all else as in ``options``.
 
     Raises:
-        ConversionError: if the model does not read rows of 28 pixels, or names other than 10 classes.
+        ConversionError: if the model does not read what the task of the options gives it in a time step, or
+            names other than 10 classes.
         ConfigError: if it is larger than that of a run may be.
     """
+    inputs = math.prod(IMAGE_SHAPE) // SEQUENCE_LENGTHS[options.task]
     for what, got, expected in (
-        ("inputs at each time step", architecture.inputs, IMAGE_SHAPE[1]),
+        (f"inputs at each time step for --task {options.task}", architecture.inputs, inputs),
         ("classes", architecture.num_classes, NUM_CLASSES),
     ):
         if got != expected:

@@ -4,20 +4,19 @@ Nothing here opens a pickle, or writes one. All models take images as float32 ro
 1 (white), which is what `lstm_jax.model.logits_of` makes of grey levels, and give logits.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from lstm_jax import convert, keras_files
-from lstm_jax.convert import ONNX_GATES, Architecture, Params, architecture_of, join_gates
+from lstm_jax import convert, flax_files, keras_files, onnx_files, onnx_reader
+from lstm_jax.convert import Architecture, Params
 from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.file_metadata import DIGEST, LARGEST_FILE, check_digest, digest
 from lstm_jax.packages import required
-
-# Of the operators (opset) and of the file: old enough for every ONNX Runtime of the last years.
-ONNX_OPSET, ONNX_IR_VERSION = 17, 8
 
 
 class Format(NamedTuple):
@@ -39,27 +38,28 @@ class Format(NamedTuple):
         return Path(self.file_name).suffix
 
 
-def _pytorch_file(params: Params, metadata: Mapping[str, str]) -> bytes:
-    state = convert.to_pytorch(params)
-    content: bytes = required("safetensors.numpy").save(state, {"format": "pt", **metadata})
-    return content
-
-
-def _safetensors_file(params: Params, metadata: Mapping[str, str]) -> bytes:
+def _safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     content: bytes = required("safetensors.numpy").save(
-        {name: np.ascontiguousarray(array) for name, array in convert.to_flat(params).items()},
-        {"format": "lstm_jax", **metadata},
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {**metadata, DIGEST: digest(arrays)},
     )
     return content
 
 
+def _pytorch_file(params: Params, metadata: Mapping[str, str]) -> bytes:
+    return _safetensors(convert.to_pytorch(params), {"format": "pt", **metadata})
+
+
+def _safetensors_file(params: Params, metadata: Mapping[str, str]) -> bytes:
+    return _safetensors(convert.to_flat(params), {"format": "lstm_jax", **metadata})
+
+
 def _keras_file(params: Params, metadata: Mapping[str, str]) -> bytes:
-    return keras_files.keras_model(params)  # which has no place for metadata of ours
+    return keras_files.keras_model(params, metadata)
 
 
 def _onnx_file(params: Params, metadata: Mapping[str, str]) -> bytes:
-    content: bytes = onnx_model(params, metadata=metadata).SerializeToString()
-    return content
+    return onnx_files.onnx_file(params, metadata)
 
 
 def _pytorch_example(architecture: Architecture, path: Path) -> str:
@@ -124,145 +124,136 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
-def onnx_model(params: Params, *, metadata: Mapping[str, str] = MappingProxyType({})) -> Any:
-    """A model for ONNX Runtime, from ``images`` to ``logits``.
-
-    Args:
-        params: the parameters of `LSTMClassifier`.
-        metadata: what the file is to say besides.
-
-    Returns:
-        An ``onnx.ModelProto``. ``images`` is float32 (batch, time, inputs) with any batch and time, and
-        ``logits`` (batch, classes).
-
-    Raises:
-        ConversionError: if the package onnx is missing.
-    """
-    onnx = required("onnx")
-    helper = onnx.helper
-    architecture = architecture_of(params)
-    nodes: list[Any] = []
-    constants: list[Any] = []
-
-    def constant(name: str, array: np.ndarray) -> str:
-        constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def node(kind: str, *inputs: str, outputs: list[str], **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[-1], **attributes))
-        return outputs[-1]
-
-    below = node("Transpose", "images", outputs=["steps"], perm=[1, 0, 2])  # time first
-    for layer in range(architecture.num_layers):
-        name = f"lstm_{layer}"
-        cells = [
-            join_gates(params[f"{name}_{direction}"]["cell"], gates=ONNX_GATES)
-            for direction in architecture.directions
-        ]
-        if layer < architecture.num_layers - 1:  # all outputs: (time, directions, batch, hidden)
-            outputs, perm, shape = [f"{name}.h"], [0, 2, 1, 3], [0, 0, architecture.features]
-        else:  # of each direction the one after its own last step: (directions, batch, hidden)
-            outputs, perm, shape = ["", f"{name}.h_T"], [1, 0, 2], [0, architecture.features]
-        h = node(
-            "LSTM",
-            below,
-            constant(f"{name}.W", np.stack([cell.input_kernel.T for cell in cells])),
-            constant(f"{name}.R", np.stack([cell.recurrent_kernel.T for cell in cells])),
-            # Two biases, of which the second is zero.
-            constant(f"{name}.B", np.stack([np.pad(cell.bias, (0, cell.bias.size)) for cell in cells])),
-            outputs=outputs,
-            hidden_size=architecture.hidden_size,
-            direction="bidirectional" if architecture.bidirectional else "forward",
-        )
-        # The directions side by side; a 0 keeps a dimension as it is.
-        side_by_side = constant(f"{name}.shape", np.array(shape, np.int64))
-        turned = node("Transpose", h, outputs=[f"{name}.turned"], perm=perm)
-        below = node("Reshape", turned, side_by_side, outputs=[f"{name}.features"])
-    kernel, bias = (constant(f"head.{kind}", np.asarray(params["head"][kind])) for kind in ("kernel", "bias"))
-    node("Gemm", below, kernel, bias, outputs=["logits"])
-
-    float32 = onnx.TensorProto.FLOAT
-    images = helper.make_tensor_value_info("images", float32, ["batch", "time", architecture.inputs])
-    logits = helper.make_tensor_value_info("logits", float32, ["batch", architecture.num_classes])
-    graph = helper.make_graph(nodes, "LSTMClassifier", [images], [logits], constants)
-    model = helper.make_model(
-        graph,
-        producer_name="lstm_jax",
-        ir_version=ONNX_IR_VERSION,
-        opset_imports=[helper.make_opsetid("", ONNX_OPSET)],
-    )
-    helper.set_model_props(model, dict(metadata))
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
 # Files that run whatever code they hold when they are opened, or may do so.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
-
+# Files that are read.
+SUFFIXES = (".safetensors", ".keras", ".h5", ".hdf5", ".msgpack", ".onnx")
 
 # Types of weights; `float32` holds what the others do, or nearly.
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
+_CELL_GRANTED = "gates with sigmoid, cells with tanh, no masking, a first state of zeros"
+# What files of arrays alone do not show.
+GRANTED_OF_PYTORCH = (
+    "the linear layer reads nothing but nn.LSTM's last state h_n, of both directions if there are two (not "
+    "output[:, -1], which is another thing then)",
+    "a first state of zeros, no activation or normalisation without weights in between",
+)
+GRANTED_OF_KERAS = (f"{_CELL_GRANTED}, each direction read at its own last step",)
+GRANTED_OF_FLAX = (
+    f"{_CELL_GRANTED}, the dense layer reads the last output, that of each direction's own last step",
+)
+
+
+class Weights(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        params: the parameters of `LSTMClassifier`, float32.
+        metadata: what the file says besides, see `lstm_jax.file_metadata.said`.
+        granted: what had to be taken for granted, since such a file does not show it, in words.
+    """
+
+    params: Params
+    metadata: Mapping[str, str] = MappingProxyType({})
+    granted: tuple[str, ...] = ()
+
 
 def read_weights(path: Path) -> Params:
-    """The parameters of `LSTMClassifier` from a file of PyTorch, Keras or this package.
+    """The parameters of `LSTMClassifier` from a file; see `read_file`."""
+    return read_file(path).params
+
+
+def read_file(path: Path) -> Weights:
+    """What a file of PyTorch, Keras, Flax, ONNX or this package holds.
 
     Args:
-        path: a ``.safetensors`` file with PyTorch's names or ours, a ``.keras`` file, or a ``.weights.h5``.
-
-    Returns:
-        The parameters, float32.
+        path: a ``.safetensors`` file with PyTorch's, Flax's or our names; a ``.keras`` file; an HDF5 file of
+            Keras, a whole model or weights; a ``.msgpack`` file of Flax; an ``.onnx`` file.
 
     Raises:
         ConversionError: if the file cannot be read, or holds something else.
     """
     try:
-        if path.suffix.lower() in _PICKLES:
-            raise ConversionError(
-                f"got a {path.suffix} file, a pickle, which can run any code when it is opened; expected "
-                "safetensors: where it comes from, safetensors.torch.save_file(model.state_dict(), "
-                "'model.safetensors') writes that"
-            )
-        if path.suffix not in (".safetensors", ".keras", ".h5"):
-            raise ConversionError(
-                f"got {path.suffix or 'nothing'} at the end of the name, expected .safetensors, .keras or "
-                ".weights.h5"
-            )
-        if not path.is_file():
-            raise ConversionError(f"got {'a folder' if path.is_dir() else 'no such file'}, expected a file")
+        _check_kind(path)
         if path.suffix == ".safetensors":
-            arrays = _checked(_read_safetensors(path))
-            is_ours = any(name.startswith("lstm_0_forward.") for name in arrays)
-            return convert.from_flat(arrays) if is_ours else convert.from_pytorch(arrays)
-        arrays = _checked(keras_files.read_keras(path))
-        bidirectional = any("/backward_layer/" in name for name in arrays)
-        return convert.from_keras(list(arrays.values()), bidirectional=bidirectional)
+            return _read_safetensors(path)
+        if path.suffix == ".msgpack":
+            flat = _checked(flax_files.read_msgpack(path))
+            return Weights(convert.from_flax(flat), granted=GRANTED_OF_FLAX)
+        if path.suffix == ".onnx":
+            return Weights(*onnx_reader.read_onnx(path))
+        arrays, bidirectional, described, metadata = keras_files.read_keras(path)
+        params = convert.from_keras(list(_checked(arrays).values()), bidirectional=bidirectional)
+        return Weights(params, metadata, () if described else GRANTED_OF_KERAS)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _check_kind(path: Path) -> None:
+    """Refuse what is no file of a kind that can be read, before it is opened."""
+    beside = [path.with_name(path.name + end) for end in (".index", ".meta")]
+    if path.suffix in (".index", ".meta") or ".data-0" in path.name or any(map(Path.is_file, beside)):
+        raise ConversionError(
+            "got a checkpoint of TensorFlow 1 (or of tf.train.Checkpoint), expected a file of weights; read "
+            "it with tf.train.load_checkpoint, and write the arrays as safetensors with the names of "
+            "nn.LSTM: a BasicLSTMCell has the gates i, g, f, o and adds forget_bias (1.0) to the bias of f"
+        )
+    if path.suffix.lower() in _PICKLES:
+        raise ConversionError(
+            f"got a {path.suffix} file, a pickle, which can run any code when it is opened; expected "
+            "safetensors: where it comes from, safetensors.torch.save_file(model.state_dict(), "
+            "'model.safetensors') writes that"
+        )
+    if path.is_dir():
+        raise ConversionError("got a folder, expected a file")
+    if path.suffix not in SUFFIXES:
+        raise ConversionError(
+            f"got {path.suffix or 'nothing'} at the end of the name, expected {', '.join(SUFFIXES)}"
+        )
+    if not path.is_file():  # a named pipe would have us wait for a writer
+        there = "something else (a pipe, a device)" if path.exists() else "no such file"
+        raise ConversionError(f"got {there}, expected a file")
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise ConversionError(f"got a file of {size:,} bytes, expected at most {LARGEST_FILE:,}")
+
+
+def _read_safetensors(path: Path) -> Weights:
     required("ml_dtypes")  # which JAX brings: without it, NumPy has no bfloat16
-    safetensors = required("safetensors.numpy")
+    safetensors = required("safetensors")
     try:
-        arrays: dict[str, np.ndarray] = safetensors.load_file(path)
+        with safetensors.safe_open(path, "np") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        arrays: dict[str, np.ndarray] = required("safetensors.numpy").load_file(path)
     except (KeyError, AttributeError) as error:  # there are types that NumPy still lacks
         raise ConversionError(
             f"got arrays of a type that cannot be read ({one_line(error)}), expected {', '.join(_FLOATS)}; "
             "call model.float() before saving"
         ) from error
-    except required("safetensors").SafetensorError as error:
+    except safetensors.SafetensorError as error:
         raise ConversionError(
             f"got a damaged file, or none of safetensors ({one_line(error)}); expected one that "
             "safetensors.torch.save_file writes"
         ) from error
-    return arrays
+    check_digest(arrays, metadata)
+    arrays = _checked(arrays)
+    if any(name.startswith("lstm_0_forward.") for name in arrays):
+        # A file of ours that says what it is; else the tree was written by hand, of any model.
+        return Weights(convert.from_flat(arrays), metadata)
+    if any(re.search(r"(^|[./])ii[./]kernel$", name) for name in arrays):
+        return Weights(convert.from_flax(arrays), metadata, GRANTED_OF_FLAX)
+    # What `export` writes, and nobody has changed since, computes what we say; others have a forward() of
+    # their own.
+    return Weights(convert.from_pytorch(arrays), metadata, () if DIGEST in metadata else GRANTED_OF_PYTORCH)
 
 
 def _checked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays in float32, if they are numbers to compute with."""
+    """The arrays in float32, if they are numbers to compute with; without counters, which are none."""
     checked = {}
     for name, array in arrays.items():
+        if array.dtype.kind in "iub" and array.size == 1:
+            continue  # the number of batches that BatchNorm saw, of models that were averaged, of steps
         if array.dtype.name not in _FLOATS:
             raise ConversionError(f"{name}: got values of type {array.dtype}, expected {', '.join(_FLOATS)}")
         with np.errstate(over="ignore"):  # of float64 values; they are refused below

@@ -17,8 +17,9 @@ from weights import assert_same_bits, model_of, random_params
 from lstm_jax import convert, keras_files
 from lstm_jax.convert import Architecture, architecture_of
 from lstm_jax.errors import ConversionError
-from lstm_jax.interchange import onnx_model, read_weights
+from lstm_jax.interchange import read_file, read_weights
 from lstm_jax.kernels import interface
+from lstm_jax.onnx_files import onnx_model
 
 # Frameworks round a float32 sum in other orders, and their sigmoid and tanh differ in the last digits: after
 # seven steps of three layers, that is some units in the seventh digit of logits near 3. Two gates in the
@@ -175,7 +176,39 @@ model.optimizer.build(model.trainable_variables)
 model.save(folder / "functional.keras")
 x = np.random.default_rng(0).random((5, 28, 28), np.float32)
 np.savez(folder / "functional.npz", images=x, probabilities=model(x))
+model.save(folder / "functional.h5")
+# With more layers that do nothing at inference, in both directions, without biases.
+layers = keras.layers
+lstm = {"use_bias": False, "return_state": True}
+x = layers.Reshape((28, 28))(layers.GaussianNoise(0.1)(images))
+x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="lower")(x)
+x = layers.ActivityRegularization(l2=0.1)(x)
+x, *_ = layers.Bidirectional(layers.LSTM(3, **lstm), name="a_second")(x)
+x = layers.Dense(10, use_bias=False)(layers.Reshape((6,))(layers.Flatten()(layers.GaussianDropout(0.1)(x))))
+model = keras.Model(images, x)
+model.save(folder / "harmless.keras")
+model.save(folder / "harmless.h5")
+x = np.random.default_rng(0).random((5, 28, 28), np.float32)
+np.savez(folder / "harmless.npz", images=x, logits=model(x))
+# Other models with the same weights.
+def wrong(name, outputs):
+    keras.Model(images, outputs).save(folder / f"wrong_{name}.keras")
+_, h, c = layers.LSTM(10, return_state=True)(images)
+wrong("cell_state", layers.Dense(10)(c))
+wrong("initial_state", layers.Dense(10)(layers.LSTM(10)(images, initial_state=[h, c])))
+wrong("mask", layers.Dense(10)(layers.LSTM(10)(images, mask=images[:, :, 0] > 0)))
+wrong("masking", layers.Dense(10)(layers.LSTM(10)(layers.Masking()(images))))
+wrong("dropout", layers.Dense(10)(layers.Dropout(0.5)(layers.LSTM(10)(images), training=True)))
+twice = layers.LSTM(28, return_sequences=True)
+wrong("twice", layers.Dense(10)(layers.LSTM(28)(twice(twice(images)))))
+wrong("sum", layers.Dense(10)(layers.Add()([layers.LSTM(10)(images), h])))
+wrong("two_outputs", [layers.Dense(10)(h), h])
+wrong("relu", layers.Dense(10)(layers.Activation("relu")(h)))
 """
+
+
+# What our files say in these tests.
+SAID = {"task": "permuted", "permutation_seed": "bit-reversal", "dataset": "kmnist"}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +220,7 @@ def keras_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keras")
     for number, architecture in enumerate(ARCHITECTURES):
         path = folder / f"{number}.keras"
-        path.write_bytes(keras_files.keras_model(random_params(architecture)))
+        path.write_bytes(keras_files.keras_model(random_params(architecture), SAID))
         np.save(path.with_suffix(".images.npy"), random_images(architecture))
     subprocess.run(
         [sys.executable, "-c", KERAS_PROGRAM, folder],
@@ -208,17 +241,55 @@ def test_keras_computes_the_same(keras_folder: Path, number: int) -> None:
 def test_files_of_keras_are_read_weights(keras_folder: Path, number: int) -> None:
     params = random_params(ARCHITECTURES[number])
     for suffix in (".keras", ".again.keras", ".again.weights.h5"):
-        assert_same_bits(read_weights(keras_folder / f"{number}{suffix}"), params)
+        read = read_file(keras_folder / f"{number}{suffix}")
+        assert_same_bits(read.params, params)
+        # Keras keeps the name of the input where it describes the model, and nothing of the rest.
+        kept = SAID if suffix == ".keras" else {key: SAID[key] for key in ("task", "permutation_seed")}
+        assert read.metadata == ({} if "weights" in suffix else kept)
+        assert bool(read.granted) == ("weights" in suffix)
     # `get_weights` of Keras has the order that `to_keras` has.
     plus_1 = read_weights(keras_folder / f"{number}.plus1.weights.h5")
     assert_same_bits(plus_1, jax.tree.map(lambda leaf: leaf + np.float32(1), params))
 
 
-def test_a_model_as_a_user_of_keras_writes_it_is_read_weights(keras_folder: Path) -> None:
-    params = read_weights(keras_folder / "functional.keras")
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_model_as_a_user_of_keras_writes_it_is_read_weights(keras_folder: Path, suffix: str) -> None:
+    params = read_weights(keras_folder / f"functional.{suffix}")
     case = np.load(keras_folder / "functional.npz")
     logits = logits_of(Architecture(28, 3, 2, False, 10), params, case["images"])
     np.testing.assert_allclose(jax.nn.softmax(logits), case["probabilities"], **EQUAL)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_model_of_keras_with_harmless_layers_and_no_biases_is_read_weights(
+    keras_folder: Path, suffix: str
+) -> None:
+    read = read_file(keras_folder / f"harmless.{suffix}")
+    assert read.granted == ()
+    case = np.load(keras_folder / "harmless.npz")
+    logits = logits_of(Architecture(28, 3, 2, True, 10), read.params, case["images"])
+    np.testing.assert_allclose(logits, case["logits"], **EQUAL)
+
+
+def test_other_models_of_keras_are_refused(keras_folder: Path) -> None:
+    words = {
+        "cell_state": "got output 2 of call 0 of the layer",
+        "initial_state": "got call with initial_state=",
+        "mask": "got call with mask={",
+        "masking": "got call with mask={",
+        "dropout": "got call with training=True",
+        "twice": "got output 0 of call 1 of the layer",
+        "sum": "got 2 inputs of the layer 'add'",
+        "two_outputs": "got a model of 2 outputs",
+        "relu": "got output 1 of call 0 of the layer",
+    }
+    told = {}
+    for path in keras_folder.glob("wrong_*"):
+        with pytest.raises(ConversionError) as raised:
+            read_weights(path)
+        told[path.stem.removeprefix("wrong_")] = str(raised.value)
+    assert sorted(told) == sorted(words)
+    assert [name for name in words if words[name] not in told[name]] == []
 
 
 def test_normalized_inputs_move_into_the_weights() -> None:
@@ -247,9 +318,8 @@ def changed(**changes: Any) -> dict[str, np.ndarray]:
     [
         ({}, "got 0 arrays called weight_ih_l0, as nn.LSTM has it, among nothing; expected one"),
         (changed(fc__weight=np.zeros((2, 2))), "got 2 arrays called weight, as nn.Linear has it"),
-        (changed(head__bias=None), "got no head.bias, expected the 18 arrays"),
         (changed(lstm__bias_hh_l1=None), "got no lstm.bias_hh_l1, expected the 18 arrays"),
-        (changed(lstm__weight_hr_l0=np.zeros((2, 5))), "got lstm.weight_hr_l0 besides, expected the 18"),
+        (changed(lstm__weight_hr_l0=np.zeros((2, 5))), "got lstm.weight_hr_l0, of an nn.LSTM with proj_size"),
         (changed(lstm__weight_hh_l0=np.zeros((15, 5))), "got shape (15, 5) (a GRU?), expected the 4"),
         (changed(lstm__weight_hh_l0=np.zeros((5, 5))), "got shape (5, 5) (a plain RNN?)"),
         (changed(lstm__weight_hh_l0=np.zeros(20)), "got shape (20,), expected 2 dimensions"),
@@ -264,6 +334,16 @@ def test_what_is_no_such_module_is_refused(state: dict[str, np.ndarray], words: 
         convert.from_pytorch(state)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@each_architecture
+def test_biases_that_a_module_of_pytorch_does_not_have_are_zeros(architecture: Architecture) -> None:
+    state = convert.to_pytorch(random_params(architecture))
+    zero = {name: np.zeros_like(array) if "bias" in name else array for name, array in state.items()}
+    for kind in ("lstm.bias", "head.bias", "bias"):  # bias=False of nn.LSTM, of nn.Linear, of both
+        without = {name: array for name, array in state.items() if kind not in name}
+        expected = {name: zero[name] if kind in name else array for name, array in state.items()}
+        assert_same_bits(convert.from_pytorch(without), convert.from_pytorch(expected))
 
 
 def test_what_is_no_such_model_of_keras_is_refused() -> None:

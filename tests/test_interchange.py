@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from conftest import PROJECT, Run
 from mnist import oracle
-from weights import assert_same_bits
+from weights import assert_same_bits, random_params
 
-from lstm_jax import imported_run, interchange
+from lstm_jax import convert, imported_run, interchange
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import Config
 from lstm_jax.convert import Architecture
 from lstm_jax.errors import CheckpointError, ConfigError, ConversionError
 from lstm_jax.exchange_commands import Export, Import
+from lstm_jax.file_metadata import DIGEST, Inputs, described, digest, said
 from lstm_jax.files import whole
 from lstm_jax.loop import train
 from lstm_jax.packages import required
@@ -127,8 +128,10 @@ def test_exported_weights_give_equal_logits_on_the_whole_test_set(
     found = run_printed(printed, images, tmp_path, environment)
     np.testing.assert_allclose(found, logits, **EQUAL)
     np.testing.assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))
-    if name != "onnx":  # which is not read back
-        assert_same_bits(interchange.read_weights(output), params_of(trained))
+    read = interchange.read_file(output)
+    assert_same_bits(read.params, params_of(trained))
+    assert said(read.metadata) == Inputs("rows", None, "mnist", 0.0, 1.0)
+    assert read.granted == ()
 
 
 def test_metadata_says_what_the_file_is(trained: Trained) -> None:
@@ -136,7 +139,9 @@ def test_metadata_says_what_the_file_is(trained: Trained) -> None:
     for name, kind in (("pytorch", "pt"), ("safetensors", "lstm_jax")):
         content = interchange.FORMATS[name].encode(params_of(trained), {"step": "150"})
         size = int.from_bytes(content[:8], "little")
-        assert json.loads(content[8 : 8 + size])["__metadata__"] == {"format": kind, "step": "150"}
+        found = json.loads(content[8 : 8 + size])["__metadata__"]
+        arrays = pytest.importorskip("safetensors.numpy").load(content)
+        assert found == {"format": kind, "step": "150", DIGEST: digest(arrays)}
         assert len(safetensors.deserialize(content)) > 10
 
 
@@ -176,6 +181,64 @@ def test_import_makes_a_run_to_evaluate_and_to_export(
     assert_same_bits(interchange.read_weights(target), params_of(trained))
 
 
+TASKS = [
+    {"task": "columns", "dataset": "kmnist"},
+    {"task": "permuted", "permutation_seed": 7},
+]
+
+
+@pytest.mark.parametrize("name", interchange.FORMATS)
+@pytest.mark.parametrize("options", TASKS, ids=lambda options: options["task"])
+def test_what_a_run_reads_survives_export_and_import(
+    name: str, options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in PACKAGES[name][:1]:
+        pytest.importorskip(package)
+    config = Config(run_dir=tmp_path / "run", hidden_size=4, **options)
+    params = random_params(Architecture(28 if options["task"] == "columns" else 1, 4, 1, False, 10))
+    file = tmp_path / interchange.FORMATS[name].file_name
+    file.write_bytes(interchange.FORMATS[name].encode(params, described(config)))
+    assert Import(file, tmp_path / "back").run() == 0
+    assert "Taken for granted" not in capsys.readouterr().out
+    read = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {key: read[key] for key in options} == options
+    assert_same_bits(params_of(load_trained(tmp_path / "back")), params)
+    with pytest.raises(
+        ConversionError, match=rf"{file}: --task: got rows, expected {options['task']}, which"
+    ):
+        Import(file, tmp_path / "other", task="rows").run()
+    with pytest.raises(ConversionError, match=r"--pixel-mean: got 0.1307, expected 0.0, which the file says"):
+        Import(file, tmp_path / "other", pixel_mean=0.1307).run()
+    assert not (tmp_path / "other").exists()
+
+
+def test_import_tells_what_it_takes_for_granted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    safetensors_numpy, h5py = pytest.importorskip("safetensors.numpy"), pytest.importorskip("h5py")
+    params = random_params(Architecture(28, 4, 1, False, 10))
+    safetensors_numpy.save_file(convert.to_pytorch(params), tmp_path / "pt.safetensors")
+    safetensors_numpy.save_file(convert.to_flat(params), tmp_path / "flax.safetensors")
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        places = ("lstm/cell/vars/0", "lstm/cell/vars/1", "lstm/cell/vars/2", "dense/vars/0", "dense/vars/1")
+        file.update(zip(places, convert.to_keras(params), strict=True))
+    for name, words in (
+        ("pt.safetensors", ["h_n", "rows of pixels", "pixels from 0 to 1"]),
+        ("x.weights.h5", ["sigmoid", "tanh", "no masking", "rows of pixels", "pixels from 0 to 1"]),
+        ("flax.safetensors", ["rows of pixels", "pixels from 0 to 1"]),
+    ):
+        assert Import(tmp_path / name, tmp_path / f"from {name}").run() == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Taken for gran")]
+        assert all(word in line for word in words)
+    # What the user says is not taken for granted.
+    asked = {"task": "columns", "pixel_mean": 0.1307, "pixel_std": 0.3081}
+    assert Import(tmp_path / "flax.safetensors", tmp_path / "asked", **asked).run() == 0
+    told = capsys.readouterr().out
+    assert (
+        "It reads columns of pixels.\nIt sees each pixel p, 0 (black) to 1 (white), as (p - 0.1307)" in told
+    )
+    assert "Taken for granted" not in told
+    assert f"python train.py --run-dir {tmp_path}/asked --task columns" in told
+
+
 def test_training_goes_on_from_imported_weights(trained: Trained, data_dir: Path, tmp_path: Path) -> None:
     rate = 1e-4
     options = Config(run_dir=tmp_path / "imported", learning_rate=rate, steps=1, devices=1)
@@ -204,7 +267,11 @@ def test_the_command_to_train_further_finds_the_imported_run(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("architecture", "words"),
     [
-        (Architecture(32, 7, 1, False, 10), "got a model of 32 inputs at each time step, expected 28"),
+        (Architecture(1, 7, 1, False, 10), "got a model of 1 inputs at each time step for --task rows"),
+        (
+            Architecture(32, 7, 1, False, 10),
+            "got a model of 32 inputs at each time step for --task rows, exp",
+        ),
         (Architecture(28, 7, 1, False, 26), "got a model of 26 classes, expected 10"),
     ],
 )
@@ -216,7 +283,7 @@ def test_models_of_other_images_make_no_run(architecture: Architecture, words: s
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"pixel_std": 0.0}, "--pixel-std: got 0.0, expected a number from 1e-6 to 1e6"),
+        ({"pixel_std": 0.0}, "--pixel-std: got 0.0, expected a number from 1e-06 to 1e+06"),
         ({"pixel_mean": float("nan")}, "--pixel-mean: got nan"),
         ({"learning_rate": -1.0}, "--learning-rate: got -1.0"),
     ],

@@ -4,7 +4,9 @@ import functools
 import io
 import json
 import operator
+import os
 import random
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +42,9 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     assert "got a damaged file, or none of safetensors" in refusal(tmp_path / "x.safetensors")
     assert "got a damaged file, or none of Keras 3" in refusal(tmp_path / "x.keras")
     assert "got a damaged file, or none of HDF5" in refusal(tmp_path / "x.weights.h5")
-    assert "got .onnx at the end of the name, expected .safetensors" in refusal(tmp_path / "x.onnx")
+    assert "got a damaged file, or none of ONNX" in refusal(tmp_path / "x.onnx")
+    (tmp_path / "x.msgpack").write_bytes(b"\x84\x04nothing of the kind")
+    assert "got a damaged file, or none of Flax" in refusal(tmp_path / "x.msgpack")
     assert "got nothing at the end of the name" in refusal(tmp_path / "x")
     for name in ("x.pth", "x.BIN"):
         assert "safetensors.torch.save_file(model.state_dict()" in refusal(tmp_path / name)
@@ -49,12 +53,200 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     assert "got a folder" in refusal(tmp_path / "folder.keras")
 
 
-def test_a_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.keras"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("config.json", "{}")
-        archive.writestr("model.weights.h5", bytes(1_000_000))
-    assert refusal(path).startswith(f"{path}: got a model.weights.h5 that grows")
+def peak_of_refusal(path: Path) -> tuple[int, str]:
+    """The largest memory that reading takes, in bytes, and why the file is not read."""
+    refusal(path)  # imports, once
+    tracemalloc.start()
+    try:
+        text = refusal(path)
+        return tracemalloc.get_traced_memory()[1], text
+    finally:
+        tracemalloc.stop()
+
+
+def test_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    good = keras_files.keras_model(PARAMS)
+
+    def packed(name: str, content: bytes, method: int) -> Path:
+        path = tmp_path / f"{len(content)}-{method}-{name}.keras"
+        with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w", method) as archive:
+            for member in (keras_files.CONFIG, keras_files.METADATA, keras_files.WEIGHTS):
+                archive.writestr(member, content if member == name else old.read(member))
+        return path
+
+    deflated, method_14 = zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA
+    many = tmp_path / "many.h5"
+    with h5py.File(many, "w") as file:
+        for number in range(500):  # each no larger than the file, none of them in it
+            file.create_dataset(f"dense_{number}/vars/0", (50_000,), "f4")
+    texts = tmp_path / "texts.h5"
+    with h5py.File(texts, "w") as file:
+        file["dense/vars/0"] = np.array(["x" * 10] * 10, h5py.string_dtype())
+    said = tmp_path / "said.h5"
+    with h5py.File(said, "w") as file:
+        file.attrs.create("model_config", ["{}"] * 1000, dtype=h5py.string_dtype())
+
+    for path, words in (
+        (packed("model.weights.h5", bytes(10**7), deflated), "got a model.weights.h5 that grows"),
+        (
+            packed("config.json", b"[" + b"{}," * 10**6 + b"1]", deflated),
+            "got a config.json of 3,000,003 bytes",
+        ),
+        (
+            packed("metadata.json", b" " * 10**7, deflated),
+            "got a metadata.json of 10,000,000 bytes, expected at",
+        ),
+        (packed("config.json", b"[" * 10**6, deflated), "got a damaged file, or none of Keras 3"),
+        (packed("model.weights.h5", bytes(10**7), method_14), "compressed by method 14, expected 0 or 8"),
+        (many, "got arrays of 100,000,000 bytes together, expected at most the"),
+        (texts, "got values of type object, expected numbers"),
+        (said, "got the attribute model_config of shape (1000,)"),
+    ):
+        peak, told = peak_of_refusal(path)
+        assert words in told
+        # The files, and descriptions as Python objects: some megabytes. A bomb is ten or more.
+        assert peak < 8e6, told
+
+
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
+    for suffix in interchange.SUFFIXES:
+        os.mkfifo(tmp_path / f"x{suffix}")
+        assert "got something else (a pipe, a device), expected a file" in refusal(tmp_path / f"x{suffix}")
+    (tmp_path / "x").symlink_to("/dev/zero")
+    (tmp_path / "y.h5").symlink_to("x")
+    assert "got something else" in refusal(tmp_path / "y.h5")
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.truncate(2**31 + 1)  # of nothing, on most disks
+    assert "got a file of 2,147,483,649 bytes, expected at most 2,147,483,648" in refusal(
+        tmp_path / "large.safetensors"
+    )
+
+
+def test_checkpoints_of_tensorflow_1_are_named(tmp_path: Path) -> None:
+    for name in ("model.ckpt-100.index", "model.ckpt-100.meta", "model.ckpt-100.data-00000-of-00001"):
+        (tmp_path / name).touch()
+    for name in ("", ".index", ".meta", ".data-00000-of-00001"):
+        assert "got a checkpoint of TensorFlow 1" in refusal(tmp_path / f"model.ckpt-100{name}")
+
+
+def test_counters_are_no_weights(tmp_path: Path) -> None:
+    safetensors_numpy = pytest.importorskip("safetensors.numpy")
+    state = convert.to_pytorch(PARAMS)
+    averaged = {f"module.{name}": array for name, array in state.items()}
+    counters = {
+        "n_averaged": np.array(7, np.int64),
+        "initted": np.array(True),
+        "step": np.array([3], np.int32),
+    }
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors_numpy.save(averaged | counters))
+    assert_same_bits(interchange.read_weights(path), PARAMS)
+    path.write_bytes(
+        safetensors_numpy.save(state | {"bn.num_batches_tracked": np.array(7), "bn.weight": np.ones(5)})
+    )
+    assert "got 2 arrays called weight, as nn.Linear has it" in refusal(path)
+    # A number that is none: a scale, say.
+    path.write_bytes(safetensors_numpy.save(state | {"scale": np.array(0.5)}))
+    assert "got scale besides" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["pytorch", "safetensors"])
+def test_a_changed_bit_of_an_exported_file_is_found(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("safetensors")
+    content = interchange.FORMATS[name].encode(PARAMS, {})
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    assert_same_bits(interchange.read_weights(path), PARAMS)
+    begin = 8 + int.from_bytes(content[:8], "little")
+    for place in random.Random(0).sample(range(8 * begin, 8 * len(content)), 20):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        assert "which the file was written with: it is damaged" in refusal(path)
+
+
+def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    safetensors_numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors_numpy.save({"\x1b[2J\x9b\r\n.weight_ih_l1": np.ones(1)}))
+    assert r"\x1b[2J\x9b\r\n.weight_ih_l1" in refusal(path)
+
+
+# The names of weights in a model.h5, as these have written them: Keras 2 with TensorFlow 2 and before it, and
+# Keras 3; of a layer and a direction ("" for none).
+OLD_NAMES = {
+    "TensorFlow 2": (
+        "{layer}/{layer}/{direction}lstm_cell_3/{kind}:0", "forward_{layer}/", "backward_{layer}/"
+    ),
+    "Keras 2.2": ("{layer}/{layer}/{direction}{kind}:0", "forward_{layer}/", "backward_{layer}/"),
+    "Keras 3": (
+        "{layer}/model/{layer}/{direction}lstm_cell/{kind}", "forward_{layer}/", "backward_{layer}/"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", OLD_NAMES)
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_files_of_keras_2_are_read(tmp_path: Path, names: str, biases: bool, bidirectional: bool) -> None:
+    h5py = pytest.importorskip("h5py")
+    params = random_params(Architecture(3, 5, 2, bidirectional, 4))
+    weights = convert.to_keras(params)
+    if not biases:
+        weights = [np.zeros_like(each) if each.ndim == 1 else each for each in weights]
+    pattern, *directions = OLD_NAMES[names]
+    if not bidirectional:
+        directions = [""]
+    # Names whose order is not that of the alphabet, as a user gives them.
+    layers = ["upper", "lower"]
+    places = [
+        pattern.format(layer=layer, direction=direction.format(layer=layer), kind=kind)
+        for layer in layers
+        for direction in directions
+        for kind in ("kernel", "recurrent_kernel", "bias")
+    ]
+    places += [f"head/head/{kind}:0" for kind in ("kernel", "bias")]
+    lstm = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": biases, "units": 5}
+    described = []
+    for layer in layers:
+        cell = {
+            "class_name": "LSTM",
+            "config": {
+                "name": layer, **lstm, "return_sequences": layer == "upper", "go_backwards": False,
+                "time_major": False, "implementation": 2, "unit_forget_bias": True,
+            },
+        }  # fmt: skip
+        both = {
+            "class_name": "Bidirectional",
+            "config": {"name": layer, "layer": cell, "merge_mode": "concat"},
+        }
+        described.append(both if bidirectional else cell)
+    head = {"name": "head", "units": 4, "activation": "softmax", "use_bias": biases}
+    described.append({"class_name": "Dense", "config": head})
+    model = {"class_name": "Sequential", "config": {"name": "model", "layers": described}}
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(model).encode()
+        file["optimizer_weights/Adam/head/kernel/m:0"] = np.ones(7)
+        for place, array in zip(places, weights, strict=True):
+            if biases or array.ndim > 1:
+                file[f"model_weights/{place}"] = array
+    read = interchange.read_file(path)
+    expected = convert.from_keras(weights, bidirectional=bidirectional)
+    assert_same_bits(read.params, expected)
+    assert read.granted == ()
+    # Weights alone: the numbers in the names tell the order.
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        for place, array in zip(places, weights, strict=True):
+            if biases or array.ndim > 1:
+                file[place.replace("upper", "lstm_9").replace("lower", "lstm_10")] = array
+    read = interchange.read_file(tmp_path / "weights.h5")
+    assert_same_bits(read.params, expected)
+    assert read.granted == interchange.GRANTED_OF_KERAS
+    with h5py.File(path, "a") as file:
+        del file["model_weights/head"]
+    assert "got" in refusal(path)
 
 
 def test_values_that_are_no_weights_are_refused(tmp_path: Path) -> None:
@@ -109,7 +301,7 @@ FORWARD = (1, "config", "layer")
     ("place", "change", "words"),
     [
         ((*FORWARD, "config"), {"activation": "relu"}, "got activation='relu' in the layer 'lstm_0_forward'"),
-        ((*FORWARD, "config"), {"use_bias": False}, "got use_bias=False"),
+        ((*FORWARD, "config"), {"use_bias": False}, "the file describes another model than it holds"),
         ((*FORWARD, "config"), {"go_backwards": True}, "got go_backwards=True"),
         ((*FORWARD, "config"), {"return_sequences": False}, "got return_sequences=False"),
         (FORWARD, {"class_name": "GRU"}, "got GRU within Bidirectional, expected LSTM"),
@@ -117,7 +309,7 @@ FORWARD = (1, "config", "layer")
         ((3, "config"), {"activation": "relu"}, "got activation='relu' in the layer 'head'"),
         ((0,), {"class_name": "Rescaling"}, "got the layers Rescaling, Bidirectional, Bidirectional, Dense"),
         ((2,), {"class_name": "Dense"}, "got the layers Bidirectional, Dense, Dense"),
-        ((2,), {"class_name": 3}, "describes no layers as Keras 3 does"),
+        ((2,), {"class_name": 3}, "got a description of no layers as Keras 2 or 3 writes it"),
     ],
 )
 def test_models_of_keras_that_compute_something_else_are_refused(
@@ -138,9 +330,9 @@ def test_models_of_keras_whose_layers_are_unknown_are_refused(tmp_path: Path) ->
     path = tmp_path / "x.keras"
     for change, words in (
         ({"class_name": "Mine"}, "got a model of class Mine, whose layers the file does not describe"),
-        ({"config": {"layers": 7}}, "describes no layers as Keras 3 does"),
+        ({"config": {"layers": 7}}, "got a description of no layers as Keras 2 or 3 writes it"),
         ({"config": {"layers": []}}, "got the layers none, expected"),
-        ({"config": {}}, "describes no layers as Keras 3 does ('layers')"),
+        ({"config": {}}, "a description of no layers as Keras 2 or 3 writes it (KeyError: 'layers')"),
     ):
         path.write_bytes(
             with_config(keras_files.keras_model(PARAMS), operator.methodcaller("update", change))
@@ -177,20 +369,21 @@ def test_files_of_keras_with_other_weights_are_refused(tmp_path: Path) -> None:
         return refusal(path)
 
     other = {name.replace("lstm", "upper"): (5 if n == 28 else n, *rest) for name, (n, *rest) in cell.items()}
-    assert "got 0 LSTM cells and 1 other layers (dense/vars), expected at least one cell" in refused(head)
+    assert "got 0 LSTM cells and 1 other layers (dense), expected at least one cell" in refused(head)
     assert "got 1 LSTM cells and 2 other layers" in refused({**cell, **head, "norm/vars/0": (5,)})
-    assert "got layers whose order the file does not tell (lstm/cell/vars, upper/" in refused(
-        {**cell, **other, **head}
+    assert "got layers whose order the file does not tell (lstm, upper)" in refused({**cell, **other, **head})
+    assert "got 0 LSTM cells and 2 other layers" in refused(
+        {name: shape for name, shape in {**cell, **head}.items() if name != "lstm/cell/vars/1"}
     )
-    assert "got 4 weights, expected 3 for each LSTM cell" in refused(
-        {name: shape for name, shape in {**cell, **head}.items() if name != "lstm/cell/vars/2"}
+    assert "got bias, recurrent_kernel in the layer lstm, expected kernel, recurrent_kernel, bias" in refused(
+        {name: shape for name, shape in {**cell, **head}.items() if name != "lstm/cell/vars/0"}
     )
     # What lies outside of the file is not read, whoever asks for it.
     rest = {name: shape for name, shape in {**cell, **head}.items() if name != "dense/vars/1"}
     assert "dense/vars/1: got an array that is not in the file" in refused(
         rest, lambda file: file.create_dataset("dense/vars/1", (10,), "f4", external=[(secret, 0, 40)])
     )
-    assert "expected 3 for each LSTM cell" in refused(
+    assert "dense/vars/1: got a link that may lead out of the file" in refused(
         rest, lambda file: file.update({"dense/vars/1": h5py.ExternalLink(str(secret), "/x")})
     )
     assert "got an array that is not in the file, expected its 4000000000000 bytes" in refused(

@@ -16,7 +16,7 @@ from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import Adapter, Params
 from lstm_jax.cores import usable_cores
 from lstm_jax.errors import ImplementationError
-from lstm_jax.interchange import onnx_model
+from lstm_jax.onnx_files import onnx_model
 
 
 class OnnxRuntime(Adapter):
