@@ -321,6 +321,11 @@ class Config:
         free = (*CHANGEABLE, *LENGTH) if self.may_go_on else CHANGEABLE
         return {key: value for key, value in self.to_dict().items() if key not in free}
 
+    def shared(self) -> dict[str, Any]:
+        """The options that all processes of a run must be given alike, by name: all but the data's places."""
+        values = {**self.to_dict(), "run_dir": str(self.run_directory().absolute())}
+        return {option(key): value for key, value in values.items() if key not in ("data_dir", "archive_dir")}
+
     def run_directory(self) -> Path:
         """``run_dir``, or a name made from the options: the same options find the same run again."""
         if self.run_dir is not None:

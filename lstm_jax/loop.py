@@ -29,10 +29,11 @@ from lstm_jax.model import Params
 from lstm_jax.plan import Plan
 from lstm_jax.run_directory import Record, RunDirectory
 from lstm_jax.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
-from lstm_jax.signals import StopSignals
+from lstm_jax.signals import Interrupted, StopSignals
 from lstm_jax.summary import Notes, over_seeds, summarise, tell_end, tell_start
 from lstm_jax.trained import load_state
 from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
+from lstm_jax.version import __version__
 
 # Seconds between two looks at signals and the progress bar: one program runs that long. Not less: a program
 # begins with new memory for all that a step saves, and large steps took a quarter of their time to get it.
@@ -62,28 +63,52 @@ class TrainResult:
 def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
     """Train the model that a configuration describes, or go on with it, in its run directory.
 
-    Returns when the run has come to its end, or has been told to stop: SIGINT (Ctrl-C), SIGTERM
-    and SIGHUP, when this is called in the main thread, save the state first. A finished run is not repeated.
+    A finished run is not repeated. It goes on if more ``epochs`` or ``steps`` are asked for, and it may
+    (`Config.may_go_on`).
+
+    Called in the main thread, SIGINT (Ctrl-C), SIGTERM and SIGHUP save the state first. Then Ctrl-C raises
+    `Interrupted`, which is a KeyboardInterrupt, and the others do what they would have done without this:
+    they end the process, or call the program's own handler; when that returns, so does this, with the
+    signal in ``stopped_by``.
 
     Args:
         config: the options.
         console: hears about the progress; by default nobody does.
-        stop: hears signals; by default from here on.
+        stop: hears signals; by default this function does while it runs. Who gives it also says what a
+            signal means: the result tells it, in ``stopped_by``, and nothing is raised for it once training
+            has begun.
 
     Raises:
         UserError: an option that cannot be, data that is missing or damaged, a run directory that
             cannot be written or belongs to another configuration, a loss that is not finite.
-        Interrupted: a signal before training began; there is nothing to save.
+        Interrupted: Ctrl-C; or a signal before training began, with nothing to save.
     """
+    if stop is not None:
+        return _train(config, console or Console(), stop)
+    stop = StopSignals()
+    try:
+        with stop:
+            result = _train(config, console or Console(), stop)
+    except Interrupted as interrupt:
+        stop.hand_back(interrupt.number)
+        raise
+    if result.stopped_by is not None:
+        stop.hand_back(
+            result.stopped_by, f"the state is saved in {result.run_dir}; the same call goes on from it"
+        )
+    return result
+
+
+def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
     started = time.perf_counter()
-    if stop is None:
-        with StopSignals() as stop:
-            return train(config, console=console, stop=stop)
-    if console is None or not runtime.is_leader():
+    versions = {"version of lstm_jax": __version__, "version of jax": jax.__version__}
+    runtime.agree({**versions, **config.shared()})
+    if not runtime.is_leader():
         console = Console()
     mesh = runtime.make_mesh(devices=config.devices, batch_size=config.batch_size)
     with stop.at_once():
-        implementation = prepare_implementation(config, console)
+        implementation = runtime.together(lambda: prepare_implementation(config, console))
+    runtime.agree({"what --implementation auto chooses": implementation})
     with runtime.leader_first(lambda: RunDirectory(config, leader=runtime.is_leader())) as run:
         if (summary := run.read_summary()) is not None:
             return finished(run, summary, console)
@@ -91,13 +116,15 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
             lambda: Checkpoints(run.checkpoints, report=console.message)
         ) as checkpoints:
             with stop.at_once():
-                dataset = load_dataset(
-                    config.dataset,
-                    data_dir=config.data_dir,
-                    archive_dir=config.archive_dir,
-                    input=config.input,
-                    validation_size=0 if config.train_on_all else VALIDATION_SIZE,
-                    report=console.message,
+                dataset = runtime.together(
+                    lambda: load_dataset(
+                        config.dataset,
+                        data_dir=config.data_dir,
+                        archive_dir=config.archive_dir,
+                        input=config.input,
+                        validation_size=0 if config.train_on_all else VALIDATION_SIZE,
+                        report=console.message,
+                    )
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
             method = Method.of(config, total_steps=plan.total_steps)

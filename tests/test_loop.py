@@ -25,6 +25,7 @@ from lstm_jax.console import Console
 from lstm_jax.errors import ConfigError, NonFiniteLossError
 from lstm_jax.kernels import choice
 from lstm_jax.plan import Plan
+from lstm_jax.signals import StopSignals
 from lstm_jax.trained import load_trained
 
 
@@ -56,6 +57,12 @@ class Listener(Console):
 
     def epoch_finished(self, epochs: int, record: Any) -> None:
         self.records.append(dict(record))
+
+
+def train_until_told(config: Config, console: Console) -> loop.TrainResult:
+    """`train` as the command line calls it: a signal ends in its result, not in an exception."""
+    with StopSignals() as stop:
+        return train(config, console=console, stop=stop)
 
 
 def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(
     stops, result = 0, None
     while result is None or result.summary is None:
         listener = Listener(signal_after=3, number=number)
-        result = train(Config(**options), console=listener)
+        result = train_until_told(Config(**options), listener)
         if result.summary is None:
             stops += 1
             assert result.stopped_by == number
@@ -145,7 +152,7 @@ def test_stopped_before_the_first_step(small: dict[str, Any]) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop.Loop, "compile", compile_and_signal)
-        result = train(Config(**small), console=Listener())
+        result = train_until_told(Config(**small), Listener())
     assert result.stopped_by == signal.SIGTERM
     finished = train(Config(**small))
     assert finished.summary is not None
@@ -189,7 +196,7 @@ def test_a_run_may_go_on_with_another_number_of_devices(
 ) -> None:
     options = {**small, "devices": None}  # all there are; the tests show two
     whole = train(Config(**{**options, "run_dir": tmp_path / "whole"}))
-    assert train(Config(**options), console=Listener(signal_after=2)).stopped_by is not None
+    assert train_until_told(Config(**options), Listener(signal_after=2)).stopped_by is not None
     real = runtime.make_mesh
     monkeypatch.setattr(runtime, "make_mesh", lambda **kwargs: real(**{**kwargs, "devices": 1}))
     listener = Listener()
@@ -203,7 +210,7 @@ def test_a_run_may_go_on_with_another_implementation(small: dict[str, Any], tmp_
     whole = train(Config(**{**small, "run_dir": tmp_path / "whole", "implementation": "scan"}))
     for implementation, after in (("scan", 1), ("native", 1), ("unrolled", None)):
         listener = Listener(signal_after=after)
-        result = train(Config(**small, implementation=implementation), console=listener)
+        result = train_until_told(Config(**small, implementation=implementation), listener)
         assert (result.stopped_by is None) == (after is None)
     assert any("computed by native so far and now by unrolled" in message for message in listener.messages)
     assert result.summary is not None
@@ -254,7 +261,9 @@ def test_a_finished_run_returns_its_own_parameters_or_none(small: dict[str, Any]
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = train(Config(**{**small, "epochs": 3, "checkpoint_every": 5}), console=Listener(signal_after=2))
+    good = train_until_told(
+        Config(**{**small, "epochs": 3, "checkpoint_every": 5}), console=Listener(signal_after=2)
+    )
     assert good.stopped_by is not None
     before = state_digest(small["run_dir"])
 

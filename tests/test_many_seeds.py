@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kill_and_resume import figures_of, state_digest
 from mnist import oracle
-from test_loop import Listener
+from test_loop import Listener, train_until_told
 from test_loop_options import EVERY_OPTION
 
 from lstm_jax import __main__ as commands
@@ -157,7 +157,7 @@ def test_stopped_anywhere_they_go_on_to_the_same_bits(
     whole = train(Config(**{**small, "run_dir": tmp_path / "whole"}))
     stops, result = 0, None
     while result is None or result.summary is None:
-        result = train(Config(**small, checkpoint_every=1), console=Listener(signal_after=1))
+        result = train_until_told(Config(**small, checkpoint_every=1), Listener(signal_after=1))
         stops += result.summary is None
     assert stops >= 2
     assert digest(result.params) == digest(whole.params)

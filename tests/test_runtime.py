@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import PROJECT, Run
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import runtime
@@ -97,18 +97,39 @@ def test_what_one_process_does_first_the_others_find() -> None:
         runtime.leader_first(lambda: 1 / 0)
 
 
-def test_no_device_is_told_in_one_line(run: Run) -> None:
-    code = """
-import os
+NO_DEVICE = "error: JAX finds no device to run on: JAX_PLATFORMS is cuda "
+# Every command that computes with JAX, as far as its first use of it; and a script.
+NEEDING_DEVICES = {
+    "train": "import train; train.main()",
+    "train as a library": "from lstm_jax import Config, train; train(Config(run_dir='run'))",
+    "evaluate": "from lstm_jax import __main__ as m; m.main(['evaluate', 'run'])",
+    "predict": "from lstm_jax import __main__ as m; m.main(['predict', 'run', 'digit.png'])",
+    "export": "from lstm_jax import __main__ as m; m.main(['export', 'run', '--format', 'safetensors'])",
+    "a reader": "from lstm_jax.trained import load_trained; load_trained('there')",
+}
+
+
+def test_no_device_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    # One process for all: JAX asks again at each use. All leave nothing behind.
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "config.json").write_text("{}")
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(PROJECT)!r})
 os.environ["JAX_PLATFORMS"] = "cuda"
-from lstm_jax import command_line, runtime
-command_line.run(lambda: runtime.make_mesh(devices=None, batch_size=1), prog="test")
+from lstm_jax import command_line
+for name, command in {NEEDING_DEVICES!r}.items():
+    try:
+        command_line.run(lambda: exec(command), prog=name)
+    except SystemExit as stop:
+        assert stop.code == 1, name
 """
-    done = run("-c", code)
-    assert done.returncode == 1
-    assert (
-        "test: error: JAX finds no device to run on (JAX_PLATFORMS is cuda)" in done.stderr.splitlines()[-1]
-    )
+    done = run("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in told] == list(NEEDING_DEVICES)
+    assert all(line.partition(": ")[2].startswith(NO_DEVICE) for line in told), told
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_a_second_start_compiles_nothing(run: Run, tmp_path: Path) -> None:
