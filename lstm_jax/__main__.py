@@ -13,7 +13,7 @@ import tyro
 from lstm_jax import command_line
 from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.compare.options import Compare
-from lstm_jax.config import ChosenSeed, shown_option
+from lstm_jax.config import ChosenBest, ChosenSeed, shown_option
 from lstm_jax.errors import ConfigError, ImageError
 from lstm_jax.exchange_commands import Export, Import
 
@@ -45,6 +45,7 @@ class Evaluate:
     """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""
+    best: ChosenBest = False
 
     def __post_init__(self) -> None:
         """Refuse a negative number."""
@@ -61,7 +62,7 @@ class Evaluate:
         from lstm_jax.trained import load_trained
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         dataset = load_dataset(
             trained.config.dataset,
             data_dir=self.data_dir or trained.config.data_dir,
@@ -99,6 +100,7 @@ class Predict:
     """Image files."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""
+    best: ChosenBest = False
 
     def run(self) -> int:
         """Print one line per image; one that cannot be read is an error, but does not stop the others."""
@@ -109,7 +111,7 @@ class Predict:
         from lstm_jax.trained import load_trained
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         failed = False
         for path in self.images:
             try:

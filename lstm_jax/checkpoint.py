@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +30,8 @@ from lstm_jax.files import write_whole
 
 State = TypeVar("State")
 
-# How many of the newest states are kept: one to go on from, one in case that one is damaged.
+# How many of the newest states are kept: one to go on from, one in case that one is damaged. (Beside them,
+# those that a save asks to keep.)
 KEPT = 2
 # In the folder of each state: file name -> SHA-256.
 CHECKSUMS = "sha256.json"
@@ -47,6 +48,22 @@ class Restored(Generic[State]):
     step: int
     state: State
     notes: dict[str, Any]
+
+
+class _Kept:
+    """Which of the saved states are kept: the newest, and those of some steps (a policy, in Orbax's words).
+
+    Attributes:
+        steps: these steps.
+    """
+
+    def __init__(self) -> None:
+        self.steps: frozenset[int] = frozenset()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Of the states from the oldest to the newest, whether each is kept."""
+        newest = checkpoints[-KEPT:]
+        return [state in newest or state.step in self.steps for state in checkpoints]
 
 
 class Checkpoints:
@@ -68,6 +85,7 @@ class Checkpoints:
         self._report = report
         self._read_only = read_only
         self._checkpointer: ocp.training.Checkpointer | None = None
+        self._kept = _Kept()
         if read_only:
             if not self._directory.is_dir():
                 raise CheckpointError(f"{directory}: no checkpoints here yet")
@@ -90,18 +108,22 @@ class Checkpoints:
         """The step of the newest saved state; None if there is none."""
         return max(_steps(self._directory), default=None)
 
-    def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: Any, notes: Mapping[str, Any], *, keep: frozenset[int] = frozenset()
+    ) -> None:
         """Write a state; when this returns it is complete on disk.
 
         Args:
             step: training steps taken; a state of the same step is replaced.
             state: a pytree of arrays.
             notes: JSON values to keep with it.
+            keep: the steps of states to keep from now on, beside the newest.
 
         Raises:
             CheckpointError: if it cannot be written, a full disk being the usual reason. The states
                 saved before are intact.
         """
+        self._kept.steps = keep
         try:
             with _quiet():
                 self._write(step, state, notes)
@@ -117,7 +139,7 @@ class Checkpoints:
         if self._checkpointer is None:
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
-                preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+                preservation_policy=self._kept,
                 lightweight_initialize=True,  # do not read the states that are there
             )
         if runtime.is_leader():
@@ -132,27 +154,32 @@ class Checkpoints:
             write_whole(path / CHECKSUMS, json.dumps(_checksums(path), indent=1))
             (self._directory / SAVING).unlink()
 
-    def restore(self, like: State) -> Restored[State] | None:
+    def restore(self, like: State, *, step: int | None = None) -> Restored[State] | None:
         """Read the newest whole state. To be called before the first `save`.
 
         Args:
             like: a state, or its `jax.ShapeDtypeStruct`s with shardings: what to expect and where to
                 put it.
+            step: read the state of this step, and no other.
 
         Returns:
-            The state, or None if nothing has been saved yet.
+            The state, or None if nothing has been saved yet, or that of ``step`` is not there or damaged.
 
         Raises:
             CheckpointError: if states were saved and none of them is whole.
         """
         steps = sorted(_steps(self._directory), reverse=True)
-        for step in steps:
-            path = self._directory / str(step)
+        if step is not None:
+            steps = [each for each in steps if each == step]
+        for each in steps:
+            path = self._directory / str(each)
             damage = _damage(path)
             # A state that one process cannot read is no good to any of them.
             if not runtime.largest(int(damage is not None)):
                 return self._load(path, like)
             self._put_aside(path, damage or "another process cannot read it")
+        if step is not None:
+            return None
         if steps or self._damaged.exists():
             raise CheckpointError(
                 f"{self._directory}: every saved state is damaged; restore one from a backup, or train again "

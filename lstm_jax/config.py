@@ -105,6 +105,7 @@ def shown_option(metavar: str, default: str) -> Any:
 
 # Of the commands that read one model of a run.
 ChosenSeed = Annotated[int | None, shown_option("INT", "the first seed of the run")]
+ChosenBest = Annotated[bool, arg(help="Take the state after the best epoch on validation, not the newest.")]
 
 _RECIPE_HELP = arg(
     help="Named set of defaults for all other options; what you give besides overrides it. " + purposes()

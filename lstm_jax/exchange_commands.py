@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lstm_jax.config import ChosenSeed, Config, DatasetName, shown_option
+from lstm_jax.config import ChosenBest, ChosenSeed, Config, DatasetName, shown_option
 from lstm_jax.errors import ConfigError, ConversionError
 from lstm_jax.files import check_target, whole
 
@@ -31,6 +31,7 @@ class Export:
     """Replace the file if it exists."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""
+    best: ChosenBest = False
 
     def run(self) -> int:
         """Write the file; print code that reads it."""
@@ -52,7 +53,7 @@ class Export:
         from lstm_jax.version import __version__
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         params = jax.tree.map(np.asarray, trained.params)
         architecture = architecture_of(params)
         sequence = _sequence(trained.config)

@@ -21,13 +21,14 @@ from lstm_jax.checkpoint import Checkpoints, digest
 from lstm_jax.config import Config
 from lstm_jax.console import Console
 from lstm_jax.data import VALIDATION_SIZE, Dataset, load_dataset
-from lstm_jax.errors import CheckpointError, NonFiniteLossError
+from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.feed import Feed, make_feed
+from lstm_jax.history import epochs_without_better, loss_sums, steps_to_keep
 from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.plan import Plan
-from lstm_jax.run_directory import Record, RunDirectory
+from lstm_jax.run_directory import Record, RunDirectory, how_to_begin_with_weights
 from lstm_jax.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
 from lstm_jax.signals import Interrupted, StopSignals
 from lstm_jax.summary import Notes, over_seeds, summarise, tell_end, tell_start
@@ -110,8 +111,8 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
         implementation = runtime.together(lambda: prepare_implementation(config, console))
     runtime.agree({"what --implementation auto chooses": implementation})
     with runtime.leader_first(lambda: RunDirectory(config, leader=runtime.is_leader())) as run:
-        if (summary := run.read_summary()) is not None:
-            return finished(run, summary, console)
+        if not run.becomes_other and (summary := run.read_summary()) is not None:
+            return finished(config, run, summary, console)
         with runtime.leader_first(
             lambda: Checkpoints(run.checkpoints, report=console.message)
         ) as checkpoints:
@@ -134,6 +135,8 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
             notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
+                refuse_what_is_behind(config, plan, state.steps_taken)
+                state, notes = with_epoch_open(config, plan, mesh, state, notes)
             if notes.devices != mesh.size:
                 console.message(
                     f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the "
@@ -165,10 +168,41 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
             return loop.run_to_end(state, notes)
 
 
-def finished(run: RunDirectory, summary: Record, console: Console) -> TrainResult:
+def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:
+    """Raise ConfigError if a run is to end before the step that it has come to."""
+    if taken <= plan.total_steps:
+        return
+    if config.steps is not None:
+        told = f"--steps: got {config.steps}, expected at least {taken}"
+    else:
+        told = f"--epochs: got {config.epochs}, expected at least {-(-taken // plan.steps_per_epoch)}"
+    raise ConfigError(f"{told}: this run has taken {taken} steps; name another --run-dir for a shorter one")
+
+
+def with_epoch_open(
+    config: Config, plan: Plan, mesh: Mesh, state: TrainState, notes: Notes
+) -> tuple[TrainState, Notes]:
+    """A state to go on from, where the run ended within an epoch and is to become longer.
+
+    As if it had never ended there: the record of the cut epoch goes, and its losses count again.
+    """
+    _, done, end = plan.epoch_of(state.steps_taken)
+    if not 0 < done < end or not notes.history or notes.history[-1]["step"] != state.steps_taken:
+        return state, notes
+    sums = np.array(loss_sums(config, notes.history, done), np.float32)
+    state = state._replace(loss_sum=runtime.place(mesh, sums.reshape(np.shape(state.loss_sum)), P()))
+    cut = notes.history[-1]
+    notes = dataclasses.replace(notes, history=notes.history[:-1], epoch_seconds=cut["train_seconds"])
+    return state, notes
+
+
+def finished(config: Config, run: RunDirectory, summary: Record, console: Console) -> TrainResult:
     """The result of a run that came to its end before."""
     tell_end(console, summary, run.path)
-    console.message("This run is finished. To train again, remove its folder or name another --run-dir.")
+    longer = "give more --epochs" if config.may_go_on else how_to_begin_with_weights(run.path)
+    console.message(
+        f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
+    )
     params: Params | None = None
     history: tuple[Record, ...] = ()
     try:
@@ -219,7 +253,7 @@ class Loop:
         """Take all steps that are left, or stop early if told to."""
         self.run.begin(notes.history)
         state = self.compile(state)
-        while state.steps_taken < self.plan.total_steps:
+        while not self.has_ended(state, notes):
             if self.told_to_stop():
                 return self.stopped(state, notes)
             state, notes = self.run_epoch(state, notes)
@@ -228,6 +262,18 @@ class Loop:
         self.run.write_summary(summary)
         tell_end(self.console, summary, self.run.path)
         return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
+
+    def has_ended(self, state: TrainState, notes: Notes) -> bool:
+        """Whether all steps are taken, or too many epochs have ended without a better one."""
+        if state.steps_taken == self.plan.total_steps:
+            return True
+        _, done, _ = self.plan.epoch_of(state.steps_taken)
+        patience = self.config.patience
+        return (
+            done == 0
+            and patience is not None
+            and epochs_without_better(self.config, notes.history) >= patience
+        )
 
     def compile(self, state: TrainState) -> TrainState:
         """Compile the training program by running it over no steps, so that no epoch's time includes it."""
@@ -314,7 +360,8 @@ class Loop:
         if (seed := seed_with_nonfinite(self.config, state.params)) is not None:
             raise self.nonfinite("parameters", "are", state.steps_taken, seed)
         notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
-        self.checkpoints.save(state.steps_taken, state, dataclasses.asdict(notes))
+        keep = steps_to_keep(self.config, notes.history)
+        self.checkpoints.save(state.steps_taken, state, dataclasses.asdict(notes), keep=keep)
 
     def refuse_nonfinite(self, state: TrainState) -> None:
         """Raise NonFiniteLossError if a loss was infinite or NaN."""
