@@ -177,7 +177,8 @@ class Checkpoints:
             # A state that one process cannot read is no good to any of them.
             if not runtime.largest(int(damage is not None)):
                 return self._load(path, like)
-            self._put_aside(path, damage or "another process cannot read it")
+            then = "" if step is not None else "; trying the one before it"
+            self._put_aside(path, damage or "another process cannot read it", then)
         if step is not None:
             return None
         if steps or self._damaged.exists():
@@ -202,7 +203,7 @@ class Checkpoints:
     def _damaged(self) -> Path:
         return self._directory.parent / "damaged"
 
-    def _put_aside(self, path: Path, damage: str) -> None:
+    def _put_aside(self, path: Path, damage: str, then: str) -> None:
         told = f"the checkpoint {path} is damaged ({damage})"
         if not self._read_only:
             aside = self._damaged / path.name
@@ -211,7 +212,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 os.replace(path, aside)
             told += f"; moved to {aside}"
-        self._report(f"{told}; trying the one before it")
+        self._report(told + then)
 
 
 def _steps(directory: Path) -> list[int]:

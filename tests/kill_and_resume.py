@@ -110,15 +110,17 @@ def main() -> int:
         )
         subprocess.run(train_command(disturbed, options), check=True)
         leftovers = [path.name for path in (disturbed / "checkpoints").iterdir() if not path.name.isdigit()]
+        steps = [0, *saved]
+        fruitful = sum(later > earlier for earlier, later in itertools.pairwise(steps))
         checks = {
             f"all {arguments.kills} kills met a running process": len(saved) == arguments.kills,
+            # Else nothing was ever resumed, and what follows shows nothing.
+            "a kill came after a new state was saved": fruitful > 0,
             "the saved states are bit-identical": state_digest(calm) == state_digest(disturbed),
             "the figures of all epochs are identical": figures_of(calm) == figures_of(disturbed),
             "no temporary folder is left": not leftovers,
             "no checkpoint was damaged": not (disturbed / "damaged").exists(),
         }
-    steps = [0, *saved]
-    fruitful = sum(later > earlier for earlier, later in itertools.pairwise(steps))
     print(f"{fruitful} of the kills came after a new state was saved, the others while starting")
     for what, holds in checks.items():
         print(f"{'yes' if holds else 'NO '}  {what}")

@@ -342,18 +342,38 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
 
 
 WORKER = """
-import sys
+import json, sys
 import jax
-port, rank, run_dir, data_dir, kind, seeds = sys.argv[1:]
+port, rank, run_dir, data_dir, kind, seeds, refused = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), coordinator_bind_address=f"127.0.0.1:{port}")
 from pathlib import Path
 from lstm_jax import Config, train
+from lstm_jax.errors import UserError
 places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
+# What each process is given, of runs that cannot be.
+for differing in json.loads(refused):
+    try:
+        train(Config(**{**places, "hidden_size": 4, "batch_size": 11000, **differing[int(rank)]}))
+    except UserError as refusal:
+        print("refused:", refusal)
+    assert not Path(run_dir).joinpath("checkpoints", "5").exists()
 result = train(Config(**places, hidden_size=4, batch_size=11000, epochs=1, input=kind, seeds=int(seeds)))
 print(result.summary["device"], result.history[-1]["train_loss"])
 jax.distributed.shutdown()
 """
+
+
+# Options of the first process and of the second that cannot be one run, and what is said of them.
+DIFFERENT: list[tuple[list[dict[str, Any]], str]] = [
+    ([{"learning_rate": 0.01}, {"learning_rate": 0.02}], "--learning-rate: got 0.01 in process 0, 0.02 in"),
+    ([{"seed": 0}, {"seed": 1}], "--seed: got 0 in process 0, 1 in process 1, expected the same in all"),
+    ([{"epochs": 1}, {"epochs": 2}], "--epochs: got 1 in process 0, 2 in process 1"),
+    ([{"patience": 1}, {}], "--patience: got 1 in process 0, None in process 1"),
+    ([{}, {"checkpoint_every": 2}], "--checkpoint-every: got None in process 0, 2 in process 1"),
+    ([{}, {"implementation": "fused"}], "--implementation: got auto in process 0, fused in process 1"),
+    ([{}, {"run_dir": "elsewhere"}], "--run-dir: got "),
+]
 
 
 @pytest.mark.parametrize(("kind", "seeds"), [("memory", 1), ("stream", 1), ("memory", 2)])
@@ -363,7 +383,12 @@ def test_two_processes_train_as_one(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind, str(seeds)]
+    # The refusals in one of these tests: starting processes takes seconds.
+    refused = DIFFERENT if (kind, seeds) == ("memory", 1) else []
+    # Nothing is different; but one finds no data, and then none may wait for it.
+    no_data = [{}, {"data_dir": str(tmp_path / "none"), "archive_dir": str(tmp_path / "none")}]
+    given = [*(options for options, _ in refused), *([no_data] if refused else [])]
+    arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind, str(seeds), json.dumps(given)]
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(port), str(rank), *arguments],
@@ -373,6 +398,12 @@ def test_two_processes_train_as_one(
     ]  # fmt: skip
     outputs = [worker.communicate(timeout=240)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
+    for rank, output in enumerate(outputs if refused else []):
+        lines = [line.removeprefix("refused: ") for line in output.splitlines() if "refused: " in line]
+        for line, (_, told) in zip(lines, DIFFERENT, strict=False):
+            assert line.startswith(told), output
+        assert len(lines) == len(given)
+        assert ("process 1 could not begin" if rank == 0 else str(tmp_path / "none")) in lines[-1]
     one = train(Config(**{**small, "epochs": 1, "seeds": seeds}))
     for output in outputs:  # both processes know the same figures
         device, loss = output.strip().splitlines()[-1].rsplit(" ", 1)

@@ -13,6 +13,7 @@ from kill_and_resume import figures_of, state_digest
 from mnist import oracle
 from test_loop import Listener, train_until_told
 from test_loop_options import EVERY_OPTION
+from test_spread import by_numpy
 
 from lstm_jax import __main__ as commands
 from lstm_jax import loop, runtime, train
@@ -104,10 +105,9 @@ def test_means_and_spread_are_those_of_the_seeds(many: Any) -> None:
     assert len(summary["statistics"]) == 4
     for key, found in summary["statistics"].items():
         values = [each[key] for each in summary["per_seed"]]
-        half = T_OF_THREE * np.std(values, ddof=1) / np.sqrt(3)
         assert summary[key] == found["mean"] == pytest.approx(np.mean(values))
         assert found["standard_deviation"] == pytest.approx(np.std(values, ddof=1))
-        assert found["interval"] == pytest.approx([np.mean(values) - half, np.mean(values) + half], rel=1e-4)
+        assert found["interval"] == pytest.approx(by_numpy(np.array(values), T_OF_THREE), rel=1e-4)
         assert found["confidence"] == 0.95
 
 
