@@ -1,5 +1,6 @@
 """Devices, their mesh, and the cache of compiled programs."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def test_a_second_start_compiles_nothing(run: Run, tmp_path: Path) -> None:
     code = """
 import sys
 import jax
+import json
 import os
 from pathlib import Path
 from lstm_jax import Config, runtime, train
@@ -155,6 +157,7 @@ def test_an_unwritable_cache_does_not_stop_a_run(run: Run, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     code = """
 import os, sys
+import json
 import os
 from pathlib import Path
 os.environ["XDG_CACHE_HOME"] = sys.argv[1]
@@ -165,3 +168,16 @@ print(train(Config(run_dir=Path(sys.argv[2]), steps=1, hidden_size=6)).summary["
     done = run("-c", code, tmp_path / "file", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1\n"
+
+
+def test_processes_that_were_given_something_else_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.agree({"--seed": 3})  # one process agrees with itself
+    others = [{"--seed": 3, "--epochs": None}, {"--seed": 3, "--epochs": 7}]
+    monkeypatch.setattr(runtime, "_from_all", lambda own: [own, *map(json.dumps, others)])
+    told = "--epochs: got None in process 0, 7 in process 2, expected the same in all processes of a run"
+    with pytest.raises(ConfigError, match=f"^{told}$"):
+        runtime.agree({"--seed": 3, "--epochs": None})
+    monkeypatch.setattr(runtime, "_process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda process: [None] * (2 + process))
+    with pytest.raises(ConfigError, match="number of devices: got 2 in process 0, 3 in process 1, expected"):
+        runtime.agree({})
