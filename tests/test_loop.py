@@ -331,7 +331,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
     options = ["--hidden-size", "8", "--steps", "300", "--checkpoint-every", "5", "--input", kind]
     subprocess.run(train_command(tmp_path / "calm", options), check=True, capture_output=True)
     saved = kill_at_random_moments(
-        tmp_path / "killed", options, kills=3, longest=0.2, rng=random.Random(kind), after_progress=True
+        tmp_path / "killed", options, kills=3, longest=0.2, rng=random.Random(kind), after_progress=3
     )
     assert len(saved) == 3
     assert 0 < saved[0] < saved[1] < saved[2] < 300
