@@ -199,7 +199,7 @@ def with_epoch_open(
 def finished(config: Config, run: RunDirectory, summary: Record, console: Console) -> TrainResult:
     """The result of a run that came to its end before."""
     tell_end(console, summary, run.path)
-    longer = "give more --epochs" if config.may_go_on else how_to_begin_with_weights(run.path)
+    longer = "give more --epochs or --steps" if config.may_go_on else how_to_begin_with_weights(run.path)
     console.message(
         f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
     )
