@@ -14,7 +14,7 @@ from lstm_jax import command_line
 from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.command_line import note as _note
 from lstm_jax.compare.options import Compare
-from lstm_jax.config import ChosenSeed, Config, shown_option
+from lstm_jax.config import ChosenBest, ChosenSeed, Config, shown_option
 from lstm_jax.errors import ConfigError, ImageError, printable
 from lstm_jax.exchange_commands import Export, Import
 
@@ -49,6 +49,7 @@ class Evaluate:
     """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""
+    best: ChosenBest = False
 
     def __post_init__(self) -> None:
         """Refuse a negative number."""
@@ -67,7 +68,7 @@ class Evaluate:
         if self.output is not None:
             refuse_links_on_the_way(self.run_dir, self.output)
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         dataset = self._dataset(trained.config)
         mesh = runtime.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
@@ -121,6 +122,7 @@ class Predict:
     """Image files."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""
+    best: ChosenBest = False
 
     def run(self) -> int:
         """Print one line per image; one that cannot be read is an error, but does not stop the others."""
@@ -131,7 +133,7 @@ class Predict:
         from lstm_jax.trained import load_trained
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         failed = False
         for path in self.images:
             try:

@@ -36,7 +36,8 @@ from lstm_jax.files import read_text, remove_unfinished_files, write_whole
 
 State = TypeVar("State")
 
-# How many of the newest states are kept: one to go on from, one in case that one is damaged.
+# How many of the newest states are kept: one to go on from, one in case that one is damaged. (Beside them,
+# those that a save asks to keep.)
 KEPT = 2
 # Beside these folders, from before a save until after it: the step that is being saved.
 SAVING = ".saving"
@@ -71,16 +72,18 @@ class Restored(Generic[State]):
     notes: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Newest:
-    """Which states Orbax keeps: the newest of this run, and all that are not its own."""
+@dataclasses.dataclass
+class _Kept:
+    """Which states Orbax keeps: the newest of this run, those of some steps, and all that are not its own."""
 
     strangers: set[int]
+    steps: frozenset[int] = frozenset()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """One answer for each state."""
+        """Of the states from the oldest to the newest, whether each is kept."""
         own = [state.step for state in checkpoints if state.step not in self.strangers]
-        return [state.step in self.strangers or state.step in own[-KEPT:] for state in checkpoints]
+        kept = self.strangers | self.steps | set(own[-KEPT:])
+        return [state.step in kept for state in checkpoints]
 
 
 class Checkpoints:
@@ -113,6 +116,7 @@ class Checkpoints:
         self._options = options
         self._strangers: set[int] = set()
         self._checkpointer: ocp.training.Checkpointer | None = None
+        self._kept = _Kept(self._strangers)
         if read_only:
             if not self._directory.is_dir():
                 raise CheckpointError(f"{directory}: no checkpoints here yet")
@@ -135,18 +139,22 @@ class Checkpoints:
         """The step of the newest saved state; None if there is none."""
         return max(set(_steps(self._directory)) - self._strangers, default=None)
 
-    def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: Any, notes: Mapping[str, Any], *, keep: frozenset[int] = frozenset()
+    ) -> None:
         """Write a state; when this returns it is complete on disk.
 
         Args:
             step: training steps taken; a state of the same step is replaced.
             state: a pytree of arrays.
             notes: JSON values to keep with it.
+            keep: the steps of states to keep from now on, beside the newest.
 
         Raises:
             CheckpointError: if it cannot be written, a full disk being the usual reason. The states
                 saved before are intact.
         """
+        self._kept.steps = keep
         try:
             with _quiet():
                 self._write(step, state, notes)
@@ -162,7 +170,7 @@ class Checkpoints:
         if self._checkpointer is None:
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
-                preservation_policy=_Newest(self._strangers),
+                preservation_policy=self._kept,
                 lightweight_initialize=True,  # do not read the states that are there
             )
         path = self._directory / str(step)
@@ -184,15 +192,16 @@ class Checkpoints:
             checksums.write(path)
             (self._directory / SAVING).unlink()
 
-    def restore(self, like: State) -> Restored[State] | None:
+    def restore(self, like: State, *, step: int | None = None) -> Restored[State] | None:
         """Read the newest whole state of this run. To be called before the first `save`.
 
         Args:
             like: a state, or its `jax.ShapeDtypeStruct`s with shardings: what to expect and where to
                 put it.
+            step: read the state of this step, and no other.
 
         Returns:
-            The state, or None if nothing has been saved yet.
+            The state, or None if nothing has been saved yet, or that of ``step`` is not there or damaged.
 
         Raises:
             CheckpointError: if states were saved and none of them is whole and of this run, or if they
@@ -200,41 +209,43 @@ class Checkpoints:
         """
         for _ in range(READ_ATTEMPTS):
             with contextlib.suppress(_ReplacedError):
-                return self._restore(like)
+                return self._restore(like, step)
         raise CheckpointError(
             f"{self._directory}: the run goes on, and its states are replaced before they are read; try again"
         )
 
-    def _restore(self, like: State) -> Restored[State] | None:
-        steps = self._complete_steps()
+    def _restore(self, like: State, wanted: int | None) -> Restored[State] | None:
+        complete = self._complete_steps()
+        steps = [step for step in complete if wanted in (None, step)]
+        then = "; trying the one before it" if wanted is None else ""
         for index, step in enumerate(steps):
             path = self._directory / str(step)
             verdict, words, names = _examine(path)
             # A state that one process cannot read is no good to any of them.
             agreed = runtime.largest(verdict)
             if agreed != _Verdict.WHOLE:
-                self._begin_again_if_replaced(steps)
+                self._begin_again_if_replaced(complete)
                 if agreed == _Verdict.UNREADABLE:
                     raise _unreadable(path, words or "another process cannot read it")
-                self._put_aside(path, words or "another process cannot read it")
+                self._put_aside(path, words or "another process cannot read it", then)
                 continue
             with checksums.only(path, names) as place:
                 try:
                     notes = _notes_of(place)
                     if stranger := self._stranger(step, notes):
                         self._strangers.add(step)
-                        self._report(
-                            f"the checkpoint {path} is {stranger}; it stays where it is and is not used; "
-                            "trying the one before it"
-                        )
+                        told = f"the checkpoint {path} is {stranger}; it stays where it is and is not used"
+                        self._report(told + then)
                         continue
                     state = _load(place, like)
                 except CheckpointError as error:
-                    self._begin_again_if_replaced(steps)
+                    self._begin_again_if_replaced(complete)
                     raise CheckpointError(f"{path}: {error}") from error.__cause__
             self._strangers.update(filter(self._looks_strange, steps[index + 1 :]))
             notes.pop(BELONGS_TO, None)
             return Restored(step, state, notes)
+        if wanted is not None:
+            return None
         if steps or self._damaged.exists():
             what = "is damaged or of another run" if self._strangers else "is damaged"
             raise CheckpointError(
@@ -282,14 +293,14 @@ class Checkpoints:
     def _damaged(self) -> Path:
         return self._directory.parent / "damaged"
 
-    def _put_aside(self, path: Path, damage: str) -> None:
+    def _put_aside(self, path: Path, damage: str, then: str) -> None:
         told = f"the checkpoint {path} is damaged ({damage})"
         if not self._read_only:
             aside = self._damaged / path.name
             if runtime.is_leader():
                 aside = _move(path, self._damaged)
             told += f"; moved to {aside}"
-        self._report(f"{told}; trying the one before it")
+        self._report(told + then)
 
 
 def _steps(directory: Path) -> list[int]:

@@ -38,8 +38,10 @@ IMPLEMENTATIONS: tuple[str, ...] = get_args(ImplementationName)
 
 # Where things lie on this machine.
 PLACES = ("data_dir", "archive_dir", "run_dir")
-# The only fields that may differ when a run is continued: places, and how the same numbers are computed.
-CHANGEABLE = (*PLACES, "implementation")
+# The only fields that may differ when a run is continued: places, how the same numbers are computed, when to
+# stop early; and how long to train, where no step depends on that (see `Config.identity`).
+CHANGEABLE = (*PLACES, "implementation", "patience")
+LENGTH = ("epochs", "steps")
 
 # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
 LARGEST_SEED = 2**32 - 1
@@ -54,6 +56,7 @@ _LARGEST: Mapping[str, int] = MappingProxyType(
         "batch_size": 2**24,
         "epochs": MOST_STEPS,
         "steps": MOST_STEPS,
+        "patience": MOST_STEPS,
         "seeds": 2**10,
         "devices": 2**16,
         "checkpoint_every": MOST_STEPS,
@@ -102,6 +105,7 @@ def shown_option(metavar: str, default: str) -> Any:
 
 # Of the commands that read one model of a run.
 ChosenSeed = Annotated[int | None, shown_option("INT", "the first seed of the run")]
+ChosenBest = Annotated[bool, arg(help="Take the state after the best epoch on validation, not the newest.")]
 
 _RECIPE_HELP = arg(
     help="Named set of defaults for all other options; what you give besides overrides it. " + purposes()
@@ -164,6 +168,8 @@ class Config:
     """Passes over the training images."""
     steps: Annotated[int | None, _LENGTH, shown_option("INT", "none")] = None
     """Training steps, instead of whole epochs."""
+    patience: Annotated[int | None, shown_option("INT", "none")] = None
+    """Stop after so many epochs without a better accuracy on validation; of many seeds, when all have."""
     optimizer: OptimizerName = "adam"
     """'adamw': Adam with decoupled weight decay; 'muon': nearly orthogonal updates of the LSTM's kernels."""
     learning_rate: float = 0.01
@@ -256,6 +262,11 @@ class Config:
             )
         if self.permutation_seed != Config.permutation_seed and self.task != "permuted":
             raise _contradiction(self, "permutation_seed", "task", expected="--task permuted")
+        if self.patience is not None and self.train_on_all:
+            raise ConfigError(
+                f"--patience: got {self.patience} with --train-on-all, expected --no-train-on-all (without "
+                "validation images nothing says when to stop)"
+            )
         length = SEQUENCE_LENGTHS[self.task]
         if self.remat is not None and length % self.remat:
             raise _contradiction(self, "remat", "task", expected=f"a divisor of its {length} steps")
@@ -302,9 +313,20 @@ class Config:
             )
         return cls(**values)
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a run may become longer: no step depends on how many there are going to be."""
+        return self.schedule == "constant" and not self.warmup
+
     def identity(self) -> dict[str, Any]:
-        """The options that a run must keep from start to end."""
-        return {key: value for key, value in self.to_dict().items() if key not in CHANGEABLE}
+        """The options that a run must keep from start to end: all that what it computes depends on."""
+        free = (*CHANGEABLE, *LENGTH) if self.may_go_on else CHANGEABLE
+        return {key: value for key, value in self.to_dict().items() if key not in free}
+
+    def shared(self) -> dict[str, Any]:
+        """The options that all processes of a run must be given alike, by name: all but the data's places."""
+        values = {**self.to_dict(), "run_dir": str(self.run_directory().absolute())}
+        return {option(key): value for key, value in values.items() if key not in ("data_dir", "archive_dir")}
 
     def run_directory(self) -> Path:
         """``run_dir``, or a name made from the options: the same options find the same run again."""

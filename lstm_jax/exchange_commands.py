@@ -13,6 +13,7 @@ from lstm_jax.command_line import note as _note
 from lstm_jax.config import (
     DATASETS,
     SEQUENCE_LENGTHS,
+    ChosenBest,
     ChosenSeed,
     Config,
     DatasetName,
@@ -41,6 +42,7 @@ class Export:
     """Replace the file if it exists."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""
+    best: ChosenBest = False
 
     def run(self) -> int:
         """Write the file; print code that reads it."""
@@ -64,7 +66,7 @@ class Export:
         from lstm_jax.version import __version__
 
         runtime.start(devices=None)
-        trained = load_trained(self.run_dir, seed=self.seed, report=_note)
+        trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         params = jax.tree.map(np.asarray, trained.params)
         architecture = architecture_of(params)
         metadata = {

@@ -21,15 +21,16 @@ from lstm_jax.checkpoint import Checkpoints, digest
 from lstm_jax.config import Config
 from lstm_jax.console import Console
 from lstm_jax.data import VALIDATION_SIZE, Dataset, load_dataset
-from lstm_jax.errors import CheckpointError, NonFiniteLossError
+from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.feed import Feed, make_feed
+from lstm_jax.history import has_lost_patience, loss_sums, steps_to_keep
 from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.plan import Plan
-from lstm_jax.run_directory import DamagedJSONError, Record, RunDirectory
+from lstm_jax.run_directory import DamagedJSONError, Record, RunDirectory, how_to_begin_with_weights
 from lstm_jax.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
-from lstm_jax.signals import StopSignals
+from lstm_jax.signals import Interrupted, StopSignals
 from lstm_jax.summary import (
     Notes,
     known,
@@ -42,6 +43,7 @@ from lstm_jax.summary import (
 )
 from lstm_jax.trained import load_state
 from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
+from lstm_jax.version import __version__
 
 # Seconds between two looks at signals and the progress bar: one program runs that long. Not less: a program
 # begins with new memory for all that a step saves, and large steps took a quarter of their time to get it.
@@ -71,42 +73,69 @@ class TrainResult:
 def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
     """Train the model that a configuration describes, or go on with it, in its run directory.
 
-    Returns when the run has come to its end, or has been told to stop: SIGINT (Ctrl-C), SIGTERM
-    and SIGHUP, when this is called in the main thread, save the state first. A finished run is not repeated.
+    A finished run is not repeated. It goes on if more ``epochs`` or ``steps`` are asked for, and it may
+    (`Config.may_go_on`).
+
+    Called in the main thread, SIGINT (Ctrl-C), SIGTERM and SIGHUP save the state first. Then Ctrl-C raises
+    `Interrupted`, which is a KeyboardInterrupt, and the others do what they would have done without this:
+    they end the process, or call the program's own handler; when that returns, so does this, with the
+    signal in ``stopped_by``.
 
     Args:
         config: the options.
         console: hears about the progress; by default nobody does.
-        stop: hears signals; by default from here on.
+        stop: hears signals; by default this function does while it runs. Who gives it also says what a
+            signal means: the result tells it, in ``stopped_by``, and nothing is raised for it once training
+            has begun.
 
     Raises:
         UserError: an option that cannot be, data that is missing or damaged, a run directory that
             cannot be written or belongs to another configuration, a loss that is not finite.
-        Interrupted: a signal before training began; there is nothing to save.
+        Interrupted: Ctrl-C; or a signal before training began, with nothing to save.
     """
+    if stop is not None:
+        return _train(config, console or Console(), stop)
+    stop = StopSignals()
+    try:
+        with stop:
+            result = _train(config, console or Console(), stop)
+    except Interrupted as interrupt:
+        stop.hand_back(interrupt.number)
+        raise
+    if result.stopped_by is not None:
+        stop.hand_back(
+            result.stopped_by, f"the state is saved in {result.run_dir}; the same call goes on from it"
+        )
+    return result
+
+
+def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
     started = time.perf_counter()
-    if stop is None:
-        with StopSignals() as stop:
-            return train(config, console=console, stop=stop)
-    if console is None or not runtime.is_leader():
+    versions = {"version of lstm_jax": __version__, "version of jax": jax.__version__}
+    runtime.agree({**versions, **config.shared()})
+    if not runtime.is_leader():
         console = Console()
     mesh = runtime.make_mesh(devices=config.devices, batch_size=config.batch_size)
     with stop.at_once():
-        implementation = prepare_implementation(config, console)
+        implementation = runtime.together(lambda: prepare_implementation(config, console))
+    runtime.agree({"what --implementation auto chooses": implementation})
     with runtime.leader_first(lambda: RunDirectory(config, leader=runtime.is_leader())) as run:
-        if run.has_summary and (result := finished(run, config, mesh, console)) is not None:
+        ended = run.has_summary and not run.becomes_other
+        if ended and (result := finished(run, config, mesh, console)) is not None:
             return result
         with runtime.leader_first(
             lambda: Checkpoints(run.checkpoints, report=console.message, options=config.identity())
         ) as checkpoints:
             with stop.at_once():
-                dataset = load_dataset(
-                    config.dataset,
-                    data_dir=config.data_dir,
-                    archive_dir=config.archive_dir,
-                    input=config.input,
-                    validation_size=0 if config.train_on_all else VALIDATION_SIZE,
-                    report=console.message,
+                dataset = runtime.together(
+                    lambda: load_dataset(
+                        config.dataset,
+                        data_dir=config.data_dir,
+                        archive_dir=config.archive_dir,
+                        input=config.input,
+                        validation_size=0 if config.train_on_all else VALIDATION_SIZE,
+                        report=console.message,
+                    )
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
             method = Method.of(config, total_steps=plan.total_steps)
@@ -116,6 +145,8 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
             notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
+                refuse_what_is_behind(config, plan, state.steps_taken)
+                state, notes = with_epoch_open(config, plan, mesh, state, notes)
             if notes.devices != mesh.size:
                 console.message(
                     f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the "
@@ -147,6 +178,34 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
             return loop.run_to_end(state, notes)
 
 
+def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:
+    """Raise ConfigError if a run is to end before the step that it has come to."""
+    if taken <= plan.total_steps:
+        return
+    if config.steps is not None:
+        told = f"--steps: got {config.steps}, expected at least {taken}"
+    else:
+        told = f"--epochs: got {config.epochs}, expected at least {-(-taken // plan.steps_per_epoch)}"
+    raise ConfigError(f"{told}: this run has taken {taken} steps; name another --run-dir for a shorter one")
+
+
+def with_epoch_open(
+    config: Config, plan: Plan, mesh: Mesh, state: TrainState, notes: Notes
+) -> tuple[TrainState, Notes]:
+    """A state to go on from, where the run ended within an epoch and is to become longer.
+
+    As if it had never ended there: the record of the cut epoch goes, and its losses count again.
+    """
+    _, done, end = plan.epoch_of(state.steps_taken)
+    if not 0 < done < end or not notes.history or notes.history[-1]["step"] != state.steps_taken:
+        return state, notes
+    sums = np.array(loss_sums(config, notes.history, done), np.float32)
+    state = state._replace(loss_sum=runtime.place(mesh, sums.reshape(np.shape(state.loss_sum)), P()))
+    cut = notes.history[-1]
+    notes = dataclasses.replace(notes, history=notes.history[:-1], epoch_seconds=cut["train_seconds"])
+    return state, notes
+
+
 def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) -> TrainResult | None:
     """The result of a run that came to its end before; None if what is left of it must come to it again.
 
@@ -163,6 +222,7 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
         restored = load_state(run.path, report=console.message)
         state, notes = restored.state, Notes.from_json(restored.notes)
         complete = restored.step == config.steps if config.steps else len(notes.history) == config.epochs
+        complete = complete or has_lost_patience(config, notes.history)
         same = digest(state.evaluated_params) == summary.get("parameters_sha256")
         if notes.history and (complete or same):
             params, history = state.evaluated_params, notes.history
@@ -181,7 +241,10 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
         console.message(f"{run.path}: its summary.json tells no result; it is written again after training")
         return None
     tell_end(console, summary, run.path)
-    console.message("This run is finished. To train again, remove its folder or name another --run-dir.")
+    longer = "give more --epochs or --steps" if config.may_go_on else how_to_begin_with_weights(run.path)
+    console.message(
+        f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
+    )
     if params is None:
         console.message("Its final parameters are not in its checkpoints any more.")
     return TrainResult(params, history, summary, None, run.path)
@@ -223,7 +286,7 @@ class Loop:
         """Take all steps that are left, or stop early if told to."""
         self.run.begin(notes.history)
         state = self.compile(state)
-        while state.steps_taken < self.plan.total_steps:
+        while not self.has_ended(state, notes):
             if self.told_to_stop():
                 return self.stopped(state, notes)
             state, notes = self.run_epoch(state, notes)
@@ -232,6 +295,13 @@ class Loop:
         self.run.write_summary(summary)
         tell_end(self.console, summary, self.run.path)
         return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
+
+    def has_ended(self, state: TrainState, notes: Notes) -> bool:
+        """Whether all steps are taken, or too many epochs have ended without a better one."""
+        if state.steps_taken == self.plan.total_steps:
+            return True
+        _, done, _ = self.plan.epoch_of(state.steps_taken)
+        return done == 0 and has_lost_patience(self.config, notes.history)
 
     def compile(self, state: TrainState) -> TrainState:
         """Compile the training program by running it over no steps, so that no epoch's time includes it."""
@@ -318,7 +388,8 @@ class Loop:
         if (seed := seed_with_nonfinite(self.config, state.params)) is not None:
             raise self.nonfinite("parameters", "are", state.steps_taken, seed)
         notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
-        self.checkpoints.save(state.steps_taken, state, dataclasses.asdict(notes))
+        keep = steps_to_keep(self.config, notes.history)
+        self.checkpoints.save(state.steps_taken, state, dataclasses.asdict(notes), keep=keep)
 
     def refuse_nonfinite(self, state: TrainState) -> None:
         """Raise NonFiniteLossError if a loss was infinite or NaN."""

@@ -1,7 +1,7 @@
 """The folder that holds all of a run, so that the same command can go on where it stopped.
 
     config.json     the options
-    checkpoints/    the newest saved states: the truth about how far the run has come
+    checkpoints/    the newest saved states: the truth about how far the run has come; and the best one
     metrics.jsonl   one JSON object per epoch
     tensorboard/    the same figures as TensorBoard events
     summary.json    written last; a run that has it is finished
@@ -12,6 +12,7 @@ Every epoch's figures are part of the saved state. ``metrics.jsonl`` and ``summa
 for people and programs to read; they are brought into line with the state whenever the run is taken up.
 """
 
+import dataclasses
 import json
 import os
 import socket
@@ -24,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lstm_jax.config import Config, option
+from lstm_jax.config import LENGTH, Config, option
 from lstm_jax.errors import ConfigError, RunDirectoryError, one_line, printable
 from lstm_jax.files import append, read_text, remove_unfinished_files, remove_unfinished_folders, write_whole
 
@@ -34,6 +35,8 @@ CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json",
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 # All that is written here.
 ENTRIES = (CONFIG, METRICS, SUMMARY, LOCK, CHECKPOINTS, TENSORBOARD, "damaged", "of-another-run")
+# What `export --format safetensors` calls its file.
+WEIGHTS_FILE = "params.safetensors"
 # No options and no summary of figures are larger; of 1,024 seeds, a summary has 300 kB.
 _MOST_BYTES = 2**24
 # TensorBoard's name for each figure of an epoch's record.
@@ -52,6 +55,8 @@ class RunDirectory:
 
     Attributes:
         path: the folder.
+        becomes_other: whether the run there is to be longer or shorter, or to have another patience, than
+            when it was begun.
     """
 
     def __init__(self, config: Config, *, leader: bool = True) -> None:
@@ -66,10 +71,13 @@ class RunDirectory:
                 with other options; then they are listed.
         """
         self.path = config.run_directory()
+        self.becomes_other = False
+        self._config = config
         self._lock = FileLock(self.path / LOCK)
         self._events: Any = None
         self._leader = leader
         if not leader:
+            self._continue()  # what the leader has just written
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -84,24 +92,35 @@ class RunDirectory:
                 f"{self.path}: cannot write here ({error.strerror}); name another --run-dir"
             ) from error
         try:
-            self._take_up(config)
+            self._take_up()
         except BaseException:
             self._lock.release()
             raise
 
-    def _take_up(self, config: Config) -> None:
+    def _take_up(self) -> None:
         if (self.path / CONFIG).exists():
-            _refuse_other_options(self.path, saved=read_config(self.path), wanted=config)
+            self._continue()
         elif self.checkpoints.exists() or (self.path / SUMMARY).exists():
             raise RunDirectoryError(
                 f"{self.path}: holds a run without its config.json; put that back, or name another --run-dir"
             )
         else:
-            with self._writing():
-                write_whole(self.path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+            self._write_config()
         with self._writing():
             remove_unfinished_files(self.path, (CONFIG, METRICS, SUMMARY))
             remove_unfinished_folders(self.path)
+
+    def _continue(self) -> None:
+        saved = read_config(self.path)
+        _refuse_other_options(self.path, saved=saved, wanted=self._config)
+        wanted = {field: getattr(self._config, field) for field in (*LENGTH, "patience")}
+        # All else stays as it was: `evaluate` looks for the data where they were.
+        self._config = dataclasses.replace(saved, **wanted)
+        self.becomes_other = self._config != saved
+
+    def _write_config(self) -> None:
+        with self._writing():
+            write_whole(self.path / CONFIG, json.dumps(self._config.to_dict(), indent=2) + "\n")
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -139,7 +158,7 @@ class RunDirectory:
             write_whole(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def begin(self, history: Sequence[Record]) -> None:
-        """Bring the metrics into line with the saved state, and open TensorBoard's event file.
+        """Bring options and metrics into line with what is going on, and open TensorBoard's event file.
 
         Args:
             history: the records of the epochs that the saved state has behind it.
@@ -148,6 +167,11 @@ class RunDirectory:
         if not self._leader:
             return
         last_step = history[-1]["step"] if history else 0
+        if self.becomes_other:
+            # In this order: a run that has a summary is finished, and that is written again from the state.
+            with self._writing():
+                (self.path / SUMMARY).unlink(missing_ok=True)
+            self._write_config()
         with self._writing():
             self._events = _EventFile(self.path / TENSORBOARD, first_step=last_step + 1)
 
@@ -275,13 +299,28 @@ def refuse_links_on_the_way(run_dir: Path, output: Path) -> None:
 
 
 def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
-    old, new = saved.identity(), wanted.identity()
-    differences = [f"{option(key)} {old[key]} there, {new[key]} now" for key in old if old[key] != new[key]]
-    if differences:
+    fixed = {*saved.identity(), *wanted.identity()}
+    old, new = saved.to_dict(), wanted.to_dict()
+    differing = [key for key in old if key in fixed and old[key] != new[key]]
+    told = "; ".join(f"{option(key)} {old[key]} there, {new[key]} now" for key in differing)
+    if differing and set(differing) <= set(LENGTH):
         raise RunDirectoryError(
-            f"{path}: holds a run with other options ({'; '.join(differences)}); "
+            f"{path}: holds a run of another length ({told}), which its learning rate follows from; give the "
+            f"same length to continue it, or {how_to_begin_with_weights(path)}"
+        )
+    if differing:
+        raise RunDirectoryError(
+            f"{path}: holds a run with other options ({told}); "
             "give the same options to continue it, or name another --run-dir"
         )
+
+
+def how_to_begin_with_weights(path: Path) -> str:
+    """The commands that begin another run with the weights of the one in a folder."""
+    return (
+        f"begin another run with its weights: python -m lstm_jax export {path} --format safetensors; "
+        f"python -m lstm_jax import {path / WEIGHTS_FILE} --run-dir ANOTHER"
+    )
 
 
 class DamagedJSONError(RunDirectoryError):

@@ -6,9 +6,10 @@ called beforehand) alike.
 """
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,9 @@ def start(*, devices: int | None) -> None:
 
     Args:
         devices: how many devices the CPU is to show, if the CPU is what JAX runs on.
+
+    Raises:
+        ConfigError: if JAX finds no device.
     """
     if devices is not None:
         jax.config.update("jax_num_cpu_devices", devices)
@@ -48,6 +52,23 @@ def start(*, devices: int | None) -> None:
         # Without these two JAX keeps only what took over a second to compile, which is nothing of ours.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    local_devices()
+
+
+def local_devices() -> list[jax.Device]:
+    """The devices of this process.
+
+    Raises:
+        ConfigError: if JAX finds none; anything else that asks for devices would say it in a traceback.
+    """
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # as JAX says that there is no such device
+        asked = f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', 'unset')} ({one_line(error)})"
+        raise ConfigError(
+            f"JAX finds no device to run on: {asked}; name a platform that is here (JAX_PLATFORMS=cpu always "
+            "is), or install JAX for that one"
+        ) from error
 
 
 def compilation_cache_dir() -> Path | None:
@@ -69,13 +90,7 @@ def make_mesh(*, devices: int | None, batch_size: int) -> Mesh:
     Raises:
         ConfigError: if there are fewer devices, or the batch cannot be shared evenly.
     """
-    try:
-        local, processes = jax.local_devices(), jax.process_count()
-    except (RuntimeError, AssertionError) as error:  # as JAX says that there is no such device
-        platforms = os.environ.get("JAX_PLATFORMS", "unset")
-        raise ConfigError(
-            f"JAX finds no device to run on (JAX_PLATFORMS is {platforms}): {one_line(error)}"
-        ) from error
+    local, processes = local_devices(), jax.process_count()
     if devices is None:
         fitting = (n for n in range(len(local), 0, -1) if batch_size % (n * processes) == 0)
         devices = next(fitting, 1)
@@ -155,24 +170,76 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
+def agree(values: Mapping[str, Any]) -> None:
+    """Refuse to go on unless every process was given the same.
+
+    Processes of different options would each compute something else, and share the mean of it. To be called
+    before anything else that processes do together.
+
+    Args:
+        values: JSON values, by the name that the user knows each by.
+
+    Raises:
+        ConfigError: in every process, naming the values that differ, or if JAX finds no device.
+    """
+    counts = [len(jax.local_devices(process)) for process in range(_process_count())]
+    if len(set(counts)) > 1:
+        _refuse_differences("number of devices", counts)
+    said = [json.loads(text) for text in _from_all(json.dumps(values))]
+    for name in dict.fromkeys(name for each in said for name in each):
+        _refuse_differences(name, [each.get(name) for each in said])
+
+
+def _process_count() -> int:
+    local_devices()
+    return jax.process_count()
+
+
+def _refuse_differences(name: str, found: list[Any]) -> None:
+    for process, value in enumerate(found):
+        if value != found[0]:
+            raise ConfigError(
+                f"{name}: got {found[0]} in process 0, {value} in process {process}, expected the same in "
+                "all processes of a run"
+            )
+
+
+def _from_all(text: str) -> list[str]:
+    """What each process says, in their order; text without NUL."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    padded = np.pad(own, (0, largest(len(own)) - len(own)))
+    return [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(padded)]
+
+
+def together(action: Callable[[], T]) -> T:
+    """Do something in every process, or fail in every one: nobody waits for a process that is gone.
+
+    Raises:
+        UserError: where the action failed in another process only.
+    """
+    if jax.process_count() == 1:
+        return action()
+    failure: BaseException | None = None
+    results: list[T] = []
+    try:
+        results.append(action())
+    except BaseException as error:
+        failure = error
+    if failed := largest(0 if failure is None else jax.process_index() + 1):
+        raise failure or UserError(f"process {failed - 1} could not begin; its message says why")
+    return results[0]
+
+
 def leader_first(action: Callable[[], T]) -> T:
     """Do something in the leader, then in the other processes, which find what the leader has made.
 
     Raises:
-        UserError: in every process, if the leader failed: nobody waits for a process that is gone.
+        UserError: as `together`.
     """
-    if jax.process_count() == 1:
-        return action()
-    failure: Exception | None = None
-    results: list[T] = []
-    if is_leader():
-        try:
-            results.append(action())
-        except Exception as error:
-            failure = error
-    if from_leader(int(failure is not None)):
-        raise failure or UserError("process 0 could not begin; its message says why")
-    return results[0] if results else action()
+    made = together(lambda: [action()] if is_leader() else [])
+    return together(lambda: made[0] if made else action())
 
 
 def from_leader(value: int) -> int:

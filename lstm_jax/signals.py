@@ -17,14 +17,14 @@ PATIENCE_SECONDS = 3.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that came when there was nothing to save yet.
+    """A signal has ended what was going on.
 
     Attributes:
         number: the signal.
     """
 
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(number.name)
+    def __init__(self, number: signal.Signals, told: str = "") -> None:
+        super().__init__(f"{number.name}; {told}" if told else number.name)
         self.number = number
 
 
@@ -53,6 +53,26 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def hand_back(self, number: signal.Signals, told: str = "") -> None:
+        """Let a signal do what it would have done, had nobody remembered it here. For after `__exit__`.
+
+        SIGTERM and SIGHUP end the process, unless the program has a handler of its own: that is called, and
+        when it returns, this does. Ctrl-C, and a signal that only another process has heard, interrupt.
+
+        Args:
+            number: the signal.
+            told: what has become of the work, for those who read the exception.
+
+        Raises:
+            Interrupted: instead of Python's own KeyboardInterrupt.
+        """
+        # None is a handler that Python cannot know.
+        interrupting = (signal.default_int_handler, signal.SIG_IGN, None)
+        if self.received == number and self._previous.get(number) not in interrupting:
+            signal.raise_signal(number)
+            return
+        raise Interrupted(number, told)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

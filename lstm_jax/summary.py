@@ -19,6 +19,7 @@ from lstm_jax.config import Config
 from lstm_jax.console import Console
 from lstm_jax.data import Dataset
 from lstm_jax.errors import CheckpointError, one_line, printable
+from lstm_jax.history import best_of, of_each_seed
 from lstm_jax.model import Params
 from lstm_jax.run_directory import Record
 from lstm_jax.seeds import in_words
@@ -102,6 +103,7 @@ def known(config: Config, state: TrainState, notes: Notes) -> dict[str, Any]:
         "train_seconds": notes.train_seconds,
         "epochs": notes.history[-1]["epoch"],
         "steps": state.steps_taken,
+        "stopped_early": _stopped_early(config, state.steps_taken, notes.history[-1]["epoch"]),
         "implementation": notes.implementation,
     }
 
@@ -121,14 +123,15 @@ def mend(found: Record, right: Record, facts: Record) -> tuple[Record, list[str]
     return {**right, **found, **facts}, wrong
 
 
+def _stopped_early(config: Config, steps: int, epochs: int) -> bool:
+    return epochs < config.epochs if config.steps is None else steps < config.steps
+
+
 def _outcome(config: Config, history: Sequence[Record]) -> Record:
     """The accuracies that a run came to."""
+    each = [_outcome_of_one(own) for own in of_each_seed(config, history)]
     if config.seeds == 1:
-        return _outcome_of_one(history)
-    each = [
-        _outcome_of_one([{**record, **record["per_seed"][index]} for record in history])
-        for index in range(config.seeds)
-    ]
+        return each[0]
     means = {key: _mean([one[key] for one in each]) for key in each[0] if key != "best_validation_epoch"}
     return {
         **means,
@@ -144,9 +147,7 @@ def _outcome(config: Config, history: Sequence[Record]) -> Record:
 
 def _outcome_of_one(history: Sequence[Record]) -> Record:
     last = history[-1]
-    validated = [record for record in history if record["validation_accuracy"] is not None]
-    # The first of equals.
-    best = max(validated, key=lambda record: record["validation_accuracy"], default=dict[str, Any]())
+    best = best_of(history) or {}
     return {
         "test_accuracy": last["test_accuracy"],
         "best_validation_test_accuracy": best.get("test_accuracy"),
@@ -196,10 +197,10 @@ def tell_start(
 
 
 def tell_end(console: Console, summary: Record, path: Path) -> None:
-    """Say what came out of it, and where it is."""
+    """Say where the run is, and what came out of it."""
+    console.message(f"Run directory: {path}")
     for line in result_in_words(summary):
         console.message(line)
-    console.message(f"Run directory: {path}")
 
 
 def result_in_words(summary: Record) -> list[str]:
@@ -208,9 +209,13 @@ def result_in_words(summary: Record) -> list[str]:
     Raises:
         KeyError, TypeError, ValueError: if that is no summary.
     """
-    seconds = f"{summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
-    result = _result_of_many(summary) if "per_seed" in summary else [_result_of_one(summary)]
-    return [*result, f"Execution time {seconds}"]
+    lines = [
+        f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
+    ]
+    if summary.get("stopped_early"):  # summaries of before say nothing of it
+        told = "not better on validation for as many epochs as --patience says"
+        lines.append(f"Stopped after epoch {summary['epochs']}: {told}")
+    return lines + (_result_of_many(summary) if "per_seed" in summary else [_result_of_one(summary)])
 
 
 def _result_of_one(summary: Record) -> str:

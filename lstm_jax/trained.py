@@ -13,6 +13,7 @@ from lstm_jax import runtime
 from lstm_jax.checkpoint import Checkpoints, Restored
 from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError, ConfigError
+from lstm_jax.history import best_of, of_each_seed
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.run_directory import CHECKPOINTS, read_config
 from lstm_jax.seeds import in_words, member, seed_of
@@ -50,20 +51,25 @@ def _probabilities(
 
 
 def load_trained(
-    run_dir: str | Path, *, seed: int | None = None, report: Callable[[str], None] = lambda text: None
+    run_dir: str | Path,
+    *,
+    seed: int | None = None,
+    best: bool = False,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Trained:
     """Read the model of a run: its newest whole state. Nothing in the folder is changed.
 
     Args:
         run_dir: a folder that `train` wrote, of a finished or an unfinished run.
         seed: which of the models of a run of many seeds; by default the first.
-        report: called with a line about every state that is damaged or of another run, and, if there are
-            many seeds, about which of them this is.
+        best: read the state after the seed's best epoch on validation instead.
+        report: called with a line about every state that is damaged or of another run, about which of many
+            seeds this is, and about which epoch was the best.
 
     Raises:
         RunDirectoryError: if the folder is not a run directory.
-        ConfigError: if the run has no such seed.
-        CheckpointError: if no state has been saved, or none is whole.
+        ConfigError: if the run has no such seed, or no validation images to be best on.
+        CheckpointError: if no state has been saved, none is whole, or that of the best epoch was not kept.
     """
     config = read_config(Path(run_dir))
     seed = config.seed if seed is None else seed
@@ -74,14 +80,35 @@ def load_trained(
     restored = load_state(run_dir, report=report)
     if config.seeds > 1:
         report(f"{run_dir} holds {in_words(config)}; this is seed {seed} (--seed names another)")
+    if best:
+        restored = _best(run_dir, config, config.all_seeds.index(seed), restored, report)
     params = member(config, restored.state.evaluated_params, config.all_seeds.index(seed))
     # Wherever it was trained: what computes it here is for this machine to say.
     model = build_model(dataclasses.replace(config, implementation="auto"))
     return Trained(config, model, params, restored.step, seed)
 
 
+def _best(
+    run_dir: str | Path,
+    config: Config,
+    index: int,
+    newest: Restored[TrainState],
+    report: Callable[[str], None],
+) -> Restored[TrainState]:
+    """The state after the best epoch of the seed number ``index``, from 0."""
+    if config.train_on_all:
+        raise ConfigError(f"--best: got a run with --train-on-all in {run_dir}, expected one with validation")
+    record = best_of(of_each_seed(config, newest.notes["history"])[index])
+    if record is None:
+        raise CheckpointError(f"{run_dir}: no epoch has ended yet; train for one first")
+    report(f"{run_dir}: epoch {record['epoch']}, the best on validation so far")
+    return (
+        newest if record["step"] == newest.step else load_state(run_dir, step=record["step"], report=report)
+    )
+
+
 def load_state(
-    run_dir: str | Path, *, report: Callable[[str], None] = lambda text: None
+    run_dir: str | Path, *, step: int | None = None, report: Callable[[str], None] = lambda text: None
 ) -> Restored[TrainState]:
     """Read all that the newest whole state of a run holds: parameters, optimizer, counters, notes.
 
@@ -89,11 +116,12 @@ def load_state(
 
     Args:
         run_dir: a folder that `train` wrote.
+        step: read the state of this step instead of the newest.
         report: called with a line about every state that is damaged or of another run.
 
     Raises:
         RunDirectoryError: if the folder is not a run directory.
-        CheckpointError: if no state has been saved, or none is whole.
+        CheckpointError: if no state has been saved, or none is whole; if that of ``step`` is not there.
     """
     run_dir = Path(run_dir)
     # Only names and shapes are read off the method: for them nothing need be built, and the number of
@@ -108,7 +136,12 @@ def load_state(
     with Checkpoints(
         run_dir / CHECKPOINTS, report=report, read_only=True, options=config.identity()
     ) as checkpoints:
-        restored = checkpoints.restore(like)
+        restored = checkpoints.restore(like, step=step)
+    if restored is None and step is not None:
+        raise CheckpointError(
+            f"{run_dir}: got no whole state of step {step}, expected the one after the best epoch; it was "
+            "damaged, or trained by a version that kept only the newest: use the newest, without --best"
+        )
     if restored is None:
         raise CheckpointError(f"{run_dir}: no state has been saved yet; train for an epoch first")
     return restored

@@ -25,6 +25,7 @@ from lstm_jax.console import Console
 from lstm_jax.errors import ConfigError, NonFiniteLossError
 from lstm_jax.kernels import choice
 from lstm_jax.plan import Plan
+from lstm_jax.signals import StopSignals
 from lstm_jax.trained import load_trained
 
 
@@ -56,6 +57,12 @@ class Listener(Console):
 
     def epoch_finished(self, epochs: int, record: Any) -> None:
         self.records.append(dict(record))
+
+
+def train_until_told(config: Config, console: Console) -> loop.TrainResult:
+    """`train` as the command line calls it: a signal ends in its result, not in an exception."""
+    with StopSignals() as stop:
+        return train(config, console=console, stop=stop)
 
 
 def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(
     stops, result = 0, None
     while result is None or result.summary is None:
         listener = Listener(signal_after=3, number=number)
-        result = train(Config(**options), console=listener)
+        result = train_until_told(Config(**options), listener)
         if result.summary is None:
             stops += 1
             assert result.stopped_by == number
@@ -145,7 +152,7 @@ def test_stopped_before_the_first_step(small: dict[str, Any]) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop.Loop, "compile", compile_and_signal)
-        result = train(Config(**small), console=Listener())
+        result = train_until_told(Config(**small), Listener())
     assert result.stopped_by == signal.SIGTERM
     finished = train(Config(**small))
     assert finished.summary is not None
@@ -189,7 +196,7 @@ def test_a_run_may_go_on_with_another_number_of_devices(
 ) -> None:
     options = {**small, "devices": None}  # all there are; the tests show two
     whole = train(Config(**{**options, "run_dir": tmp_path / "whole"}))
-    assert train(Config(**options), console=Listener(signal_after=2)).stopped_by is not None
+    assert train_until_told(Config(**options), Listener(signal_after=2)).stopped_by is not None
     real = runtime.make_mesh
     monkeypatch.setattr(runtime, "make_mesh", lambda **kwargs: real(**{**kwargs, "devices": 1}))
     listener = Listener()
@@ -203,7 +210,7 @@ def test_a_run_may_go_on_with_another_implementation(small: dict[str, Any], tmp_
     whole = train(Config(**{**small, "run_dir": tmp_path / "whole", "implementation": "scan"}))
     for implementation, after in (("scan", 1), ("native", 1), ("unrolled", None)):
         listener = Listener(signal_after=after)
-        result = train(Config(**small, implementation=implementation), console=listener)
+        result = train_until_told(Config(**small, implementation=implementation), listener)
         assert (result.stopped_by is None) == (after is None)
     assert any("computed by native so far and now by unrolled" in message for message in listener.messages)
     assert result.summary is not None
@@ -254,7 +261,9 @@ def test_a_finished_run_returns_its_own_parameters_or_none(small: dict[str, Any]
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = train(Config(**{**small, "epochs": 3, "checkpoint_every": 5}), console=Listener(signal_after=2))
+    good = train_until_told(
+        Config(**{**small, "epochs": 3, "checkpoint_every": 5}), console=Listener(signal_after=2)
+    )
     assert good.stopped_by is not None
     before = state_digest(small["run_dir"])
 
@@ -322,7 +331,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
     options = ["--hidden-size", "8", "--steps", "300", "--checkpoint-every", "5", "--input", kind]
     subprocess.run(train_command(tmp_path / "calm", options), check=True, capture_output=True)
     saved = kill_at_random_moments(
-        tmp_path / "killed", options, kills=3, longest=0.2, rng=random.Random(kind), after_progress=True
+        tmp_path / "killed", options, kills=3, longest=0.2, rng=random.Random(kind), after_progress=3
     )
     assert len(saved) == 3
     assert 0 < saved[0] < saved[1] < saved[2] < 300
@@ -333,18 +342,38 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
 
 
 WORKER = """
-import sys
+import json, sys
 import jax
-port, rank, run_dir, data_dir, kind, seeds = sys.argv[1:]
+port, rank, run_dir, data_dir, kind, seeds, refused = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), coordinator_bind_address=f"127.0.0.1:{port}")
 from pathlib import Path
 from lstm_jax import Config, train
+from lstm_jax.errors import UserError
 places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
+# What each process is given, of runs that cannot be.
+for differing in json.loads(refused):
+    try:
+        train(Config(**{**places, "hidden_size": 4, "batch_size": 11000, **differing[int(rank)]}))
+    except UserError as refusal:
+        print("refused:", refusal)
+    assert not Path(run_dir).joinpath("checkpoints", "5").exists()
 result = train(Config(**places, hidden_size=4, batch_size=11000, epochs=1, input=kind, seeds=int(seeds)))
 print(result.summary["device"], result.history[-1]["train_loss"])
 jax.distributed.shutdown()
 """
+
+
+# Options of the first process and of the second that cannot be one run, and what is said of them.
+DIFFERENT: list[tuple[list[dict[str, Any]], str]] = [
+    ([{"learning_rate": 0.01}, {"learning_rate": 0.02}], "--learning-rate: got 0.01 in process 0, 0.02 in"),
+    ([{"seed": 0}, {"seed": 1}], "--seed: got 0 in process 0, 1 in process 1, expected the same in all"),
+    ([{"epochs": 1}, {"epochs": 2}], "--epochs: got 1 in process 0, 2 in process 1"),
+    ([{"patience": 1}, {}], "--patience: got 1 in process 0, None in process 1"),
+    ([{}, {"checkpoint_every": 2}], "--checkpoint-every: got None in process 0, 2 in process 1"),
+    ([{}, {"implementation": "fused"}], "--implementation: got auto in process 0, fused in process 1"),
+    ([{}, {"run_dir": "elsewhere"}], "--run-dir: got "),
+]
 
 
 @pytest.mark.parametrize(("kind", "seeds"), [("memory", 1), ("stream", 1), ("memory", 2)])
@@ -354,7 +383,12 @@ def test_two_processes_train_as_one(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind, str(seeds)]
+    # The refusals in one of these tests: starting processes takes seconds.
+    refused = DIFFERENT if (kind, seeds) == ("memory", 1) else []
+    # Nothing is different; but one finds no data, and then none may wait for it.
+    no_data = [{}, {"data_dir": str(tmp_path / "none"), "archive_dir": str(tmp_path / "none")}]
+    given = [*(options for options, _ in refused), *([no_data] if refused else [])]
+    arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind, str(seeds), json.dumps(given)]
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(port), str(rank), *arguments],
@@ -364,6 +398,12 @@ def test_two_processes_train_as_one(
     ]  # fmt: skip
     outputs = [worker.communicate(timeout=240)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
+    for rank, output in enumerate(outputs if refused else []):
+        lines = [line.removeprefix("refused: ") for line in output.splitlines() if "refused: " in line]
+        for line, (_, told) in zip(lines, DIFFERENT, strict=False):
+            assert line.startswith(told), output
+        assert len(lines) == len(given)
+        assert ("process 1 could not begin" if rank == 0 else str(tmp_path / "none")) in lines[-1]
     one = train(Config(**{**small, "epochs": 1, "seeds": seeds}))
     for output in outputs:  # both processes know the same figures
         device, loss = output.strip().splitlines()[-1].rsplit(" ", 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Run
 from kill_and_resume import figures_of, state_digest
-from test_loop import Listener
+from test_loop import Listener, train_until_told
 
 from lstm_jax import train
 from lstm_jax.checkpoint import digest
@@ -77,7 +77,7 @@ def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
     options = {**small, **every_option, "run_dir": tmp_path / "stopped", "checkpoint_every": 1}
     stops, result = 0, None
     while result is None or result.summary is None:
-        result = train(Config(**options), console=Listener(signal_after=3))
+        result = train_until_told(Config(**options), Listener(signal_after=3))
         stops += result.summary is None
     assert stops >= 2
     assert state_digest(tmp_path / "stopped") == state_digest(small["run_dir"])

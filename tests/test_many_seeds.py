@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from kill_and_resume import figures_of, state_digest
 from mnist import oracle
-from test_loop import Listener
+from test_loop import Listener, train_until_told
 from test_loop_options import EVERY_OPTION
+from test_spread import by_numpy
 
 from lstm_jax import __main__ as commands
 from lstm_jax import loop, runtime, train
@@ -104,10 +105,9 @@ def test_means_and_spread_are_those_of_the_seeds(many: Any) -> None:
     assert len(summary["statistics"]) == 4
     for key, found in summary["statistics"].items():
         values = [each[key] for each in summary["per_seed"]]
-        half = T_OF_THREE * np.std(values, ddof=1) / np.sqrt(3)
         assert summary[key] == found["mean"] == pytest.approx(np.mean(values))
         assert found["standard_deviation"] == pytest.approx(np.std(values, ddof=1))
-        assert found["interval"] == pytest.approx([np.mean(values) - half, np.mean(values) + half], rel=1e-4)
+        assert found["interval"] == pytest.approx(by_numpy(np.array(values), T_OF_THREE), rel=1e-4)
         assert found["confidence"] == 0.95
 
 
@@ -158,7 +158,7 @@ def test_stopped_anywhere_they_go_on_to_the_same_bits(
     whole = train(Config(**{**small, "run_dir": tmp_path / "whole"}))
     stops, result = 0, None
     while result is None or result.summary is None:
-        result = train(Config(**small, checkpoint_every=1), console=Listener(signal_after=1))
+        result = train_until_told(Config(**small, checkpoint_every=1), Listener(signal_after=1))
         stops += result.summary is None
     assert stops >= 2
     assert digest(result.params) == digest(whole.params)

@@ -52,7 +52,7 @@ def shorter(command: str) -> str:
     if command.startswith("python train.py"):
         command = re.sub(r"--(hidden-size|epochs) \d+", "", command) + " --hidden-size 3 --steps 2"
     if "kill_and_resume" in command:
-        command = re.sub(r"--kills \d+", "--kills 1 --longest 1", command)
+        command = re.sub(r"--kills \d+", "--kills 1 --longest 0.05", command)
         command = re.sub(r"--epochs \d+", "--steps 30 --hidden-size 3", command)
     return command
 

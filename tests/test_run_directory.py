@@ -108,11 +108,19 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_followers_write_nothing(tmp_path: Path) -> None:
-    with RunDirectory(Config(run_dir=tmp_path / "run"), leader=False) as run:
+    with RunDirectory(Config(run_dir=tmp_path / "run")):
+        pass
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with RunDirectory(Config(run_dir=tmp_path / "run", epochs=20), leader=False) as run:
+        assert run.becomes_other  # as the leader knows it
         run.begin([record(1)])
         run.add(record(2))
         run.write_summary({"a": 1})
-    assert not (tmp_path / "run").exists()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    assert read_config(tmp_path / "run").epochs == 10
+    with pytest.raises(RunDirectoryError, match="not a run directory"):  # one that only the leader sees
+        RunDirectory(Config(run_dir=tmp_path / "elsewhere"), leader=False)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Devices, their mesh, and the cache of compiled programs."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import PROJECT, Run
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import runtime
@@ -97,24 +98,46 @@ def test_what_one_process_does_first_the_others_find() -> None:
         runtime.leader_first(lambda: 1 / 0)
 
 
-def test_no_device_is_told_in_one_line(run: Run) -> None:
-    code = """
-import os
+NO_DEVICE = "error: JAX finds no device to run on: JAX_PLATFORMS is cuda "
+# Every command that computes with JAX, as far as its first use of it; and a script.
+NEEDING_DEVICES = {
+    "train": "import train; train.main()",
+    "train as a library": "from lstm_jax import Config, train; train(Config(run_dir='run'))",
+    "evaluate": "from lstm_jax import __main__ as m; m.main(['evaluate', 'run'])",
+    "predict": "from lstm_jax import __main__ as m; m.main(['predict', 'run', 'digit.png'])",
+    "export": "from lstm_jax import __main__ as m; m.main(['export', 'run', '--format', 'safetensors'])",
+    "a reader": "from lstm_jax.trained import load_trained; load_trained('there')",
+}
+
+
+def test_no_device_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    # One process for all: JAX asks again at each use. All leave nothing behind.
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "config.json").write_text("{}")
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(PROJECT)!r})
 os.environ["JAX_PLATFORMS"] = "cuda"
-from lstm_jax import command_line, runtime
-command_line.run(lambda: runtime.make_mesh(devices=None, batch_size=1), prog="test")
+from lstm_jax import command_line
+for name, command in {NEEDING_DEVICES!r}.items():
+    try:
+        command_line.run(lambda: exec(command), prog=name)
+    except SystemExit as stop:
+        assert stop.code == 1, name
 """
-    done = run("-c", code)
-    assert done.returncode == 1
-    assert (
-        "test: error: JAX finds no device to run on (JAX_PLATFORMS is cuda)" in done.stderr.splitlines()[-1]
-    )
+    done = run("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in told] == list(NEEDING_DEVICES)
+    assert all(line.partition(": ")[2].startswith(NO_DEVICE) for line in told), told
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_a_second_start_compiles_nothing(run: Run, tmp_path: Path) -> None:
     code = """
 import sys
 import jax
+import json
 import os
 from pathlib import Path
 from lstm_jax import Config, runtime, train
@@ -134,6 +157,7 @@ def test_an_unwritable_cache_does_not_stop_a_run(run: Run, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     code = """
 import os, sys
+import json
 import os
 from pathlib import Path
 os.environ["XDG_CACHE_HOME"] = sys.argv[1]
@@ -144,3 +168,16 @@ print(train(Config(run_dir=Path(sys.argv[2]), steps=1, hidden_size=6)).summary["
     done = run("-c", code, tmp_path / "file", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1\n"
+
+
+def test_processes_that_were_given_something_else_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.agree({"--seed": 3})  # one process agrees with itself
+    others = [{"--seed": 3, "--epochs": None}, {"--seed": 3, "--epochs": 7}]
+    monkeypatch.setattr(runtime, "_from_all", lambda own: [own, *map(json.dumps, others)])
+    told = "--epochs: got None in process 0, 7 in process 2, expected the same in all processes of a run"
+    with pytest.raises(ConfigError, match=f"^{told}$"):
+        runtime.agree({"--seed": 3, "--epochs": None})
+    monkeypatch.setattr(runtime, "_process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda process: [None] * (2 + process))
+    with pytest.raises(ConfigError, match="number of devices: got 2 in process 0, 3 in process 1, expected"):
+        runtime.agree({})

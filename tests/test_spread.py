@@ -1,7 +1,8 @@
-"""Mean, standard deviation and Student's interval, against NumPy, tables and numerical integration."""
+"""Mean, standard deviation and interval of accuracies, against NumPy, tables and numerical integration."""
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,22 +34,52 @@ def test_the_density_within_a_quantile_adds_up(degrees: int, confidence: float) 
     assert integral == pytest.approx(confidence, abs=1e-9)
 
 
+def by_numpy(values: np.ndarray, t: float) -> np.ndarray:
+    """The interval, by the derivative of the log-odds taken numerically."""
+    centre = np.mean(values)
+
+    def log_odds(p: Any) -> Any:
+        return np.log(p) - np.log1p(-p)
+
+    slope = (log_odds(centre + 1e-6) - log_odds(centre - 1e-6)) / 2e-6
+    half = t * np.std(values, ddof=1) / np.sqrt(len(values)) * slope
+    return 1 / (1 + np.exp(-(log_odds(centre) + half * np.array([-1, 1]))))
+
+
 def test_spread_by_numpy() -> None:
     values = np.array([0.9826, 0.9816, 0.9814, 0.9831, 0.9820])
     found = spread_of(values.tolist())
     deviation = np.std(values, ddof=1)
     assert found.mean == pytest.approx(np.mean(values))
     assert found.standard_deviation == pytest.approx(deviation)
-    half = 2.776 * deviation / np.sqrt(5)
-    assert found.interval == pytest.approx((np.mean(values) - half, np.mean(values) + half), abs=1e-6)
+    assert found.interval == pytest.approx(by_numpy(values, TABLE[4]), abs=1e-6)
+    # So narrow, it is Student's of the accuracies themselves to less than what is shown of it.
+    half = TABLE[4] * deviation / np.sqrt(5)
+    assert found.interval == pytest.approx((np.mean(values) - half, np.mean(values) + half), abs=1e-4)
     assert json.loads(json.dumps(found.as_json())) == found.as_json()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_no_interval_leaves_the_possible(count: int) -> None:
+    rng = np.random.default_rng(count)
+    draws = [rng.uniform(low, 1, count) for low in rng.uniform(0, 1, 200)]
+    draws += [1 - draw for draw in draws] + [np.array([0.0, 1.0]), np.array([1.0, 1.0]), np.array([1.0, 0.9])]
+    plain = 0
+    for values in draws:
+        low, high = spread_of(values.tolist()).interval
+        assert 0 <= low <= np.mean(values) <= high <= 1
+        plain += np.mean(values) + TABLE[len(values) - 1] * np.std(values, ddof=1) / len(values) ** 0.5 > 1
+    assert plain > 10  # that many of Student's own do
+    assert spread_of([0.88, 0.91]).interval == pytest.approx(
+        by_numpy(np.array([0.88, 0.91]), TABLE[1]), abs=1e-5
+    )
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
     # With z = 1.96 for t it would be 82 % of three values; the standard error of these shares is 0.3 %.
-    draws = np.random.default_rng(0).normal(5.0, 2.0, (4000, 3)).tolist()
+    draws = np.random.default_rng(0).normal(0.9, 0.01, (4000, 3)).tolist()
     intervals = [spread_of(values).interval for values in draws]
-    assert np.mean([low < 5.0 < high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
+    assert np.mean([low < 0.9 < high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
 
 
 def test_equal_values_have_no_spread() -> None:
