@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
@@ -117,6 +118,7 @@ class Checkpoints:
         self._strangers: set[int] = set()
         self._checkpointer: ocp.training.Checkpointer | None = None
         self._kept = _Kept(self._strangers)
+        self._link = contextlib.ExitStack()
         if read_only:
             if not self._directory.is_dir():
                 raise CheckpointError(f"{directory}: no checkpoints here yet")
@@ -131,7 +133,7 @@ class Checkpoints:
         if self._checkpointer is None:
             return
         # After a failed save, closing fails the same way again: the first error is the one to show.
-        with contextlib.suppress(*(() if kind is None else (Exception,))), _quiet():
+        with self._link, contextlib.suppress(*(() if kind is None else (Exception,))), _quiet():
             self._checkpointer.close()
 
     @property
@@ -169,7 +171,7 @@ class Checkpoints:
     def _write(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
         if self._checkpointer is None:
             self._checkpointer = ocp.training.Checkpointer(
-                self._directory,
+                self._link.enter_context(_without_patterns(self._directory)),
                 preservation_policy=self._kept,
                 lightweight_initialize=True,  # do not read the states that are there
             )
@@ -301,6 +303,25 @@ class Checkpoints:
                 aside = _move(path, self._damaged)
             told += f"; moved to {aside}"
         self._report(told + then)
+
+
+@contextlib.contextmanager
+def _without_patterns(directory: Path) -> Iterator[Path]:
+    """The folder by a path that is not taken for a pattern: Orbax looks for the arrays of a save by one.
+
+    It finds none where the path has one of these characters, and saves a state without arrays.
+    """
+    if not re.search(r"[*?[]", str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        if re.search(r"[*?[]", temporary):
+            raise OSError(
+                f"got {temporary} for temporary files, expected a path without [, * and ?: set TMPDIR"
+            )
+        link = Path(temporary) / directory.name
+        link.symlink_to(directory)
+        yield link
 
 
 def _steps(directory: Path) -> list[int]:

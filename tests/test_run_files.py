@@ -68,7 +68,7 @@ def test_any_changed_digit_of_a_summary_is_noticed_and_put_right(
         assert (copied / "summary.json").read_text() == text
         assert (copied / "metrics.jsonl").read_text() == metrics
         assert "written again from the saved state: it had another " in listener.messages[0]
-        assert listener.messages[1].startswith("Test accuracy")
+        assert any(message.startswith("Test accuracy") for message in listener.messages)
         assert listener.steps == 0
     listener = Listener()
     train(options(data_dir, copied), console=listener)

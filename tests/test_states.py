@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -333,3 +334,16 @@ def test_a_second_damaged_state_of_a_step_does_not_replace_the_first(tmp_path: P
         path.name: (path / "state" / "_METADATA").read_text() for path in (tmp_path / "damaged").iterdir()
     }
     assert kept == {"2": "first", "2-2": "second"}
+
+
+@pytest.mark.parametrize("name", ["thesis [2026]", "what?", "a*b", "[0:3"])
+def test_a_path_with_the_characters_of_patterns_keeps_its_states(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / "checkpoints"
+    state = {"weights": jnp.arange(5.0), "step": jnp.int32(7)}
+    with Checkpoints(folder, report=print) as saved:
+        saved.save(7, state, {"note": name})
+    with Checkpoints(folder, report=print) as saved:
+        restored = saved.restore(jax.tree.map(jnp.zeros_like, state))
+    assert restored is not None
+    assert restored.notes == {"note": name}
+    jax.tree.map(np.testing.assert_array_equal, restored.state, state)
