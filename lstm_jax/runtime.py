@@ -182,7 +182,7 @@ def agree(values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: in every process, naming the values that differ, or if JAX finds no device.
     """
-    counts = [len(jax.local_devices(process)) for process in range(_process_count())]
+    counts = [len(jax.local_devices(process)) for process in range(process_count())]
     if len(set(counts)) > 1:
         _refuse_differences("number of devices", counts)
     said = [json.loads(text) for text in _from_all(json.dumps(values))]
@@ -190,7 +190,8 @@ def agree(values: Mapping[str, Any]) -> None:
         _refuse_differences(name, [each.get(name) for each in said])
 
 
-def _process_count() -> int:
+def process_count() -> int:
+    """How many processes there are; where JAX finds no device, the error that says so."""
     local_devices()
     return jax.process_count()
 

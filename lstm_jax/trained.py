@@ -128,7 +128,7 @@ def load_state(
     # steps does not matter.
     config = read_config(run_dir)
     method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
-    on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=jax.process_count()))
+    on_one_device = runtime.replicated(runtime.make_mesh(devices=1, batch_size=runtime.process_count()))
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
         jax.eval_shape(partial(init_run, method), seed_of(config)),

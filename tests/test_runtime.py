@@ -177,7 +177,7 @@ def test_processes_that_were_given_something_else_are_refused(monkeypatch: pytes
     told = "--epochs: got None in process 0, 7 in process 2, expected the same in all processes of a run"
     with pytest.raises(ConfigError, match=f"^{told}$"):
         runtime.agree({"--seed": 3, "--epochs": None})
-    monkeypatch.setattr(runtime, "_process_count", lambda: 2)
+    monkeypatch.setattr(runtime, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda process: [None] * (2 + process))
     with pytest.raises(ConfigError, match="number of devices: got 2 in process 0, 3 in process 1, expected"):
         runtime.agree({})
