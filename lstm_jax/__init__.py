@@ -5,6 +5,7 @@ and answer ``--help`` without waiting for JAX.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.version import __version__
@@ -25,6 +26,11 @@ _HOME = {
     "load_dataset": "lstm_jax.data",
     "train": "lstm_jax.loop",
 }
+
+if "jax" in sys.modules:  # else the command line, or a program that has no use for the kernel yet
+    from lstm_jax.kernels.build import load_if_built
+
+    load_if_built()
 
 
 def __getattr__(name: str) -> Any:

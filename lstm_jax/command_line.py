@@ -6,6 +6,7 @@ a script are better served by one, so the box is turned into one line here.
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ from lstm_jax.signals import Interrupted
 T = TypeVar("T")
 
 USAGE_EXIT_CODE = 2
+# What somebody may write behind an option that is a switch.
+TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "1", "0")
 # A shell reports 128 + N for a program that signal N ended; a stopped run must not look finished.
 SIGNAL_EXIT_CODE = 128
 
@@ -47,12 +50,22 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
             return tyro.cli(kind, args=list(args), prog=prog, **defaults)
     except SystemExit as stop:
         if stop.code:
-            fail(
-                prog,
-                f"{box_on_one_line(complaint.getvalue())} ({prog} --help lists the options)",
-                code=stop.code,
-            )
+            told = value_of_a_switch(args, complaint.getvalue()) or box_on_one_line(complaint.getvalue())
+            fail(prog, f"{told} ({prog} --help lists the options)", code=stop.code)
         raise
+
+
+def value_of_a_switch(args: Sequence[str], box: str) -> str | None:
+    """What to say of ``--bidirectional true``, where tyro's error box calls the value an unknown option."""
+    unknown = re.fullmatch(r"Unrecognized options: (\S+)", box_on_one_line(box))
+    if unknown is None or unknown[1].lower() not in TRUTH_VALUES:
+        return None
+    words = [part for word in args for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for option, value in itertools.pairwise(words):
+        if option.startswith("--") and value == unknown[1]:
+            name = option.removeprefix("--no-").removeprefix("--")
+            return f"{option}: got {value!r}, expected no value: --{name} switches it on, --no-{name} off"
+    return None
 
 
 def box_on_one_line(box: str) -> str:

@@ -21,6 +21,7 @@ Inside this file sequences have time first: (T, *B, D) in, (T, *B, H) out, where
 steps, B the sequences, D the inputs and H the hidden units.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,18 +31,29 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen import initializers
+from flax.linen import module as linen
 from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype, Initializer
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Int32, Key
 
+from lstm_jax.arguments import (
+    as_carry,
+    as_lengths,
+    check_features,
+    check_inputs,
+    in_dtypes_of_steps,
+    without_spoilt_padding,
+)
 from lstm_jax.dropout import recurrent_mask, without_some_weights
 from lstm_jax.gates import GATES
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, last_step, masked
 from lstm_jax.kernels.native import native
-from lstm_jax.wrappers import chrono_bias, in_parts
+from lstm_jax.parameters import LSTMCellParameters
+from lstm_jax.wrappers import in_parts, in_shards
 
 # --------------------------------------------------------------------------------------------------
 # The reference implementations. To add one, write a function as `Implementation` has it, name it in
@@ -55,7 +67,7 @@ def scan(
     params: CellParameters,
     inputs: Float[Array, "time *batch inputs"],
     carry: Carry,
-    lengths: Int[Array, "*batch"] | None,
+    lengths: Int32[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
     mask: Float[Array, "*batch hidden"] | None = None,
@@ -94,7 +106,8 @@ def scan(
         scanned = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, unroll=unroll)
         return scanned(cell, carry, inputs)
 
-    carry, (cells, outputs) = nn.apply(loop, cell)({"params": params}, carry, inputs)
+    with _not_tabulated():
+        carry, (cells, outputs) = nn.apply(loop, cell)({"params": params}, carry, inputs)
     if lengths is not None and cells is not None and outputs is not None:
         carry = _carry_after(lengths, cells, outputs)
     return carry, outputs if keep_outputs else None
@@ -105,7 +118,7 @@ def unrolled(
     params: CellParameters,
     inputs: Float[Array, "time *batch inputs"],
     carry: Carry,
-    lengths: Int[Array, "*batch"] | None,
+    lengths: Int32[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
     mask: Float[Array, "*batch hidden"] | None = None,
@@ -131,22 +144,32 @@ def unrolled(
         return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype) if keep_outputs else None
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
-    for x in inputs:
-        carry, output = step((carry[0], masked(carry[1], mask)), x)
-        cells.append(carry[0])
-        outputs.append(output)
+    with _not_tabulated():
+        for x in inputs:
+            carry, output = step((carry[0], masked(carry[1], mask)), x)
+            cells.append(carry[0])
+            outputs.append(output)
     if lengths is not None:
         carry = _carry_after(lengths, jnp.stack(cells), jnp.stack(outputs))
     return carry, jnp.stack(outputs) if keep_outputs else None
 
 
+def _not_tabulated() -> contextlib.AbstractContextManager[None]:
+    """Keeps the cell of a reference out of `nn.Module.tabulate`, which is about modules with weights.
+
+    Its calls would be listed under paths that do not exist, and their FLOPs cannot be counted.
+    """
+    own_list: Any = getattr(linen, "_tabulate_context", contextlib.nullcontext)
+    return own_list()
+
+
 def _carry_after(
-    lengths: Int[Array, "*batch"],
+    lengths: Int32[Array, "*batch"],
     cells: Float[Array, "time *batch hidden"],
     outputs: Float[Array, "time *batch hidden"],
 ) -> Carry:
     """The state after ``lengths`` steps."""
-    last = last_step(lengths, len(cells), cells.shape[1:-1])[None, ..., None]
+    last = last_step(lengths, cells.shape[0], cells.shape[1:-1])[None, ..., None]
     c, h = (jnp.take_along_axis(history, last, axis=0)[0] for history in (cells, outputs))
     return c, h
 
@@ -181,8 +204,8 @@ class LSTM(nn.Module):
         implementation: how to compute it: ``auto`` (the fastest that works here), ``scan``,
             ``unrolled``, ``fused`` or ``native``; the numbers are the same up to float32 rounding. Of
             `auto`, `fused` and `native` there are reverse-mode derivatives only, of `native` first
-            ones; what is exported (`jax.export`) or lowered for another platform than that of this
-            process should name ``fused`` or ``scan``.
+            ones. What is exported (`jax.export`) or lowered for another platform than a CPU is
+            computed as `fused` in place of `native`.
         forget_bias: initial value of the forget gate's bias, added to ``bias_init`` there. The default
             is Flax's 0; 1 is what Gers et al. (2000) and Jozefowicz et al. (2015) advise. ``chrono``
             draws it for the length of the sequence, see `wrappers.chrono_bias`, and gives the input gate
@@ -231,14 +254,18 @@ class LSTM(nn.Module):
     param_dtype: Dtype = jnp.float32
     carry_init: Initializer = initializers.zeros_init()
 
+    def __post_init__(self) -> None:
+        check_features(self.features)
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self,
-        inputs: Float[Array, "*batch_and_time inputs"],
+        inputs: Float[Array | np.ndarray, "*batch_and_time inputs"],
         *,
-        initial_carry: Carry | None = None,
+        initial_carry: Any = None,
         init_key: Key[Array, ""] | None = None,
-        seq_lengths: Int[Array, "*batch"] | None = None,
+        seq_lengths: Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -252,12 +279,13 @@ class LSTM(nn.Module):
 
         Args:
             inputs: (*batch, time, inputs), or (time, *batch, inputs) if ``time_major``.
-            initial_carry: the state (c, h) before the first step, each (*batch, features); by default
-                what ``carry_init`` gives (zeros).
+            initial_carry: the state (c, h) before the first step, each (*batch, features), as a tuple, a
+                list or one array of both; by default what ``carry_init`` gives (zeros).
             init_key: the key for ``carry_init``; by default ``jax.random.key(0)``.
-            seq_lengths: the length of each sequence, from 1 to time; what follows is padding. It is
-                left at the end by ``reverse``, and its outputs are computed all the same, not zeroed.
-                The returned carry is the one after the last valid step.
+            seq_lengths: the length of each sequence, integers (*batch), from 1 to time; what follows is
+                padding. It is left at the end by ``reverse``, and its outputs are computed all the same,
+                not zeroed; where it is not finite (NaN, say), they are those of zeros. The returned carry is
+                the one after the last valid step. A length beyond the end is that of the whole sequence.
             return_carry: overrides the attribute.
             time_major: overrides the attribute.
             reverse: overrides the attribute.
@@ -273,55 +301,67 @@ class LSTM(nn.Module):
         Raises:
             ValueError: for an unknown implementation, one that cannot compute this or not on this
                 machine, ``unroll`` with one that has no loop, ``remat`` that does not divide the time
-                steps or with lengths for the final state, and a carry of another shape.
+                steps or with lengths for the final state, and for inputs, a carry or lengths of another
+                kind or shape.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
+        check_inputs(inputs)
         time_axis = 0 if time_major else inputs.ndim - 2
 
-        flip = partial(
-            flip_sequences, seq_lengths=seq_lengths, num_batch_dims=inputs.ndim - 2, time_major=True
-        )
         inputs = jnp.moveaxis(inputs, time_axis, 0)  # (T, *B, D) from here on
-        if reverse:
-            inputs = flip(inputs)
+        time, *batch = inputs.shape[:-1]
+        lengths = as_lengths(seq_lengths, time, batch)
 
         cell = self._cell()
         if initial_carry is None:
             init_key = jax.random.key(0) if init_key is None else init_key
             initial_carry = cell.initialize_carry(init_key, inputs.shape[1:])
-        expected = (*inputs.shape[1:-1], self.features)
-        for state, array in zip(("c", "h"), initial_carry, strict=True):
-            if array.shape != expected:
-                raise ValueError(f"initial_carry: got {state} of shape {array.shape}, expected {expected}")
-        params = self._parameters(time=len(inputs), num_inputs=inputs.shape[-1])
+        carry = as_carry(initial_carry, (*batch, self.features))
+        params = self._parameters(time, num_inputs=inputs.shape[-1])
+        carry = in_dtypes_of_steps(cell, params, inputs, carry)
         mask = None
         if self.recurrent_dropout_rate and not deterministic:
             if example_index is None:
-                example_index = jnp.arange(math.prod(expected[:-1])).reshape(expected[:-1])
+                example_index = jnp.arange(math.prod(batch)).reshape(batch)
             key, rate = self.make_rng("dropout"), self.recurrent_dropout_rate
-            if example_index.shape != expected[:-1]:
-                raise ValueError(f"example_index: got shape {example_index.shape}, expected {expected[:-1]}")
-            mask = recurrent_mask(key, example_index, self.features, rate, dtype=initial_carry[1].dtype)
+            if example_index.shape != tuple(batch):
+                raise ValueError(f"example_index: got shape {example_index.shape}, expected {tuple(batch)}")
+            mask = recurrent_mask(key, example_index, self.features, rate, dtype=carry[1].dtype)
         if self.recurrent_weight_dropout_rate and not deterministic:
             key, rate = self.make_rng("dropout"), self.recurrent_weight_dropout_rate
             params = without_some_weights(params, key, rate)
-        lengths = seq_lengths if return_carry or not self.return_outputs else None
-        implementation = self._implementation(
-            Task.of(cell, params, inputs, initial_carry, mask=mask, unroll=self.unroll)
-        )
-        carry, outputs = implementation(
-            cell, params, inputs, initial_carry, lengths, keep_outputs=self.return_outputs, mask=mask
-        )
+        task = Task.of(cell, params, inputs, carry, mask=mask, unroll=self.unroll)
+        implementation = self._implementation(task)
+        wants_carry = return_carry or not self.return_outputs
+
+        def run(
+            params: CellParameters, inputs: Array, carry: Carry, lengths: Array | None, mask: Array | None
+        ) -> tuple[Carry, Array | None]:
+            flip = partial(
+                flip_sequences, seq_lengths=lengths, num_batch_dims=inputs.ndim - 2, time_major=True
+            )
+            if reverse:
+                inputs = flip(inputs)
+            if lengths is not None:
+                inputs = without_spoilt_padding(inputs, lengths)
+            last = (
+                lengths if wants_carry and time != 0 else None
+            )  # after no step there is the first state only
+            carry, outputs = implementation(
+                cell, params, inputs, carry, last, keep_outputs=self.return_outputs, mask=mask
+            )
+            return carry, flip(outputs) if outputs is not None and reverse and keep_order else outputs
+
+        carry, outputs = in_shards(run)(params, inputs, carry, lengths, mask)
         if outputs is None:
             return carry
-        if reverse and keep_order:
-            outputs = flip(outputs)
         outputs = jnp.moveaxis(outputs, 0, time_axis)
         return (carry, outputs) if return_carry else outputs
 
+    @nn.nowrap
     def _cell(self) -> nn.LSTMCell:
         return nn.LSTMCell(
             self.features,
@@ -333,9 +373,11 @@ class LSTM(nn.Module):
             parent=None,  # a bag of hyperparameters, not a submodule with weights of its own
         )
 
+    @nn.nowrap
     def _parameters(self, time: int, num_inputs: int) -> CellParameters:
-        declare = _CellParameters(
+        declared = LSTMCellParameters(
             self.features,
+            num_inputs,
             self.forget_bias,
             time,
             kernel_init=self.kernel_init,
@@ -344,68 +386,10 @@ class LSTM(nn.Module):
             param_dtype=self.param_dtype,
             name="cell",
         )
-        return declare(num_inputs)
+        return {name: getattr(declared, name).arrays for gate in GATES for name in (f"i{gate}", f"h{gate}")}
 
+    @nn.nowrap
     def _implementation(self, task: Task) -> Implementation:
         name = choose(self.implementation, task)
         whole = partial(scan, unroll=self.unroll) if self.unroll != 1 else IMPLEMENTATIONS[name]
         return whole if self.remat is None else in_parts(whole, self.remat)
-
-
-class _CellParameters(nn.Module):
-    """The parameters of an `nn.LSTMCell`, declared under its names, with its initial values."""
-
-    features: int
-    forget_bias: float | str
-    time: int
-    kernel_init: Initializer
-    recurrent_kernel_init: Initializer
-    bias_init: Initializer
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(self, num_inputs: int) -> CellParameters:
-        params: dict[str, Mapping[str, Array]] = {}
-        shifts = self._bias_shifts()
-        for gate in GATES:
-            bias_init = _shifted(self.bias_init, shifts[gate]) if gate in shifts else self.bias_init
-            shapes_and_inits: dict[str, dict[str, tuple[tuple[int, ...], Initializer]]] = {
-                f"i{gate}": {"kernel": ((num_inputs, self.features), self.kernel_init)},
-                f"h{gate}": {
-                    "kernel": ((self.features, self.features), self.recurrent_kernel_init),
-                    "bias": ((self.features,), bias_init),
-                },
-            }
-            for name, dense in shapes_and_inits.items():
-                params[name] = _DenseParameters(dense, self.param_dtype, name=name)()
-        return params
-
-    def _bias_shifts(self) -> dict[str, float | Array]:
-        """What is added to the initial biases of some gates."""
-        if not isinstance(self.forget_bias, str):
-            return {"f": self.forget_bias}
-        if self.forget_bias != "chrono":
-            raise ValueError(f"forget_bias: got {self.forget_bias!r}, expected a number or 'chrono'")
-        if not self.is_initializing():
-            return {}  # the biases are there already
-        bias = chrono_bias(self.make_rng("params"), self.features, self.time)
-        return {"f": bias, "i": -bias}
-
-
-class _DenseParameters(nn.Module):
-    """The parameters of an `nn.Dense`, without its computation: {name: (shape, initializer)}."""
-
-    shapes_and_inits: Mapping[str, tuple[tuple[int, ...], Initializer]]
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(self) -> Mapping[str, Array]:
-        return {
-            name: self.param(name, init, shape, self.param_dtype)
-            for name, (shape, init) in self.shapes_and_inits.items()
-        }
-
-
-def _shifted(init: Initializer, by: float | Array) -> Initializer:
-    """The initializer ``init``, plus ``by``."""
-    return lambda key, shape, dtype: init(key, shape, dtype) + jnp.asarray(by, dtype)

@@ -1,11 +1,17 @@
-"""What works with every implementation of the LSTM: less memory, long memories."""
+"""What works with every implementation of the LSTM: less memory, shares of a batch, long memories."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Key
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Float32, Int32, Key
 
 from lstm_jax.kernels.interface import Carry, CellParameters, Implementation
+
+Results = TypeVar("Results")
 
 
 def in_parts(implementation: Implementation, parts: int) -> Implementation:
@@ -29,28 +35,67 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
         params: CellParameters,
         inputs: Float[Array, "time *batch inputs"],
         carry: Carry,
-        lengths: Int[Array, "*batch"] | None,
+        lengths: Int32[Array, "*batch"] | None,
         *,
         keep_outputs: bool,
         mask: Float[Array, "*batch hidden"] | None = None,
     ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
         if lengths is not None:
             raise ValueError("remat: got seq_lengths for the final state, expected remat=None with them")
-        if len(inputs) % parts:
-            raise ValueError(f"remat: got {parts} for {len(inputs)} time steps, expected a divisor of them")
+        time = inputs.shape[0]
+        if not isinstance(time, int):
+            raise ValueError(f"remat: got {parts} for a symbolic number of time steps, expected remat=None")
+        if time % parts:
+            raise ValueError(f"remat: got {parts} for {time} time steps, expected a divisor of them")
 
         def part(carry: Carry, inputs: Array) -> tuple[Carry, Array | None]:
             return implementation(cell, params, inputs, carry, None, keep_outputs=keep_outputs, mask=mask)
 
         cut = inputs.reshape(parts, -1, *inputs.shape[1:])
-        # In the dtypes that the steps give it, so that it is the same before and after each part.
-        like = jax.eval_shape(part, carry, cut[0])[0]
-        carry = jax.tree.map(lambda state, after: state.astype(after.dtype), carry, like)
         # Within a scan nothing could undo the second computation: no barriers are needed.
         carry, outputs = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), carry, cut)
         return carry, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
 
     return run
+
+
+def in_shards(run: Callable[..., Results]) -> Callable[..., Results]:
+    """A run of a layer of which each device does its share, where JAX knows while tracing how it is shared.
+
+    That is so on a mesh with explicit axes, which is what `jax.make_mesh` makes. Of a batch in shards, each
+    device then runs its own, and the weights are gathered; otherwise nothing is changed.
+
+    Args:
+        run: from weights, inputs (time, *batch, features), and (*batch, ...) state, lengths and mask to a
+            state (*batch, ...) and outputs (time, *batch, ...). Lengths, mask and outputs may be None.
+    """
+
+    def sharded(params: CellParameters, inputs: Array, carry: Carry, *rest: Array | None) -> Results:
+        sharding, batch = jax.typeof(inputs).sharding, _explicit_axes(inputs)[1:-1]
+        if not any(batch):
+            sharding, batch = jax.typeof(carry[0]).sharding, _explicit_axes(carry[0])[:-1]
+        if not any(batch):
+            return run(params, inputs, carry, *rest)
+        mesh = sharding.mesh
+        rows, steps = PartitionSpec(*batch), PartitionSpec(None, *batch)
+        specs = (PartitionSpec(), steps, rows, rows, rows)
+        arguments = (params, inputs, carry, *rest)
+        # check_vma=False: which values vary over the devices is not known of a kernel's results.
+        mapped = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(rows, steps), check_vma=False)
+        placed = (
+            jax.tree.map(
+                lambda leaf, spec=spec: jax.sharding.reshard(leaf, NamedSharding(mesh, spec)), argument
+            )
+            for argument, spec in zip(arguments, specs, strict=True)
+        )
+        return mapped(*placed)
+
+    return sharded
+
+
+def _explicit_axes(array: Array) -> tuple[Any, ...]:
+    """For each axis of an array, the explicit mesh axes that it is spread over, or None."""
+    return tuple(jax.typeof(array).sharding.spec)
 
 
 def chrono_bias(key: Key[Array, ""], features: int, time: int) -> Float32[Array, " features"]:

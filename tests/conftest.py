@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Imported, the package loads a kernel that the user's cache holds: none for the tests, which build their own.
+os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
+
 import jax
 import pytest
 

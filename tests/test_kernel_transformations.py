@@ -54,7 +54,7 @@ def test_forward_mode_names_what_has_it(implementation: str, compile: bool, insi
     def tangent(params: Tree) -> Tree:
         return jax.jvp(run, (params,), (params,))[1]
 
-    with pytest.raises(ImplementationError, match=f"'{implementation}' has no forward-mode .* 'scan' for it"):
+    with pytest.raises(ImplementationError, match=f"'{implementation}', .* has no forward-mode .* 'scan'"):
         (jax.jit(tangent) if compile else tangent)(case.params)
     with pytest.raises(ImplementationError, match="use implementation 'scan' for it"):
         jax.jacfwd(run)(case.params)
@@ -81,7 +81,7 @@ def test_second_derivatives(outer: Any) -> None:
     case = a_case()
     expected = _curvature("scan", case, outer)
     assert_equal(_curvature("fused", case, outer), expected, rtol=1e-4, atol=1e-4)  # of values up to 100
-    with pytest.raises(ImplementationError, match="'native' has first derivatives only; use implementation"):
+    with pytest.raises(ImplementationError, match=r"'native', .* has first derivatives only; use"):
         _curvature("native", case, outer)
 
 

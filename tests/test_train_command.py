@@ -96,6 +96,27 @@ def test_a_mistake_is_one_line_in_any_encoding(encoding: str, environment: dict[
     assert done.stderr == f"train.py: error: {told} (train.py --help lists the options)\n"
 
 
+@pytest.mark.parametrize(
+    ("args", "given"),
+    [
+        (["--bidirectional", "true"], ("--bidirectional", "true")),
+        (["--epochs", "1", "--bidirectional=False"], ("--bidirectional", "False")),
+        (["--no-bidirectional", "1", "--steps", "1"], ("--no-bidirectional", "1")),
+    ],
+)
+def test_a_switch_that_is_given_a_value(
+    args: list[str], given: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import train
+
+    with pytest.raises(SystemExit, match="2"):
+        train.read_config(args)
+    option, value = given
+    told = "expected no value: --bidirectional switches it on, --no-bidirectional off"
+    expected = f"train.py: error: {option}: got '{value}', {told} (train.py --help lists the options)\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_options_override_the_recipe() -> None:
     import train
 

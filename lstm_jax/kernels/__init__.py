@@ -2,7 +2,8 @@
 
     interface.py        what an implementation is: what it gets and what it gives back
     fused.py            pure JAX, any device
-    native.py           the JAX side of the C++ kernel for CPUs: calls, gradients, vmap
+    native.py           the JAX side of the C++ kernel for CPUs: gradients, vmap
+    calls.py            its two calls, as the kernel computes them and as exported programs do
     build.py            compiling and loading that kernel
     cpp/                its source
     differentiation.py  errors for derivatives that a kernel cannot give

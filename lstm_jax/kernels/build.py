@@ -71,6 +71,20 @@ def must_be_built() -> bool:
         return False
 
 
+def load_if_built() -> None:
+    """Make the kernel known to JAX if it is in the cache; done at import, for a program compiled elsewhere.
+
+    A serialised executable (`jax.experimental.serialize_executable`) finds the kernel then. Nothing is built,
+    and nothing said: what stands in the way is told where the kernel is used.
+    """
+    try:
+        if not library_path(find_compiler()).exists():
+            return
+    except (NotAvailableError, OSError):
+        return
+    why_not_available()
+
+
 def find_compiler() -> list[str]:
     """The command of the C++ compiler: ``$CXX``, or the first there is of `COMPILERS`.
 

@@ -24,12 +24,18 @@ class Task(NamedTuple):
         usual_activations: whether the gates are sigmoids and the other activation is tanh.
         unroll: steps to write out in one turn of the loop.
         tracks_devices: whether this is inside of a `shard_map` that checks which values vary over devices.
+        symbolic_time: whether the number of time steps is left open, as `jax.export` can.
+        symbolic: whether any size of the inputs is.
+        spread: whether the inputs are on several devices, among which XLA shares out the work.
     """
 
     dtypes: frozenset[str]
     usual_activations: bool = True
     unroll: int = 1
     tracks_devices: bool = False
+    symbolic_time: bool = False
+    symbolic: bool = False
+    spread: bool = False
 
     @classmethod
     def of(
@@ -50,6 +56,9 @@ class Task(NamedTuple):
             usual_activations=has_usual_activations(cell),
             unroll=unroll,
             tracks_devices=any(_varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, mask))),
+            symbolic_time=not isinstance(inputs.shape[0], int),
+            symbolic=not all(isinstance(size, int) for size in inputs.shape),
+            spread=_is_spread(inputs),
         )
 
     @classmethod
@@ -62,6 +71,14 @@ def _varies(array: Array) -> bool:
     """Whether JAX tracks over which devices of a `shard_map` a value varies (JAX 0.10.2 renamed it)."""
     kind = jax.typeof(array)
     return bool(getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", None))
+
+
+def _is_spread(array: Array) -> bool:
+    """Whether an array is on a mesh of several devices, with axes that XLA takes care of."""
+    mesh = jax.typeof(array).sharding.mesh
+    sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return any(size > 1 and kinds[name] == jax.sharding.AxisType.Auto for name, size in sizes.items())
 
 
 def choose(name: str, task: Task) -> str:
@@ -89,6 +106,8 @@ def why_not(name: str, task: Task) -> str | None:
     """Why an implementation cannot do a task, the kernel's availability aside; None if it can."""
     if task.unroll != 1 and name != "scan":
         return f"unroll: got {task.unroll}, expected 1 (or 'scan')"
+    if name == "unrolled" and task.symbolic_time:
+        return "it writes out every time step, and their number is a symbol; use 'scan' or 'fused'"
     if name in ("fused", "native") and not task.usual_activations:
         return "it computes sigmoid gates and tanh; use 'scan' for another gate_fn or activation_fn"
     if name in ("fused", "native") and task.tracks_devices:
@@ -98,6 +117,8 @@ def why_not(name: str, task: Task) -> str | None:
             return f"it runs on a CPU, and JAX computes on {platform()}; use 'fused' or 'auto'"
         if others := task.dtypes - {"float32"}:
             return f"it computes in float32, not {', '.join(sorted(others))}; use 'fused' or 'auto'"
+        if task.symbolic:
+            return "it needs sizes that are numbers, and one of them is a symbol; use 'fused' or 'auto'"
     return None
 
 
@@ -123,7 +144,8 @@ FASTEST_FIRST: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def fastest(task: Task) -> str:
     """What `auto` stands for: the first of `FASTEST_FIRST` that can do the task here."""
     for name in FASTEST_FIRST.get(platform(), ("fused", "scan")):
-        if why_not(name, task) is not None:
+        # Of a batch in shards, each device would compute the whole with `native`.
+        if why_not(name, task) is not None or (name == "native" and task.spread):
             continue
         if name == "native" and (reason := why_not_available()) is not None:
             _tell_once(reason)

@@ -82,8 +82,8 @@ def first_order_only(call: Callable[..., list[Array]], *, implementation: str) -
         implementation: the name of the kernel, for the message.
     """
     message = (
-        f"implementation {implementation!r} has first derivatives only; use implementation 'fused' or 'scan' "
-        "for derivatives of gradients"
+        f"implementation {implementation!r}, which 'auto' can stand for, has first derivatives only; use "
+        "implementation 'fused' or 'scan' for derivatives of gradients"
     )
 
     def refuse(residuals: Any, gradients: Any) -> NoReturn:
@@ -103,8 +103,8 @@ def first_order_only(call: Callable[..., list[Array]], *, implementation: str) -
 
 def _no_forward_mode(implementation: str) -> str:
     return (
-        f"implementation {implementation!r} has no forward-mode derivative (jvp, jacfwd, linearize), "
-        "only reverse mode (grad, vjp, jacrev); use implementation 'scan' for it"
+        f"implementation {implementation!r}, which 'auto' can stand for, has no forward-mode derivative "
+        "(jvp, jacfwd, linearize), only reverse mode (grad, vjp, jacrev); use implementation 'scan' for it"
     )
 
 

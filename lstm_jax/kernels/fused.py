@@ -22,12 +22,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Array, Float, Int32
 
 from lstm_jax.kernels.differentiation import custom_gradient
 from lstm_jax.kernels.interface import (
     Carry,
     CellParameters,
+    as_number,
     by_kind,
     computed_dtype,
     last_step,
@@ -65,7 +66,7 @@ def fused(
     params: CellParameters,
     inputs: Float[Array, "time *batch inputs"],
     carry: Carry,
-    lengths: Int[Array, "*batch"] | None,
+    lengths: Int32[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
     mask: Float[Array, "*batch hidden"] | None = None,
@@ -82,7 +83,7 @@ def fused(
     dtype = computed_dtype(cell, params, inputs, carry)
     c_dtype = promoted(dtype, carry[0])
     h_dtype = promoted(dtype, c_dtype)
-    if not time:
+    if isinstance(time, int) and not time:
         return carry, jnp.zeros((0, *carry[1].shape), h_dtype) if keep_outputs else None
 
     weights = Weights(*(jnp.concatenate(leaves, axis=-1) for leaves in by_kind(params)))
@@ -92,7 +93,7 @@ def fused(
     last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
     if mask is not None:
         mask = mask.astype(_sum_dtype(dtype)).reshape(size, cell.features)
-    (c, h), outputs = _run(dtype, keep_outputs, *arguments, last, mask)
+    (c, h), outputs = steps(dtype, keep_outputs, *arguments, last, mask)
     shape = (*batch, cell.features)
     return (
         (c.reshape(shape).astype(c_dtype), h.reshape(shape).astype(h_dtype)),
@@ -147,11 +148,12 @@ def _start(dtype: Any, carry: Carry) -> Carry:
     return c, h
 
 
-def _product(left: Array, right: Array, dtype: Any, axes: tuple[int, int] = (1, 0)) -> Array:
-    """The product of matrices in ``dtype``, summed up in at least float32, over one axis of each."""
-    contracted = (((axes[0],), (axes[1],)), ((), ()))
+def _product(
+    left: Array, right: Array, dtype: Any, axes: tuple[tuple[int, ...], tuple[int, ...]] = ((1,), (0,))
+) -> Array:
+    """The product in ``dtype``, summed up in at least float32, over ``axes`` of the one and the other."""
     return lax.dot_general(
-        left.astype(dtype), right.astype(dtype), contracted, preferred_element_type=_sum_dtype(dtype)
+        left.astype(dtype), right.astype(dtype), (axes, ((), ())), preferred_element_type=_sum_dtype(dtype)
     )
 
 
@@ -159,9 +161,7 @@ def _projected(
     dtype: Any, kernel: Float[Array, "inputs gates"], inputs: Float[Array, "time batch inputs"]
 ) -> Float[Array, "time batch gates"]:
     """x_t W_x of all steps."""
-    time, batch, num_inputs = inputs.shape
-    projected = _product(inputs.reshape(time * batch, num_inputs), kernel, dtype)
-    return projected.reshape(time, batch, kernel.shape[1])
+    return _product(inputs, kernel, dtype, axes=((2,), (0,)))
 
 
 def _gates(z: Sequence[Float[Array, "batch hidden"]]) -> Gates:
@@ -242,10 +242,11 @@ def _forward(
         before, gates = _save(before, t, _gates(jnp.split(z, 4, axis=-1)), c)
         return _state(gates, c), before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)
 
-    shape = (len(inputs), *start[0].shape)
+    time = inputs.shape[0]
+    shape = (time, *start[0].shape)
     before = jnp.zeros((shape[0], 5, *shape[1:]), projected.dtype)
     end, before, h_before = lax.fori_loop(
-        0, len(inputs), body, (start, before, jnp.zeros(shape, projected.dtype))
+        0, as_number(time), body, (start, before, jnp.zeros(shape, projected.dtype))
     )
     outputs = jnp.concatenate([h_before[1:], end[1][None]])
     if last is not None:
@@ -267,7 +268,7 @@ def _backward(
 
     def body(steps_after: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         dc, dh, all_dz = state
-        t = time - 1 - steps_after
+        t = as_number(time) - 1 - steps_after
         i, f, g, o, c_before = (saved.before[t, place] for place in range(5))
         if d_outputs is not None:
             dh = dh + d_outputs[t]
@@ -286,19 +287,27 @@ def _backward(
         return dc * f, masked(_product(dz, transposed, dtype), mask), all_dz
 
     end = (zeros, zeros) if last is not None else (dc_last, dh_last)
-    dc0, dh0, dz = lax.fori_loop(0, time, body, (*end, saved.scratch))  # every step of it is overwritten
+    dc0, dh0, dz = lax.fori_loop(
+        0, as_number(time), body, (*end, saved.scratch)
+    )  # every step of it is overwritten
 
-    dz = dz.reshape(time * batch, dz.shape[-1])
-    # Two-dimensional operands: of a product over two axes, XLA on a CPU makes transposed copies.
     both = jnp.concatenate([inputs.astype(dz.dtype), masked(saved.h_before, mask)], axis=-1)
-    d_kernels = _product(both.reshape(time * batch, both.shape[-1]), dz, dtype, axes=(0, 0))
-    d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], dz.sum(0))
-    dx = None
-    if perturbed[1]:
-        dx = _product(dz, weights.x, dtype, axes=(1, 1)).reshape(inputs.shape).astype(inputs.dtype)
+    if _may_be_in_shards():
+        d_kernels, d_bias = _product(both, dz, dtype, axes=((0, 1), (0, 1))), dz.sum((0, 1))
+    else:
+        # Two-dimensional operands: of a product over two axes, XLA on a CPU makes transposed copies.
+        rows, d_rows = (array.reshape(time * batch, array.shape[-1]) for array in (both, dz))
+        d_kernels, d_bias = _product(rows, d_rows, dtype, axes=((0,), (0,))), d_rows.sum(0)
+    d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], d_bias)
+    dx = _product(dz, weights.x, dtype, axes=((2,), (1,))).astype(inputs.dtype) if perturbed[1] else None
     d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
     d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)
     return d_weights, dx, d_carry, None, None
 
 
-_run = custom_gradient(_primal, _forward, _backward, statics=2, implementation="fused")
+def _may_be_in_shards() -> bool:
+    """Whether XLA may spread the batch over devices; rows of all steps, (time * batch), it would gather."""
+    return jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes
+
+
+steps = custom_gradient(_primal, _forward, _backward, statics=2, implementation="fused")

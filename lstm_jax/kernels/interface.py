@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Array, Float, Int32
 
 from lstm_jax.gates import GATES
 
@@ -28,7 +28,7 @@ class Implementation(Protocol):
         params: CellParameters,
         inputs: Float[Array, "time *batch inputs"],
         carry: Carry,
-        lengths: Int[Array, "*batch"] | None,
+        lengths: Int32[Array, "*batch"] | None,
         *,
         keep_outputs: bool,
         mask: Float[Array, "*batch hidden"] | None = None,
@@ -40,8 +40,8 @@ class Implementation(Protocol):
             params: the weights, as `nn.LSTMCell` names them.
             inputs: the sequences, time first.
             carry: the state (c, h) before the first step.
-            lengths: the number of steps after which to take the carry; None means all. As in `nn.RNN`, a
-                length of 0 takes the last step of all.
+            lengths: the number of steps after which to take the carry, from 0 to all; None means all. As in
+                `nn.RNN`, a length of 0 takes the last step of all.
             keep_outputs: whether the outputs are wanted.
             mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
                 `dropout.recurrent_mask`); None changes nothing. It is taken as constant in differentiation.
@@ -66,13 +66,17 @@ def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Arra
 
 
 def last_step(
-    lengths: Int[Array, "*batch"] | None, time: int, batch: tuple[int, ...]
+    lengths: Int32[Array, "*batch"] | None, time: int, batch: tuple[int, ...]
 ) -> Int32[Array, "*batch"]:
     """The index of the step after which each sequence's final carry is taken."""
     if lengths is None:
-        return jnp.full(batch, time - 1, jnp.int32)
-    # Of a length beyond the last step, the last step; of 0, as said above.
-    return (jnp.broadcast_to(jnp.minimum(lengths.astype(jnp.int32), time), batch) - 1) % time
+        return jnp.full(batch, as_number(time) - 1, jnp.int32)
+    return (lengths - 1) % as_number(time)  # of a length of 0, as said above
+
+
+def as_number(size: int) -> int | Int32[Array, ""]:
+    """The length of an axis to calculate with: `jax.export` can leave it open, as a symbol."""
+    return size if isinstance(size, int) else jnp.asarray(size, jnp.int32)
 
 
 def has_usual_activations(cell: nn.LSTMCell) -> bool:

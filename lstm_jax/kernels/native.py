@@ -1,6 +1,7 @@
 """The LSTM as a C++ kernel for CPUs, called through XLA's foreign function interface.
 
-`build.py` compiles and loads it, `cpp/` holds it. Here are its calls, their gradient and their `vmap` rules.
+`build.py` compiles and loads it, `cpp/` holds it, `calls.py` calls it. Here are its gradient and its rules
+for `vmap`.
 
 A call works on one or more LSTMs of equal sizes ("members") at once, and the rows of a batch may come in
 groups with weight gradients of their own. `vmap` needs no loop then: over sequences that share their
@@ -16,15 +17,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from lstm_jax.errors import ImplementationError
-from lstm_jax.kernels.build import why_not_available
+from lstm_jax.kernels import build, calls
 from lstm_jax.kernels.differentiation import custom_gradient, first_order_only
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Carry, CellParameters, by_kind, last_step
 
-PADDING = 16  # kPadding in cpp/lstm.h
+build.load_if_built()  # for programs that imported JAX after this package
 
 
 class Weights(NamedTuple):
@@ -40,7 +41,7 @@ def native(
     params: CellParameters,
     inputs: Float[Array, "time *batch inputs"],
     carry: Carry,
-    lengths: Int[Array, "*batch"] | None,
+    lengths: Int32[Array, "*batch"] | None,
     *,
     keep_outputs: bool,
     mask: Float[Array, "*batch hidden"] | None = None,
@@ -50,7 +51,7 @@ def native(
     Raises:
         ImplementationError: if the kernel cannot be built here, or in forward-mode differentiation.
     """
-    if (reason := why_not_available()) is not None:
+    if (reason := build.why_not_available()) is not None:
         raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
     time, *batch = inputs.shape[:-1]
     if not math.prod(inputs.shape) * cell.features:
@@ -122,9 +123,8 @@ def _backward(
     rows = (*rows, dc, dh, *_given(mask))
     if keep_outputs and gradients[2] is not None:
         rows = (*rows, gradients[2])
-    kernels = (*weights.x, *weights.h)
     call = _call_backward(wants_dx, 1, len(rows), mask is not None)
-    dc0, dh0, *rest = first_order_only(call, implementation="native")(*rows, *kernels)
+    dc0, dh0, *rest = first_order_only(call, implementation="native")(*rows, *jax.tree.leaves(weights))
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
     return d_weights, rest[12] if wants_dx else None, dc0, dh0, None, None
@@ -137,27 +137,13 @@ _run = custom_gradient(_primal, _forward, _backward, statics=1, implementation="
 # --------------------------------------------------------------------------------------------------
 
 
-def _float32(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
 @functools.cache
 def _call_forward(num_results: int, num_rows: int) -> Callable[..., list[Array]]:
-    """The forward pass, with 2 results (c, h), 3 (and outputs) or 5 (and what the backward pass needs).
-
-    Arguments: x, c0, h0, last, if ``num_rows`` is 5 the mask, and the 12 weights.
-    """
+    """`calls.forward` of the rows, ``num_rows`` of them, and the 12 weights."""
 
     @custom_vmap
     def call(*arguments: Array) -> list[Array]:
-        rows, weights = arguments[:num_rows], arguments[num_rows:]
-        members, time, batch, _ = rows[0].shape
-        hidden = rows[2].shape[-1]
-        padded = -(-hidden // PADDING) * PADDING
-        state, row = _float32(members, batch, hidden), (members, time, batch)
-        results = [state, state, _float32(*row, hidden), _float32(*row, padded), _float32(*row, 4 * padded)]
-        ordered = (*rows[:4], *weights, *rows[4:])
-        return list(jax.ffi.ffi_call("lstm_jax_forward", results[:num_results])(*ordered))
+        return calls.forward(arguments[:num_rows], arguments[num_rows:], num_results)
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
@@ -174,24 +160,12 @@ def _call_forward(num_results: int, num_rows: int) -> Callable[..., list[Array]]
 
 @functools.cache
 def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> Callable[..., list[Array]]:
-    """The backward pass; its results are dc0, dh0, 12 gradients (members, groups, ...), and dx if wanted.
-
-    Arguments: x, c0, h0, last, outputs, cells, gates, dc, dh, if it is ``masked`` the mask, d_outputs if
-    ``num_rows`` counts one more, and 8 kernels.
-    """
+    """`calls.backward` of the rows, ``num_rows`` of them, and the 12 weights."""
 
     @custom_vmap
     def call(*arguments: Array) -> list[Array]:
-        rows, kernels = arguments[:num_rows], arguments[num_rows:]
-        x, _, h0, *_ = rows
-        members, _, _, num_inputs = x.shape
-        hidden = h0.shape[-1]
-        shapes = [(num_inputs, hidden)] * 4 + [(hidden, hidden)] * 4 + [(hidden,)] * 4
-        results = [_float32(*h0.shape)] * 2 + [_float32(members, groups, *shape) for shape in shapes]
-        if wants_dx:
-            results.append(_float32(*x.shape))
-        ordered = (*rows[:9], *kernels, *rows[9:])
-        return list(jax.ffi.ffi_call("lstm_jax_backward", results)(*ordered, groups=groups, masked=masked))
+        rows, weights = arguments[:num_rows], arguments[num_rows:]
+        return calls.backward(rows, weights, groups=groups, masked=masked, wants_dx=wants_dx)
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:

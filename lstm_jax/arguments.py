@@ -1,0 +1,129 @@
+"""What a call of the layer is given: taken in every form that has one meaning, refused in words else.
+
+Done once, before an implementation is chosen, so that all of them treat it alike.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, promoted
+
+
+def check_features(features: Any) -> None:
+    """Refuse a number of hidden units that is none.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if isinstance(features, nn.Module):
+        kind = type(features).__name__
+        raise ValueError(f"features: got a module {kind}, expected a number of hidden units")
+    if isinstance(features, bool) or not isinstance(features, int | np.integer) or features < 1:
+        raise ValueError(f"features: got {features!r}, expected a whole number of hidden units, 1 or more")
+
+
+def check_inputs(inputs: Any) -> None:
+    """Refuse what are no sequences.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    expected = "expected an array (*batch, time, inputs), or (time, *batch, inputs) with time_major"
+    if not isinstance(inputs, jax.Array | np.ndarray):
+        raise ValueError(f"inputs: got a {type(inputs).__name__}, {expected}")
+    if inputs.ndim < 2:
+        raise ValueError(f"inputs: got shape {inputs.shape}, {expected}")
+
+
+def as_carry(given: Any, shape: tuple[int, ...]) -> Carry:
+    """The state (c, h), from a tuple, a list or one array of both.
+
+    Args:
+        given: two arrays, or one whose first axis has two places.
+        shape: the shape of each, (*batch, features).
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        c, h = (jnp.asarray(state) for state in given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"initial_carry: got {_described(given)}, expected two arrays (c, h) of shape {shape}"
+        ) from error
+    for name, state in (("c", c), ("h", h)):
+        if state.shape != shape:
+            raise ValueError(f"initial_carry: got {name} of shape {state.shape}, expected {shape}")
+        if not jnp.issubdtype(state.dtype, jnp.floating):
+            raise ValueError(f"initial_carry: got {name} of dtype {state.dtype}, expected floating point")
+    return c, h
+
+
+def in_dtypes_of_steps(
+    cell: nn.LSTMCell, params: CellParameters, inputs: Float[Array, "time *batch inputs"], carry: Carry
+) -> Carry:
+    """The state in the dtypes that a step gives it, so that it is the same before and after each step."""
+    dtype = promoted(computed_dtype(cell, params, inputs, carry), carry[0])
+    c, h = (state.astype(dtype) for state in carry)
+    return c, h
+
+
+def as_lengths(given: Any, time: int, batch: Sequence[int]) -> Int32[Array, "*batch"] | None:
+    """The lengths of the sequences, from 0 to ``time``.
+
+    Args:
+        given: integers of the shape of the batch: an array, a list, a number; None is no lengths.
+        time: the number of time steps. Beyond it there is nothing: such a length is that of the whole.
+        batch: the shape of the batch.
+
+    Raises:
+        ValueError: if they are something else.
+    """
+    if given is None:
+        return None
+    try:
+        lengths = jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"seq_lengths: got {_described(given)}, expected integers") from error
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"seq_lengths: got dtype {lengths.dtype}, expected integers")
+    if lengths.shape != tuple(batch):
+        raise ValueError(f"seq_lengths: got shape {lengths.shape}, expected {tuple(batch)}, as the batch")
+    return jnp.clip(lengths.astype(jnp.int32), 0, jnp.asarray(time, jnp.int32))
+
+
+def without_spoilt_padding(
+    inputs: Float[Array, "time *batch inputs"], lengths: Int32[Array, "*batch"]
+) -> Float[Array, "time *batch inputs"]:
+    """The inputs, with zeros in place of what is not finite behind the end of a sequence.
+
+    The gradient of an output that a loss does not use is zero, and zero times NaN is NaN: what is wrong in
+    the padding would be in the gradients of all weights. Too large counts as infinite: products with it could
+    be. Other padding stays as it is, and its outputs are those of `nn.RNN`.
+
+    Args:
+        inputs: sequences whose padding is at their ends.
+        lengths: how many steps of each are no padding.
+    """
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        return inputs
+    time = inputs.shape[0]
+    steps = jnp.arange(time, dtype=jnp.int32).reshape(time, *(1 for _ in lengths.shape))
+    valid = steps < lengths[None]
+    too_large = jnp.asarray(float(jnp.finfo(inputs.dtype).max) ** 0.5, inputs.dtype)
+    return jnp.where(valid[..., None] | (jnp.abs(inputs) < too_large), inputs, jnp.zeros_like(inputs))
+
+
+def _described(given: Any) -> str:
+    shape = getattr(given, "shape", None)
+    if shape is not None:
+        return f"an array of shape {shape}"
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return f"a {type(given).__name__} of {len(given)}"
+    return f"a {type(given).__name__}"

@@ -1,0 +1,126 @@
+"""A batch that is spread over devices stays so, in results and gradients, on each kind of mesh."""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from references import FLOAT32, Tree, assert_equal, each_implementation, random_case, random_like
+
+from lstm_jax import LSTM
+from lstm_jax.kernels.choice import Task, fastest
+
+CASE = random_case(4, (6,), 3, 5)
+LENGTHS = jnp.array([4, 1, 2, 4, 3, 9])
+OPTIONS: dict[str, Any] = {"return_carry": True, "reverse": True, "keep_order": True}
+GATHERED = re.compile(r"\b(all-gather|all-to-all|collective-permute)\(")
+
+
+def _loss(layer: LSTM, weights: Tree, params: Tree, inputs: jax.Array, **options: Any) -> jax.Array:
+    results = layer.apply({"params": params}, inputs, **OPTIONS, **options)
+    return sum((w * r).sum() for w, r in zip(*map(jax.tree.leaves, (weights, results)), strict=True))
+
+
+def _gradients(layer: LSTM) -> Any:
+    """The gradients by weights and inputs of a loss in which every result has a weight of its own."""
+
+    def run(params: Tree, inputs: jax.Array, lengths: jax.Array, weights: Tree) -> Tree:
+        loss = functools.partial(_loss, layer, weights, seq_lengths=lengths)
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, inputs)
+
+    return jax.jit(run)
+
+
+@functools.cache
+def _expected() -> tuple[Tree, Tree]:
+    layer = LSTM(5, "scan", **OPTIONS)
+    weights = random_like(layer.apply({"params": CASE.params}, CASE.inputs))
+    return weights, _gradients(layer)(CASE.params, CASE.inputs, LENGTHS, weights)
+
+
+def _on(mesh: Mesh) -> tuple[Tree, ...]:
+    """The arguments, with the batch in shards."""
+    (states, outputs), rows = _expected()[0], NamedSharding(mesh, P("data"))
+    return (
+        jax.device_put(CASE.params, NamedSharding(mesh, P())),
+        *jax.device_put((CASE.inputs, LENGTHS), rows),
+        jax.device_put((states, outputs), rows),
+    )
+
+
+@pytest.fixture
+def explicit() -> Iterator[Mesh]:
+    mesh = jax.make_mesh((2,), ("data",))
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+@pytest.mark.parametrize(
+    ("implementation", "known"),
+    [("scan", True), ("fused", True), ("auto", True), ("fused", False)],
+    ids=["scan", "fused", "auto", "fused with in_shardings"],
+)
+def test_plain_jit(implementation: str, known: bool) -> None:
+    """Nothing is gathered; the one sum over devices is that of the gradients by the weights.
+
+    What JAX knows of the shards while tracing, `auto` goes by; what it learns after, it cannot.
+    """
+    arguments = _on(jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,)))
+    run = _gradients(LSTM(5, implementation))
+    if known:
+        program = run.lower(*arguments).compile()
+    else:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+        program = jax.jit(run, in_shardings=shardings).lower(*shapes).compile()
+    assert not GATHERED.search(program.as_text())
+    results = program(*arguments)
+    assert results[1][1].sharding.spec[0] == "data"
+    assert_equal(results, _expected()[1], **FLOAT32)
+
+
+@each_implementation
+def test_explicit_axes(implementation: str, explicit: Mesh) -> None:
+    """`native` stays in shards too: here JAX says while tracing what they are."""
+    arguments = _on(explicit)
+    program = _gradients(LSTM(5, implementation)).lower(*arguments).compile()
+    assert not GATHERED.search(program.as_text())
+    results = program(*arguments)
+    assert results[1][1].sharding.spec[0] == "data"
+    assert_equal(jax.device_get(results), jax.device_get(_expected()[1]), **FLOAT32)
+
+
+@each_implementation
+def test_explicit_axes_of_everything_else(implementation: str, explicit: Mesh) -> None:
+    """A state in shards, weights and inputs on axes that are no batch: they are put where they are needed."""
+    rows, whole = NamedSharding(explicit, P("data")), NamedSharding(explicit, P())
+    layer = LSTM(8, implementation)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        random_case(4, (6,), 3, 8),
+    )
+    in_rows = jax.tree.map(lambda leaf: leaf.update(sharding=rows), shapes)
+
+    def traced(params: Tree, inputs: Tree, carry: Tree) -> tuple[Any, ...]:
+        run = jax.jit(
+            lambda params, *given: layer.apply({"params": params}, given[0], initial_carry=given[1])
+        )
+        return jax.eval_shape(run, params, inputs, carry).sharding.spec
+
+    assert traced(shapes.params, in_rows.inputs, shapes.carry)[0] == "data"
+    assert traced(shapes.params, in_rows.inputs, in_rows.carry)[0] == "data"
+    assert traced(shapes.params, shapes.inputs, in_rows.carry)[0] == "data"
+    kernels = jax.tree.map(
+        lambda leaf: leaf.update(sharding=rows) if leaf.shape == (8, 8) else leaf, shapes.params
+    )
+    assert traced(kernels, in_rows.inputs, shapes.carry)[0] == "data"
+
+
+def test_auto_does_not_compute_a_spread_batch_on_every_device() -> None:
+    assert fastest(Task(frozenset({"float32"}))) == "native"
+    assert fastest(Task(frozenset({"float32"}), spread=True)) == "fused"
