@@ -7,6 +7,7 @@ something else. As name and content appear in one step, two processes that build
 theirs. Code is only loaded from a folder that nobody but the user can write to.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -77,12 +78,9 @@ def load_if_built() -> None:
     A serialised executable (`jax.experimental.serialize_executable`) finds the kernel then. Nothing is built,
     and nothing said: what stands in the way is told where the kernel is used.
     """
-    try:
-        if not library_path(find_compiler()).exists():
-            return
-    except (NotAvailableError, OSError):
-        return
-    why_not_available()
+    with contextlib.suppress(NotAvailableError, OSError):
+        if find_built(*place(find_compiler())).intact:
+            why_not_available()
 
 
 def find_compiler() -> list[str]:
