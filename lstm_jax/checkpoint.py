@@ -49,6 +49,7 @@ BELONGS_TO = "belongs_to"
 # How often a reader begins again because the trainer has replaced what it was about to read.
 READ_ATTEMPTS = 20
 # The folders that Orbax writes into before it gives them their names.
+_STEP = re.compile("0|[1-9][0-9]*")
 _TEMPORARY = re.compile(r"[0-9]+\.orbax-checkpoint-tmp.*")
 
 
@@ -131,6 +132,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._checkpointer is None:
+            self._link.close()
             return
         # After a failed save, closing fails the same way again: the first error is the one to show.
         with self._link, contextlib.suppress(*(() if kind is None else (Exception,))), _quiet():
@@ -243,7 +245,8 @@ class Checkpoints:
                 except CheckpointError as error:
                     self._begin_again_if_replaced(complete)
                     raise CheckpointError(f"{path}: {error}") from error.__cause__
-            self._strangers.update(filter(self._looks_strange, steps[index + 1 :]))
+            if not self._read_only:  # they are to be kept when others are deleted
+                self._strangers.update(filter(self._looks_strange, steps[index + 1 :]))
             notes.pop(BELONGS_TO, None)
             return Restored(step, state, notes)
         if wanted is not None:
@@ -329,7 +332,7 @@ def _steps(directory: Path) -> list[int]:
     return [
         int(path.name)
         for path in directory.iterdir()
-        if re.fullmatch("0|[1-9][0-9]*", path.name) and path.is_dir() and not path.is_symlink()
+        if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     ]
 
 
@@ -418,6 +421,11 @@ def _clean_up(directory: Path) -> None:
         if step == interrupted or step < max(checked, default=-1):  # not completed, or half deleted
             shutil.rmtree(directory / str(step))
     for path in directory.iterdir():
+        if _STEP.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
+            raise CheckpointError(
+                f"{path}: got no folder, expected a saved state or nothing; move it elsewhere, then give the "
+                "same command again"
+            )
         if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
     for step in checked:

@@ -54,6 +54,28 @@ def has_lost_patience(config: Config, history: Sequence[Record]) -> bool:
     return config.patience is not None and epochs_without_better(config, history) >= config.patience
 
 
+def has_full_length(config: Config, history: Sequence[Record]) -> bool:
+    """Whether the last record is that of the last step that the options ask for."""
+    if not history:
+        return False
+    return bool(
+        history[-1]["step"] == config.steps
+        if config.steps is not None
+        else history[-1]["epoch"] >= config.epochs
+    )
+
+
+def has_ended(config: Config, history: Sequence[Record], step: int) -> bool:
+    """Whether a run that has come to a step is at its end, and the record of its end is there.
+
+    It is not within an epoch, nor where an epoch has come to end for a change of ``steps``: that is still to
+    be evaluated.
+    """
+    if not history or history[-1]["step"] != step:
+        return False
+    return has_full_length(config, history) or has_lost_patience(config, history)
+
+
 def loss_sums(config: Config, history: Sequence[Record], steps: int) -> list[float]:
     """The sum of the training losses of each seed over the last epoch, of which the records have the mean.
 

@@ -7,6 +7,7 @@ images and all random keys follow from the seed, the epoch and the step.
 """
 
 import dataclasses
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from lstm_jax.data import VALIDATION_SIZE, Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.feed import Feed, make_feed
-from lstm_jax.history import has_lost_patience, loss_sums, steps_to_keep
+from lstm_jax.history import has_ended, loss_sums, steps_to_keep
 from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.plan import Plan
@@ -33,7 +34,6 @@ from lstm_jax.seeds import first_nonfinite_loss, members, seed_of, seed_with_non
 from lstm_jax.signals import Interrupted, StopSignals
 from lstm_jax.summary import (
     Notes,
-    known,
     mend,
     over_seeds,
     result_in_words,
@@ -91,7 +91,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
     Raises:
         UserError: an option that cannot be, data that is missing or damaged, a run directory that
             cannot be written or belongs to another configuration, a loss that is not finite.
-        Interrupted: Ctrl-C; or a signal before training began, with nothing to save.
+        Interrupted: Ctrl-C, at any time; or a signal before training began, with nothing to save.
     """
     if stop is not None:
         return _train(config, console or Console(), stop)
@@ -102,10 +102,10 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
     except Interrupted as interrupt:
         stop.hand_back(interrupt.number)
         raise
-    if result.stopped_by is not None:
-        stop.hand_back(
-            result.stopped_by, f"the state is saved in {result.run_dir}; the same call goes on from it"
-        )
+    # One may have come after the last step, too.
+    if (by := result.stopped_by or stop.received) is not None:
+        saved = f"the state is saved in {result.run_dir}; the same call goes on from it"
+        stop.hand_back(by, saved if result.summary is None else f"the run in {result.run_dir} is finished")
     return result
 
 
@@ -147,18 +147,13 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                 state, notes = restored.state, Notes.from_json(restored.notes)
                 refuse_what_is_behind(config, plan, state.steps_taken)
                 state, notes = with_epoch_open(config, plan, mesh, state, notes)
-            if notes.devices != mesh.size:
-                console.message(
-                    f"This run had {notes.devices} devices so far and now has {mesh.size}: it goes on the "
-                    "same up to float32 rounding, not bit by bit."
+            elif run.has_summary and run.becomes_other:
+                raise CheckpointError(
+                    f"{run.checkpoints}: got no saved state, expected that of the end of this finished run; "
+                    "put it back, or name another --run-dir"
                 )
-                notes = dataclasses.replace(notes, devices=mesh.size)
-            if notes.implementation != implementation:
-                console.message(
-                    f"This run was computed by {notes.implementation} so far and now by {implementation}: it "
-                    "goes on the same up to float32 rounding, not bit by bit."
-                )
-                notes = dataclasses.replace(notes, implementation=implementation)
+            if not has_ended(config, notes.history, state.steps_taken):
+                notes = computed_here(notes, mesh, implementation, console)
             tell_start(console, config, dataset, state, mesh, implementation)
             feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=seed_of(config))
             loop = Loop(
@@ -176,6 +171,18 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                 started=started - notes.wall_seconds,
             )
             return loop.run_to_end(state, notes)
+
+
+def computed_here(notes: Notes, mesh: Mesh, implementation: str, console: Console) -> Notes:
+    """The notes of a run that goes on with these devices and this implementation; changes are told."""
+    changes = []
+    if notes.devices != mesh.size:
+        changes.append(f"had {notes.devices} devices so far and now has {mesh.size}")
+    if notes.implementation != implementation:
+        changes.append(f"was computed by {notes.implementation} so far and now by {implementation}")
+    for change in changes:
+        console.message(f"This run {change}: it goes on the same up to float32 rounding, not bit by bit.")
+    return dataclasses.replace(notes, devices=mesh.size, implementation=implementation)
 
 
 def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:
@@ -211,9 +218,9 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
 
     What is said of it is compared with the state of its end, if that is still there, and mended.
     """
-    summary: Record = {}
+    summary: Record | None = None
     try:
-        summary = run.read_summary() or {}
+        summary = run.read_summary()
     except DamagedJSONError as error:
         console.message(str(error))
     params: Params | None = None
@@ -221,33 +228,44 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
     try:
         restored = load_state(run.path, report=console.message)
         state, notes = restored.state, Notes.from_json(restored.notes)
-        complete = restored.step == config.steps if config.steps else len(notes.history) == config.epochs
-        complete = complete or has_lost_patience(config, notes.history)
-        same = digest(state.evaluated_params) == summary.get("parameters_sha256")
-        if notes.history and (complete or same):
+        same = digest(state.evaluated_params) == (summary or {}).get("parameters_sha256")
+        if notes.history and (same or has_ended(config, notes.history, restored.step)):
             params, history = state.evaluated_params, notes.history
             run.mend_metrics(history)
-            right = summarise(config, state, notes, mesh)
-            summary, wrong = mend(summary, right, known(config, state, notes))
+            right, wrong = mend(summary or {}, summarise(config, state, notes, mesh))
             if wrong:
-                names = ", ".join(wrong)
-                console.message(f"summary.json, written again from the saved state: it had another {names}")
-                run.write_summary(summary)
+                told = (
+                    f"it lacked or had another {', '.join(wrong)}" if summary else "so far as that knows it"
+                )
+                console.message(f"summary.json, written again from the saved state: {told}")
+                run.write_summary(right)
+            summary = right
     except CheckpointError as error:
         console.message(str(error))
     try:
-        result_in_words(summary)
-    except (KeyError, TypeError, ValueError):
+        result_in_words(summary or {})
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         console.message(f"{run.path}: its summary.json tells no result; it is written again after training")
         return None
+    assert summary is not None
     tell_end(console, summary, run.path)
-    longer = "give more --epochs or --steps" if config.may_go_on else how_to_begin_with_weights(run.path)
+    if params is None:
+        console.message("Its final parameters are not in its checkpoints any more: nothing was compared.")
+    longer = how_to_go_on(config, summary, run.path)
     console.message(
         f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
     )
-    if params is None:
-        console.message("Its final parameters are not in its checkpoints any more.")
     return TrainResult(params, history, summary, None, run.path)
+
+
+def how_to_go_on(config: Config, summary: Record, path: Path) -> str:
+    """What makes a finished run longer."""
+    here = f"with --run-dir {shlex.quote(str(path))}"
+    if summary.get("stopped_early"):
+        return f"give more --patience, or none, {here}"
+    if config.may_go_on:
+        return f"give more --epochs or --steps {here}"
+    return how_to_begin_with_weights(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -297,11 +315,8 @@ class Loop:
         return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
 
     def has_ended(self, state: TrainState, notes: Notes) -> bool:
-        """Whether all steps are taken, or too many epochs have ended without a better one."""
-        if state.steps_taken == self.plan.total_steps:
-            return True
-        _, done, _ = self.plan.epoch_of(state.steps_taken)
-        return done == 0 and has_lost_patience(self.config, notes.history)
+        """Whether the run is at its end."""
+        return has_ended(self.config, notes.history, state.steps_taken)
 
     def compile(self, state: TrainState) -> TrainState:
         """Compile the training program by running it over no steps, so that no epoch's time includes it."""

@@ -4,7 +4,7 @@
     checkpoints/    the newest saved states: the truth about how far the run has come; and the best one
     metrics.jsonl   one JSON object per epoch
     tensorboard/    the same figures as TensorBoard events
-    summary.json    written last; a run that has it is finished
+    summary.json    written last; a run that has it is finished (it goes when a run becomes longer)
     damaged/        checkpoints that failed their checksum, if there were any
     of-another-run/ checkpoints that were copied into ``checkpoints/`` and stood in the way, if there were any
 
@@ -15,6 +15,7 @@ for people and programs to read; they are brought into line with the state whene
 import dataclasses
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -264,7 +265,10 @@ def read_config(path: Path) -> Config:
         raise RunDirectoryError(
             f"{path}: not a run directory ({found}); expected a folder that train.py wrote"
         )
-    values = _read_json(path / CONFIG)
+    try:
+        values = _read_json(path / CONFIG)
+    except DamagedJSONError as error:
+        raise RunDirectoryError(f"{error}; restore it from a backup") from error
     try:
         return Config.from_dict(values)
     except ConfigError as error:
@@ -318,8 +322,9 @@ def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
 def how_to_begin_with_weights(path: Path) -> str:
     """The commands that begin another run with the weights of the one in a folder."""
     return (
-        f"begin another run with its weights: python -m lstm_jax export {path} --format safetensors; "
-        f"python -m lstm_jax import {path / WEIGHTS_FILE} --run-dir ANOTHER"
+        f"begin another run with its weights: python -m lstm_jax export {shlex.quote(str(path))} "
+        f"--format safetensors && python -m lstm_jax import {shlex.quote(str(path / WEIGHTS_FILE))} "
+        "--run-dir ANOTHER"
     )
 
 
@@ -333,9 +338,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunDirectoryError(f"{path}: cannot be read ({one_line(error)})") from error
     except (ValueError, RecursionError) as error:
-        raise DamagedJSONError(
-            f"{path}: is damaged ({printable(one_line(error))}); restore it from a backup"
-        ) from error
+        raise DamagedJSONError(f"{path}: is damaged ({printable(one_line(error))})") from error
     if not isinstance(values, dict):
         raise DamagedJSONError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values

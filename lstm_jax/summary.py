@@ -19,7 +19,7 @@ from lstm_jax.config import Config
 from lstm_jax.console import Console
 from lstm_jax.data import Dataset
 from lstm_jax.errors import CheckpointError, one_line, printable
-from lstm_jax.history import best_of, of_each_seed
+from lstm_jax.history import best_of, has_full_length, of_each_seed
 from lstm_jax.model import Params
 from lstm_jax.run_directory import Record
 from lstm_jax.seeds import in_words
@@ -83,7 +83,14 @@ def summarise(config: Config, state: TrainState, notes: Notes, mesh: Mesh) -> Re
     so that there is none of all.
     """
     return {
-        **known(config, state, notes),
+        **_outcome(config, notes.history),
+        "parameter_count": count_parameters(config, state.params),
+        "parameters_sha256": digest(state.evaluated_params),
+        "train_seconds": notes.train_seconds,
+        "epochs": notes.history[-1]["epoch"],
+        "steps": state.steps_taken,
+        "stopped_early": not has_full_length(config, notes.history),
+        "implementation": notes.implementation,
         "wall_seconds": notes.wall_seconds,
         "device": describe_devices(mesh),
         "versions": {
@@ -94,37 +101,28 @@ def summarise(config: Config, state: TrainState, notes: Notes, mesh: Mesh) -> Re
     }
 
 
-def known(config: Config, state: TrainState, notes: Notes) -> dict[str, Any]:
-    """The part of a summary that the state of the end knows: all but what only was so in its process."""
-    return {
-        **_outcome(config, notes.history),
-        "parameter_count": count_parameters(config, state.params),
-        "parameters_sha256": digest(state.evaluated_params),
-        "train_seconds": notes.train_seconds,
-        "epochs": notes.history[-1]["epoch"],
-        "steps": state.steps_taken,
-        "stopped_early": _stopped_early(config, state.steps_taken, notes.history[-1]["epoch"]),
-        "implementation": notes.implementation,
-    }
+# What a summary says of the process that wrote it; the state of the end does not know it.
+_OF_THE_PROCESS = ("wall_seconds", "device", "versions")
+# What the summary of one seed does not have.
+_OF_MANY_SEEDS = ("statistics", "per_seed")
 
 
-def mend(found: Record, right: Record, facts: Record) -> tuple[Record, list[str]]:
+def mend(found: Record, right: Record) -> tuple[Record, list[str]]:
     """A summary that agrees with the state of the end, and what in the one that was found did not.
+
+    What a user has added to it stays.
 
     Args:
         found: what summary.json says.
         right: what it would say if it were written now.
-        facts: the part of it that is `known` from the state.
     """
+    facts = {key: value for key, value in right.items() if key not in _OF_THE_PROCESS}
     wrong = [key for key, value in facts.items() if json.dumps(found.get(key)) != json.dumps(value)]
-    if not isinstance(found.get("wall_seconds"), int | float):
+    wrong += [key for key in _OF_MANY_SEEDS if key in found and key not in facts]
+    if isinstance(found.get("wall_seconds"), bool) or not isinstance(found.get("wall_seconds"), int | float):
         wrong.append("wall_seconds")
-        found = {key: value for key, value in found.items() if key != "wall_seconds"}
-    return {**right, **found, **facts}, wrong
-
-
-def _stopped_early(config: Config, steps: int, epochs: int) -> bool:
-    return epochs < config.epochs if config.steps is None else steps < config.steps
+    kept = {key: value for key, value in found.items() if key not in wrong}
+    return {**right, **kept, **facts}, wrong
 
 
 def _outcome(config: Config, history: Sequence[Record]) -> Record:

@@ -17,6 +17,7 @@ from lstm_jax.history import best_of, of_each_seed
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.run_directory import CHECKPOINTS, read_config
 from lstm_jax.seeds import in_words, member, seed_of
+from lstm_jax.summary import Notes
 from lstm_jax.training import Method, TrainState, init_run
 
 
@@ -98,7 +99,7 @@ def _best(
     """The state after the best epoch of the seed number ``index``, from 0."""
     if config.train_on_all:
         raise ConfigError(f"--best: got a run with --train-on-all in {run_dir}, expected one with validation")
-    record = best_of(of_each_seed(config, newest.notes["history"])[index])
+    record = best_of(of_each_seed(config, Notes.from_json(newest.notes).history)[index])
     if record is None:
         raise CheckpointError(f"{run_dir}: no epoch has ended yet; train for one first")
     report(f"{run_dir}: epoch {record['epoch']}, the best on validation so far")

@@ -102,6 +102,71 @@ def test_ctrl_c_ends_a_loop_of_trainings_and_loses_nothing(small: dict[str, Any]
     assert digest(finished.params) == digest(whole.params)
 
 
+class _AtTheEnd(Listener):
+    """Interrupts when a run says where it is: after its last step, or when it was finished before."""
+
+    def message(self, text: str) -> None:
+        if text.startswith("Run directory"):
+            os.kill(os.getpid(), signal.SIGINT)
+        super().message(text)
+
+
+@pytest.mark.usefixtures("quick")
+def test_ctrl_c_after_the_last_step_is_not_lost(small: dict[str, Any]) -> None:
+    for _ in ("trains", "finds it finished"):
+        with pytest.raises(KeyboardInterrupt, match=r"SIGINT; the run in .*run is finished"):
+            train(Config(**small, epochs=1), console=_AtTheEnd())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_a_run_ends_at_the_step_at_which_it_was_stopped(
+    small: dict[str, Any], tmp_path: Path, stop: int
+) -> None:
+    """Within an epoch there is no record of that step yet."""
+    options = {**small, "checkpoint_every": 1}
+    stopped = train_until_told(Config(**options, steps=6), Listener(signal_after=stop))
+    assert load_trained(small["run_dir"]).step == stop
+    assert stopped.summary is None
+    ended = train(Config(**options, steps=stop))
+    whole = train(Config(**{**options, "run_dir": tmp_path / "whole"}, steps=stop))
+    assert ended.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+    assert figures_of(small["run_dir"]) == figures_of(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_finished_run_without_its_states_is_not_begun_anew(small: dict[str, Any]) -> None:
+    train(Config(**small, epochs=1))
+    shutil.rmtree(small["run_dir"] / "checkpoints")
+    files = {name: (small["run_dir"] / name).read_bytes() for name in ("summary.json", "metrics.jsonl")}
+    with pytest.raises(CheckpointError, match="got no saved state, expected that of the end"):
+        train(Config(**small, epochs=2))
+    assert files == {name: (small["run_dir"] / name).read_bytes() for name in files}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_finished_run_says_what_makes_it_longer(small: dict[str, Any]) -> None:
+    for told, options in {"give more --epochs or --steps": {}, "import": {"schedule": "linear"}}.items():
+        config = Config(**{**small, "run_dir": small["run_dir"] / told[:4]}, epochs=1, **options)
+        train(config)
+        listener = Listener()
+        train(config, console=listener)
+        assert f"To train longer, {'' if not options else 'begin another run'}" in listener.messages[-1]
+        assert told in listener.messages[-1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_summary_cannot_bring_seeds_of_its_own(small: dict[str, Any]) -> None:
+    original = train(Config(**small, epochs=1)).summary
+    path = small["run_dir"] / "summary.json"
+    planted = {"per_seed": [{"seed": 0, "test_accuracy": 0.99, "best_validation_epoch": None}]}
+    path.write_text(json.dumps({**original, "remark": "mine", **planted, "statistics": {}}))
+    listener = Listener()
+    found = train(Config(**small, epochs=1), console=listener).summary
+    assert found == {**original, "remark": "mine"}
+    assert "had another per_seed" in listener.messages[0] or "statistics, per_seed" in listener.messages[0]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_signal_reaches_the_handler_of_the_program(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
