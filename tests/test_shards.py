@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from references import FLOAT32, Tree, assert_equal, each_implementation, random_case, random_like
 
 from lstm_jax import LSTM
+from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.choice import Task, fastest
 
 CASE = random_case(4, (6,), 3, 5)
@@ -124,3 +125,27 @@ def test_explicit_axes_of_everything_else(implementation: str, explicit: Mesh) -
 def test_auto_does_not_compute_a_spread_batch_on_every_device() -> None:
     assert fastest(Task(frozenset({"float32"}))) == "native"
     assert fastest(Task(frozenset({"float32"}), spread=True)) == "fused"
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["plain", "jit"])
+def test_a_vmap_over_an_axis_in_shards(traced: bool, explicit: Mesh) -> None:
+    """`fused` leaves it in shards; `native` is refused, for a call of it cannot be shared out."""
+    case = random_case(4, (2, 3), 3, 5)
+    weights = random_like(jnp.zeros((2, 3, 4, 5)))
+
+    def gradients(name: str, params: Tree, inputs: jax.Array) -> Tree:
+        def loss(params: Tree, inputs: jax.Array) -> jax.Array:
+            run = jax.vmap(lambda params, x: LSTM(5, name).apply({"params": params}, x), in_axes=(None, 0))
+            return (weights * (jax.jit(run) if traced else run)(params, inputs)).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, inputs)
+
+    arguments = (
+        jax.device_put(case.params, NamedSharding(explicit, P())),
+        jax.device_put(case.inputs, NamedSharding(explicit, P("data"))),
+    )
+    found = gradients("fused", *arguments)
+    assert found[1][1].sharding.spec[0] == "data"
+    assert_equal(found, gradients("scan", *arguments), **FLOAT32)
+    with pytest.raises(ImplementationError, match="'native', .* got a vmap over an axis in shards"):
+        gradients("native", *arguments)

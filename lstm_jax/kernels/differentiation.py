@@ -17,7 +17,7 @@ transpose, which is the backward pass.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -120,20 +120,34 @@ def _mapped_axis_first(results: Tree, arguments: Any) -> Tree:
     return jax.tree.unflatten(structure, leaves)
 
 
-def _to_first_axis(operands: Any, axes: Any, size: int) -> list[Array]:
-    return [
-        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-        for x, axis in zip(operands, axes, strict=True)
-    ]
+class _Axis(NamedTuple):
+    """The axis that `vmap` adds: its size, and over which axes of an explicit mesh it is shared out."""
 
+    size: int
+    spec: Any
 
-def _mapped_size(operands: Any, axes: Any) -> int:
-    return next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+    @classmethod
+    def of(cls, operands: Any, axes: Any) -> "_Axis":
+        """That of the operands of a batching rule; one of them at least has it."""
+        x, axis = next((x, axis) for x, axis in zip(operands, axes, strict=True) if axis is not None)
+        return cls(x.shape[axis], jax.typeof(x).sharding.spec[axis])
+
+    def before(self, aval: Any) -> Any:
+        """The abstract value with this axis before its others."""
+        sharding = aval.sharding.update(spec=jax.P(self.spec, *aval.sharding.spec))
+        return aval.update(shape=(self.size, *aval.shape), sharding=sharding)
+
+    def moved(self, x: Array, axis: int | None) -> Array:
+        """The array with this axis first: moved there, or repeated along it."""
+        if axis is not None:
+            return jnp.moveaxis(x, axis, 0)
+        repeated = self.before(jax.typeof(x))
+        return jnp.broadcast_to(x, repeated.shape, out_sharding=repeated.sharding)
 
 
 def _batch_axis_first(operands: Any, axes: Any, *, count: int) -> tuple[list[Array], list[int]]:
-    operands = _to_first_axis(operands, axes, _mapped_size(operands, axes))
-    return _axis_first_p.bind(*operands, count=count), [0] * count
+    moved = map(_Axis.of(operands, axes).moved, operands, axes)
+    return _axis_first_p.bind(*moved, count=count), [0] * count
 
 
 def _jvp_axis_first(primals: Any, tangents: Any, *, count: int) -> tuple[list[Array], list[Any]]:
@@ -206,24 +220,19 @@ def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
 def _batch_tangent(
     operands: Any, axes: Any, *, num_saved: int, transpose: Any, avals: Any, message: str
 ) -> tuple[list[Array], list[int]]:
-    size = _mapped_size(operands, axes)
+    mapped_axis = _Axis.of(operands, axes)
     # What is the same for all members of a map is repeated: its gradients are summed up then.
-    tangents = _to_first_axis(operands[num_saved:], axes[num_saved:], size)
+    tangents = map(mapped_axis.moved, operands[num_saved:], axes[num_saved:])
     mapped = jax.vmap(transpose, in_axes=(list(axes[:num_saved]), 0))
     outcome = _tangent_p.bind(
         *operands[:num_saved],
         *tangents,
         num_saved=num_saved,
         transpose=mapped,
-        avals=tuple(_with_first_axis(aval, size) for aval in avals),
+        avals=tuple(map(mapped_axis.before, avals)),
         message=message,
     )
     return outcome, [0] * len(outcome)
-
-
-def _with_first_axis(aval: Any, size: int) -> Any:
-    sharding = aval.sharding.update(spec=jax.P(None, *aval.sharding.spec))
-    return aval.update(shape=(size, *aval.shape), sharding=sharding)
 
 
 def _transpose_tangent(
@@ -247,3 +256,4 @@ _tangent_p.def_abstract_eval(lambda *_, avals, **__: list(avals))
 mlir.register_lowering(_tangent_p, _refuse)
 batching.primitive_batchers[_tangent_p] = _batch_tangent
 ad.primitive_transposes[_tangent_p] = _transpose_tangent
+ad.primitive_jvps[_tangent_p] = lambda primals, tangents, **options: _refuse(**options)

@@ -147,6 +147,7 @@ def _call_forward(num_results: int, num_rows: int) -> Callable[..., list[Array]]
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
+        _refuse_shards(batched, arguments)
         if not size:
             return _nothing(call, batched, arguments)
         if any(batched[num_rows:]):
@@ -169,6 +170,7 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> 
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
+        _refuse_shards(batched, arguments)
         if not size:
             return _nothing(call, batched, arguments)
         if any(batched[num_rows:]):
@@ -185,6 +187,16 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> 
         return results, [True] * len(results)
 
     return call
+
+
+def _refuse_shards(batched: list[bool], arguments: tuple[Array, ...]) -> None:
+    """XLA cannot share out a call, and here, inside of `vmap`, no `shard_map` can either."""
+    for argument, is_batched in zip(arguments, batched, strict=True):
+        if is_batched and jax.typeof(argument).sharding.spec[0] is not None:
+            raise ImplementationError(
+                "implementation 'native', which 'auto' can stand for, got a vmap over an axis in shards, "
+                "expected one whole on each device; use implementation 'fused'"
+            )
 
 
 def _nothing(
