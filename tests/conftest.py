@@ -35,6 +35,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run what has passed with the same source, too")
+
+
 @pytest.fixture
 def strict_dtypes() -> Iterator[None]:
     """Refuse silent changes of dtype. Not for all tests: Adam in optax raises a float to an integer."""

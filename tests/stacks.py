@@ -182,8 +182,8 @@ def _sequences(layer: Layer, values: Values) -> Values:
     for place in itertools.product(*map(range, batch)):
         length = int(values["lengths"][place]) if "lengths" in values else time
         order = list(range(time))
-        if layer.reverse:
-            order[:length] = reversed(order[:length])
+        if layer.reverse:  # what is behind the end too, as Flax has it
+            order = [*reversed(order[:length]), *reversed(order[length:])]
         state, outputs, last = (c[place], h[place]), [], None
         for t in order:
             state = _one_step(values["params"], x[(t, *place)], *state)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import native_builds
 import pytest
 from conftest import PROJECT, Run
 
@@ -406,35 +407,11 @@ def test_auto_computes_what_the_chosen_one_computes() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-        ["-march=native", "-fsanitize=thread"],
-        ["-O3"],  # what every processor of this kind has: other vectors, other tiles
-        ["-O3", "-mavx2", "-mfma"],
-        # Plain C++ instead of instructions that few processors have, and whose memory no sanitizer sees.
-        ["-DLSTM_JAX_EMULATE_TILES", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    ],
-    ids=["address and undefined", "thread", "plain", "avx2", "tiles"],
-)
-def test_the_kernel_by_itself(flags: list[str], tmp_path: Path) -> None:
-    """Every warning is an error here, and the sanitizers see every access to memory."""
-    if "-mavx2" in flags and "avx2" not in processor():
+@pytest.mark.parametrize("name", native_builds.BUILDS)
+def test_the_kernel_by_itself(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Built without Python, with sanitizers, which see every access to memory, and for other processors."""
+    if name == "avx2" and "avx2" not in processor():
         pytest.skip("this processor has no AVX2")
-    program = tmp_path / "kernel_test"
-    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-    options = ["-std=c++20", "-O1", "-g", "-pthread", "-ffp-contract=fast", *warnings, *flags]
-    source = PROJECT / "tests" / "native" / "kernel_test.cc"
-    subprocess.run(
-        [*build.find_compiler(), *options, "-I", build.SOURCE, source, "-o", program], check=True, timeout=300
-    )
-    # Memory comes full of numbers that would be seen in the results: of glibc 1.5e16, of the sanitizer NaN.
-    dirty = {"MALLOC_PERTURB_": "165", "ASAN_OPTIONS": f"max_malloc_fill_size={2**30}:malloc_fill_byte=255"}
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300, env=os.environ | dirty)
-    assert done.returncode == 0, done.stdout + done.stderr
-    if "-DLSTM_JAX_EMULATE_TILES" in flags:
-        assert done.stdout == "16 cases agree with tiles\n"
-    else:
-        # With tiles too where the processor and the system have them.
-        assert done.stdout in ("16 cases agree with vectors\n", "16 cases agree with vectors tiles\n")
+    if native_builds.are_known_to_pass() and not request.config.getoption("--all"):
+        pytest.skip("the source is as it was when all builds passed; pytest --all makes them again")
+    assert native_builds.output_of(name, tmp_path) in native_builds.expected_of(name)

@@ -64,7 +64,7 @@ def test_forward_mode_names_what_has_it(implementation: str, compile: bool, insi
 def test_reverse_mode_of_forward_mode_is_refused_in_the_same_words(implementation: str) -> None:
     case = a_case()
     run = _run(implementation, case)
-    with pytest.raises(ImplementationError, match="has no forward-mode .* 'scan' for it"):
+    with pytest.raises(ImplementationError, match=r"has no forward-mode .* 'scan' for it"):
         jax.grad(lambda params: jax.jvp(run, (params,), (params,))[1])(case.params)
 
 

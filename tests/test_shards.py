@@ -147,5 +147,5 @@ def test_a_vmap_over_an_axis_in_shards(traced: bool, explicit: Mesh) -> None:
     found = gradients("fused", *arguments)
     assert found[1][1].sharding.spec[0] == "data"
     assert_equal(found, gradients("scan", *arguments), **FLOAT32)
-    with pytest.raises(ImplementationError, match="'native', .* got a vmap over an axis in shards"):
+    with pytest.raises(ImplementationError, match=r"'native', .* got a vmap over an axis in shards"):
         gradients("native", *arguments)

@@ -1,0 +1,83 @@
+"""The kernel by itself, without Python: built with sanitizers and for other processors, and run.
+
+    python -m tests.native_builds
+
+makes all builds and runs them; if all pass, it writes the SHA-256 of their source to native/passed.sha256.
+While the source is the same, the tests skip them, unless they are given ``--all``: they take minutes.
+"""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from lstm_jax.kernels import build
+
+TESTS = Path(__file__).parent / "native"
+PASSED = TESTS / "passed.sha256"
+OPTIONS = ("-std=c++20", "-O1", "-g", "-pthread", "-ffp-contract=fast")
+# Every warning is an error here.
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi")
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+BUILDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "address and undefined": ("-march=native", *SANITIZED),
+        "thread": ("-march=native", "-fsanitize=thread"),
+        "plain": ("-O3",),  # what every processor of this kind has: other vectors, other tiles
+        "avx2": ("-O3", "-mavx2", "-mfma"),
+        # Plain C++ instead of instructions that few processors have, and whose memory no sanitizer sees.
+        "tiles": ("-DLSTM_JAX_EMULATE_TILES", *SANITIZED),
+    }
+)
+
+
+def state_of_the_source() -> str:
+    """The SHA-256 of all that the builds are made of."""
+    sha = hashlib.sha256(repr((OPTIONS, WARNINGS, dict(BUILDS))).encode())
+    for folder in (build.SOURCE, TESTS):
+        for path in sorted(path for path in folder.iterdir() if path.suffix in (".h", ".cc")):
+            sha.update(hashlib.sha256(path.read_bytes()).digest())
+    return sha.hexdigest()
+
+
+def are_known_to_pass() -> bool:
+    """Whether all builds have passed with the source as it is."""
+    return PASSED.read_text().strip() == state_of_the_source()
+
+
+def output_of(name: str, folder: Path) -> str:
+    """Make a build in a folder and run it; returns what it prints."""
+    program = folder / "kernel_test"
+    options = [*OPTIONS, *WARNINGS, *BUILDS[name], "-I", str(build.SOURCE)]
+    source = TESTS / "kernel_test.cc"
+    subprocess.run([*build.find_compiler(), *options, source, "-o", program], check=True, timeout=600)
+    # Memory comes full of numbers that would be seen in the results: of glibc 1.5e16, of the sanitizer NaN.
+    dirty = {"MALLOC_PERTURB_": "165", "ASAN_OPTIONS": f"max_malloc_fill_size={2**30}:malloc_fill_byte=255"}
+    done = subprocess.run([program], capture_output=True, text=True, timeout=600, env=os.environ | dirty)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def expected_of(name: str) -> tuple[str, ...]:
+    """What a build may print."""
+    if name == "tiles":
+        return ("16 cases agree with tiles\n",)
+    # With tiles too where the processor and the system have them.
+    return ("16 cases agree with vectors\n", "16 cases agree with vectors tiles\n")
+
+
+def main() -> None:
+    """Make all builds, and note that they passed."""
+    for name in BUILDS:
+        with tempfile.TemporaryDirectory() as folder:
+            printed = output_of(name, Path(folder))
+        assert printed in expected_of(name), printed
+        print(f"{name}: {printed}", end="", flush=True)
+    PASSED.write_text(f"{state_of_the_source()}\n")
+
+
+if __name__ == "__main__":
+    main()
