@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -196,6 +197,27 @@ def _umask() -> int:
     return mask
 
 
+def test_nothing_is_added_to_a_pipe_whether_somebody_reads_it_or_not(tmp_path: Path) -> None:
+    def too_long(*_: object) -> None:
+        raise AssertionError("waits for a reader")
+
+    pipe = tmp_path / "metrics.jsonl"
+    os.mkfifo(pipe)
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(5)
+    try:
+        with pytest.raises(files.NotAFileError, match="not a file, but a pipe"):
+            files.append(pipe, "more")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(files.NotAFileError, match="not a file, but a pipe"):
+        files.append(pipe, "more")
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+
+
 def test_an_export_does_not_replace_a_dead_link(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to(tmp_path / "none")
     with pytest.raises(ConversionError, match="that exists"):
@@ -357,7 +379,7 @@ def test_large_options_of_a_small_state_cost_nothing(copied: Path) -> None:
 def test_a_config_that_is_a_pipe_keeps_nobody_waiting(copied: Path, data_dir: Path) -> None:
     (copied / "summary.json").unlink()
     os.mkfifo(copied / "summary.json")
-    with pytest.raises(RunDirectoryError, match=r"summary\.json: cannot be read \(not a file\)"):
+    with pytest.raises(RunDirectoryError, match=r"summary\.json: cannot be read \(not a file, but a pipe"):
         train(options(data_dir, copied))
     (copied / "config.json").unlink()
     os.mkfifo(copied / "config.json")
