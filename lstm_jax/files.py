@@ -20,9 +20,11 @@ from lstm_jax.errors import ConversionError
 
 # What `whole` leaves in a killed process is another's work in progress until it is as old as this.
 ABANDONED_SECONDS = 3600
-# The end of the names that `write_whole` and `whole` give to what is not complete yet.
+# The names that `write_whole` and `whole` give to what is not complete yet. Folders lie beside other programs'
+# and may be empty, so their names say whose they are.
 _UNFINISHED_FILE = re.compile(r"(.+)\.[0-9a-f]+\.tmp")
-_UNFINISHED_FOLDER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+_MARK = "lstm_jax-"
+_UNFINISHED_FOLDER = re.compile(rf"\.(.+)\.{_MARK}[a-z0-9_]{{8}}")
 
 
 class NotAFileError(OSError):
@@ -118,7 +120,7 @@ def remove_unfinished_folders(folder: Path) -> None:
         found = _UNFINISHED_FOLDER.fullmatch(path.name)
         if not found or path.is_symlink() or not path.is_dir():
             continue
-        with suppress(OSError):  # its owner has just removed it, or it is somebody else's
+        with suppress(OSError):  # its owner has just removed it
             ours = all(entry.name == found[1] for entry in path.iterdir())
             if ours and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path)
@@ -160,7 +162,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path = path.absolute()
     remove_unfinished_folders(path.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.{_MARK}", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         if temporary.is_file():
