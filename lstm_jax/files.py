@@ -20,8 +20,8 @@ from lstm_jax.errors import ConversionError
 
 # What `whole` leaves in a killed process is another's work in progress until it is as old as this.
 ABANDONED_SECONDS = 3600
-# The names that `write_whole` and `whole` give to what is not complete yet. Folders lie beside other programs'
-# and may be empty, so their names say whose they are.
+# The names that `write_whole` and `whole` give to what is not complete yet. Folders may be empty, and lie
+# beside those of other programs, so their names say whose they are.
 _UNFINISHED_FILE = re.compile(r"(.+)\.[0-9a-f]+\.tmp")
 _MARK = "lstm_jax-"
 _UNFINISHED_FOLDER = re.compile(rf"\.(.+)\.{_MARK}[a-z0-9_]{{8}}")
