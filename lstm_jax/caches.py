@@ -6,6 +6,7 @@ Both are code that is run without a question, so both lie in folders that only t
 import os
 import platform
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from lstm_jax.errors import one_line
@@ -31,16 +32,15 @@ def why_not_private(folder: Path) -> str | None:
     """Make a folder that only the user can write to, or check that it is one.
 
     Whoever can write to a folder above could put another one in this one's place, so those are looked at
-    too, by the name that the user gave and where symbolic links lead.
+    too, with all symbolic links on the way.
 
     Returns:
         Why code in it cannot be trusted or nothing can be kept there, and what to do; None if all is well.
     """
     try:
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        real = folder.resolve()
         status = folder.stat()
-        above = {path: path.lstat() for path in (folder, *folder.parents, real, *real.parents)}
+        above = {path: path.lstat() for path in _on_the_way_to(folder.absolute())}
     except OSError as error:
         return f"{folder}: {one_line(error)}; LSTM_JAX_CACHE_DIR can name another folder"
     if not hasattr(os, "geteuid"):  # Windows, whose permissions these are not
@@ -55,8 +55,20 @@ def why_not_private(folder: Path) -> str | None:
     where = "it" if exposed[0] == folder else str(exposed[0])
     return (
         f"{folder}: others can write to {where}, so code in it cannot be trusted; take that right from them "
-        "and remove the folder, or name another one in LSTM_JAX_CACHE_DIR"
+        "and move the folder away, or name another one in LSTM_JAX_CACHE_DIR"
     )
+
+
+def _on_the_way_to(path: Path) -> Iterator[Path]:
+    """Every folder and symbolic link through which the system goes to a path that exists, and its end."""
+    here, parts = Path(path.anchor), list(reversed(path.parts))
+    while parts:
+        there = Path(os.path.normpath(here / parts.pop()))  # no link is before "..", so it leads upwards
+        yield there
+        if there.is_symlink():  # goes on from the folder that it lies in, or from the root
+            parts += reversed(there.readlink().parts)
+        else:
+            here = there
 
 
 def _others_can_exchange_in(status: os.stat_result, trusted: set[int]) -> bool:

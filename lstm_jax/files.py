@@ -20,13 +20,35 @@ from lstm_jax.errors import ConversionError
 
 # What `whole` leaves in a killed process is another's work in progress until it is as old as this.
 ABANDONED_SECONDS = 3600
-# The end of the names that `write_whole` and `whole` give to what is not complete yet.
+# The names that `write_whole` and `whole` give to what is not complete yet. Folders may be empty, and lie
+# beside those of other programs, so their names say whose they are.
 _UNFINISHED_FILE = re.compile(r"(.+)\.[0-9a-f]+\.tmp")
-_UNFINISHED_FOLDER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+_MARK = "lstm_jax-"
+_UNFINISHED_FOLDER = re.compile(rf"\.(.+)\.{_MARK}[a-z0-9_]{{8}}")
 
 
 class NotAFileError(OSError):
     """What lies there is a folder, a pipe, a socket or a device, not a file."""
+
+
+def _open_descriptor(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file, and nothing else: without waiting for the other end of a pipe."""
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+            raise _not_a_file(path, stat.S_IFIFO) from error
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise _not_a_file(path, mode)
+    return descriptor
+
+
+def _not_a_file(path: str | os.PathLike[str], mode: int) -> NotAFileError:
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+    return NotAFileError(errno.EINVAL, f"not a file, but {kind}", os.fspath(path))
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -36,13 +58,7 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
         NotAFileError: if it is something else.
         OSError: if it cannot be opened.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise NotAFileError(errno.EINVAL, f"not a file, but {kind}", os.fspath(path))
+    descriptor = _open_descriptor(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     return os.fdopen(descriptor, "rb")
 
 
@@ -61,13 +77,14 @@ def read_text(path: Path, *, most_bytes: int) -> str:
 
 
 def append(path: Path, text: str) -> None:
-    """Add to the end of a file.
+    """Add to the end of a file. A pipe or a device, which could keep its writer for ever, is refused.
 
     Raises:
+        NotAFileError: if it is something else.
         OSError: if it cannot be written, or is a symbolic link.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+    with open(_open_descriptor(path, flags), "a", encoding="utf-8") as file:
         file.write(text)
 
 
@@ -103,7 +120,7 @@ def remove_unfinished_folders(folder: Path) -> None:
         found = _UNFINISHED_FOLDER.fullmatch(path.name)
         if not found or path.is_symlink() or not path.is_dir():
             continue
-        with suppress(OSError):  # its owner has just removed it, or it is somebody else's
+        with suppress(OSError):  # its owner has just removed it
             ours = all(entry.name == found[1] for entry in path.iterdir())
             if ours and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path)
@@ -145,7 +162,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path = path.absolute()
     remove_unfinished_folders(path.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.{_MARK}", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         if temporary.is_file():

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ from lstm_jax.errors import DataError, one_line
 _BUILDER = "idx_images"  # the name that TFDS derives from the class IdxImages
 _DECODED = "decoded.npz"
 _DECODE_BATCH = 1000  # examples decoded at once: enough to be fast, little memory
+
+# What ArrayRecord (in C++, also "can't start new thread") and TFDS say of files with the wrong content.
+_DAMAGE_IN_WORDS = (
+    (RuntimeError, "orrupted"),
+    (RuntimeError, "hash mismatch"),
+    (RuntimeError, "Riegeli/records file"),
+    (RuntimeError, "chunk boundary"),
+    (RuntimeError, "ArrayRecord file"),
+    (AssertionError, "restored proto"),
+    (KeyError, "`splits` is empty"),
+)
 
 Report = Callable[[str], None]
 
@@ -139,7 +151,7 @@ def damage_reported(folder: Path) -> Iterator[None]:
     """Turn every exception from inside into a DataError that names the folder.
 
     It is called damaged only where a checksum or a parser says so. What the system says (no memory, no
-    threads, no permission) says nothing of the data.
+    threads, no permission), or a package that does not fit the others, says nothing of the data.
     """
     try:
         yield
@@ -161,11 +173,13 @@ def damage_reported(folder: Path) -> Iterator[None]:
 def _is_damage(error: Exception) -> bool:
     """Whether an exception of TFDS, protobuf, ArrayRecord or NumPy is what a parser or a checksum says.
 
-    Damaged files make them raise a dozen types, so those are told apart that come from the system.
+    Some raise what any mistake in a program raises, too; those are told by their words.
     """
-    if isinstance(error, RuntimeError):  # of ArrayRecord, in C++; also "can't start new thread"
-        return any(words in str(error) for words in ("orrupted", "ArrayRecord file", "hash mismatch"))
-    return not isinstance(error, OSError | MemoryError | ImportError)
+    if isinstance(error, ValueError | EOFError | zlib.error):  # JSON, UTF-8, and what makes no sense
+        return True
+    if type(error).__module__.startswith("google.protobuf."):  # its own are all of its parsers
+        return True
+    return any(isinstance(error, kind) and words in str(error) for kind, words in _DAMAGE_IN_WORDS)
 
 
 def _reason(error: BaseException) -> str:

@@ -25,6 +25,8 @@ from lstm_jax.checkpoint import CHECKSUMS, digest
 from lstm_jax.trained import load_state
 
 PROJECT = Path(__file__).parents[1]
+# Of a kill that waits for a new state: seconds from that to the kill, at most. The run may be near its end.
+AFTER_PROGRESS = 1.0
 # Figures that depend on the clock.
 TIMES = ("train_seconds", "examples_per_second")
 
@@ -56,19 +58,20 @@ def kill_at_random_moments(
         kills: how many times.
         longest: seconds before a kill, at most.
         rng: draws the moments.
-        after_progress: of so many last kills, count these seconds from the first new checkpoint, not from the
-            start.
+        after_progress: so many last kills wait for a new checkpoint first, and then no longer than
+            `AFTER_PROGRESS`.
 
     Returns:
         The newest saved step after each kill that met a living process.
     """
     saved = []
     for i in range(kills):
-        before, delay = newest_step(run_dir), rng.uniform(0, longest)
+        waits = i >= kills - after_progress
+        before = newest_step(run_dir)
+        delay = rng.uniform(0, min(longest, AFTER_PROGRESS) if waits else longest)
         process = subprocess.Popen(
             train_command(run_dir, options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        waits = i >= kills - after_progress
         while waits and newest_step(run_dir) == before and process.poll() is None:
             time.sleep(0.01)
         time.sleep(delay)

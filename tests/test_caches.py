@@ -33,7 +33,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, mode: int) 
     folder.chmod(mode)
     assert why_not_private(folder) == (
         f"{folder}: others can write to it, so code in it cannot be trusted; take that right from them and "
-        "remove the folder, or name another one in LSTM_JAX_CACHE_DIR"
+        "move the folder away, or name another one in LSTM_JAX_CACHE_DIR"
     )
 
 
@@ -74,6 +74,33 @@ def test_nor_one_behind_a_link_that_leads_there(folder: Path, tmp_path: Path) ->
     (public / "link").symlink_to(folder)
     public.chmod(0o777)
     assert f"others can write to {public}, so" in str(why_not_private(public / "link"))
+
+
+def test_nor_one_behind_a_chain_of_links_of_which_others_can_turn_one(folder: Path, tmp_path: Path) -> None:
+    assert why_not_private(folder) is None
+    public, down = tmp_path / "public", tmp_path / "down"
+    for each in (public, down):
+        each.mkdir()
+    (tmp_path / "first").symlink_to("down/second")
+    (down / "second").symlink_to("../public/third")  # relative, and up again
+    (public / "third").symlink_to(folder)
+    assert why_not_private(tmp_path / "first") is None
+    public.chmod(0o777)
+    for path in (tmp_path / "first", tmp_path / "down" / "second" / "kept"):
+        assert f"{path}: others can write to {public}, so" in str(why_not_private(path))
+
+
+def test_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    assert "LSTM_JAX_CACHE_DIR can name another folder" in str(why_not_private(tmp_path / "link" / "native"))
+
+
+def test_a_relative_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = folder.relative_to(tmp_path)
+    assert why_not_private(relative) is None
+    tmp_path.chmod(0o777)
+    assert f"{relative}: others can write to {tmp_path}, so" in str(why_not_private(relative))
 
 
 @needs_root

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -214,6 +214,24 @@ def test_what_a_killed_build_left_is_removed(compiler: Path) -> None:
     folder.chmod(0o700)
     library = build.build()
     assert sorted(path.name for path in folder.iterdir()) == [f"{build.SCRATCH}new", library.name]
+
+
+def test_what_another_process_takes_away_meanwhile_is_not_missed(
+    compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that are in the folder when it is listed, and gone when they are looked at."""
+    folder, name = build.place([str(compiler)])
+    folder.mkdir(parents=True, mode=0o700)
+    gone = [folder / f"{build.SCRATCH}gone", folder / f"{name}-{'0' * 64}.so"]
+    list_folder = Path.iterdir
+
+    def listed(path: Path) -> Iterator[Path]:
+        yield from [*gone, *list_folder(path)] if path == folder else list_folder(path)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    library = build.build()
+    assert build.build() == library
+    assert calls(compiler) == 1
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import kill_and_resume
 import numpy as np
 import pytest
 from kill_and_resume import figures_of, state_digest
@@ -417,20 +416,3 @@ def test_commands_take_the_best(
     assert read == [True, True]
     config = json.loads((small["run_dir"] / "config.json").read_text())
     assert config["epochs"] == 4
-
-
-@pytest.mark.parametrize(("saved", "code"), [([0, 0, 0], 1), ([0, 40, 40], 0), ([40, 80], 1)])
-def test_kills_that_came_before_any_save_show_nothing(
-    saved: list[int], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(command: Sequence[str], check: bool) -> None:
-        Path(command[command.index("--run-dir") + 1], "checkpoints").mkdir(parents=True)
-
-    monkeypatch.setattr(kill_and_resume.subprocess, "run", run)
-    monkeypatch.setattr(kill_and_resume, "kill_at_random_moments", lambda *a, **k: saved)
-    monkeypatch.setattr(kill_and_resume, "state_digest", lambda run_dir: "")
-    monkeypatch.setattr(kill_and_resume, "figures_of", lambda run_dir: [])
-    monkeypatch.setattr("sys.argv", ["kill_and_resume", "--kills", "3"])
-    assert kill_and_resume.main() == code
-    told = capsys.readouterr().out
-    assert ("NO   a kill came after a new state was saved" in told) == (max(saved) == 0)

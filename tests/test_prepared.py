@@ -3,13 +3,16 @@
 import functools
 import gzip
 import http.server
+import json
 import shutil
 import signal
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from mnist import (
     FILENAMES,
     assert_is_mnist,
@@ -210,6 +213,47 @@ def test_what_the_system_says_is_not_called_damage(tmp_path, monkeypatch, error,
     # Nothing is said of the folder where the folder is not to blame.
     told = str(prepared._cannot_prepare("kmnist", tmp_path, error))
     assert ("--data-dir" in told) == (words not in ("out of memory", "can't start new thread"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("__init__() got an unexpected keyword argument"),
+        AttributeError("module 'numpy' has no attribute 'bool'"),
+        AssertionError("x"),
+        KeyError("image"),
+        ImportError("no such library"),
+        NotImplementedError("not on this platform"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_program_does_wrong_is_not_called_damage(tmp_path, error):
+    with pytest.raises(DataError, match=r"cannot be read \(.*\)$"), prepared.damage_reported(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Invalid Riegeli/records file: chunk boundary is 3538943 but block header at 3538944"),
+        RuntimeError("Invalid chunk boundary: 3538947; at byte 3538947; Failed to read RiegeliPostscript"),
+        RuntimeError("ArrayRecord file should be at least 64KB big"),
+        DecodeError("Error parsing message"),
+        zlib.error("Error -3 while decompressing data"),
+    ],
+    ids=["cut", "longer", "short", "protobuf", "zlib"],
+)
+def test_what_a_parser_says_is(tmp_path, error):
+    with pytest.raises(DataError, match=r"is damaged .*; move this"), prepared.damage_reported(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize("splits", [[], [{"name": "test"}], [{}]])
+def test_descriptions_of_other_splits_are_damage(mnist_copy, splits):
+    path = mnist_copy / "dataset_info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "splits": splits}))
+    with pytest.raises(DataError, match=r"is damaged .*; move this folder away"):
+        load_dataset(data_dir=mnist_copy.parents[2], input="stream")
 
 
 def test_what_tfds_cannot_open_is_told_in_the_systems_words(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -196,6 +197,27 @@ def _umask() -> int:
     return mask
 
 
+def test_nothing_is_added_to_a_pipe_whether_somebody_reads_it_or_not(tmp_path: Path) -> None:
+    def too_long(*_: object) -> None:
+        raise AssertionError("waits for a reader")
+
+    pipe = tmp_path / "metrics.jsonl"
+    os.mkfifo(pipe)
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(5)
+    try:
+        with pytest.raises(files.NotAFileError, match="not a file, but a pipe"):
+            files.append(pipe, "more")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(files.NotAFileError, match="not a file, but a pipe"):
+        files.append(pipe, "more")
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+
+
 def test_an_export_does_not_replace_a_dead_link(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to(tmp_path / "none")
     with pytest.raises(ConversionError, match="that exists"):
@@ -203,32 +225,38 @@ def test_an_export_does_not_replace_a_dead_link(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_leave_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    keep = [".lock", "config.json", "summary.json.bak", "notes.12.tmp", ".cache.abcdefgh", ".new.abcdefgh"]
     with RunDirectory(Config(run_dir=tmp_path)):
         pass
     for name in ("summary.json.123.tmp", "metrics.jsonl.0a1b2c3d4e5f6071.tmp", "config.json.77.tmp"):
         (tmp_path / name).write_text("{")
     for name in ("summary.json.bak", "notes.12.tmp"):
         (tmp_path / name).write_text("mine")
-    for name in (".model.onnx.a1b2c3_z", ".model.keras.abcdefgh", ".cache.abcdefgh", ".new.abcdefgh"):
+    left = (".model.onnx.lstm_jax-a1b2c3_z", ".model.keras.lstm_jax-abcdefgh")
+    old = (".cache.lstm_jax-abcdefgh", ".emacs.autosave", ".emacs.abcdefgh")  # of others, the last two empty
+    new = ".new.lstm_jax-abcdefgh"
+    for name in (*left, *old, new):
         (tmp_path / name).mkdir()
-    (tmp_path / ".model.onnx.a1b2c3_z" / "model.onnx").write_text("half")
-    (tmp_path / ".cache.abcdefgh" / "something").write_text("mine")
+    (tmp_path / left[0] / "model.onnx").write_text("half")
+    (tmp_path / old[0] / "something").write_text("mine")
     past = time.time() - ABANDONED_SECONDS - 10
-    for name in (".model.onnx.a1b2c3_z", ".model.keras.abcdefgh", ".cache.abcdefgh"):
+    for name in (*left, *old):
         os.utime(tmp_path / name, (past, past))
+    keep = [".lock", "config.json", "summary.json.bak", "notes.12.tmp", *old, new]
     with RunDirectory(Config(run_dir=tmp_path)):
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(keep)
 
 
 def test_an_abandoned_folder_goes_when_the_same_is_written_again(tmp_path: Path) -> None:
-    (tmp_path / ".run.abcdefgh" / "run").mkdir(parents=True)
-    past = time.time() - ABANDONED_SECONDS - 10
-    os.utime(tmp_path / ".run.abcdefgh", (past, past))
     with whole(tmp_path / "run") as folder:
+        abandoned = folder.parent.with_name(folder.parent.name[:-8] + "abcdefgh")
         folder.mkdir()
-        assert not (tmp_path / ".run.abcdefgh").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    (abandoned / "run").mkdir(parents=True)
+    past = time.time() - ABANDONED_SECONDS - 10
+    os.utime(abandoned, (past, past))
+    with whole(tmp_path / "other") as folder:
+        folder.mkdir()
+        assert not abandoned.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
 
 
 @pytest.fixture
@@ -357,7 +385,7 @@ def test_large_options_of_a_small_state_cost_nothing(copied: Path) -> None:
 def test_a_config_that_is_a_pipe_keeps_nobody_waiting(copied: Path, data_dir: Path) -> None:
     (copied / "summary.json").unlink()
     os.mkfifo(copied / "summary.json")
-    with pytest.raises(RunDirectoryError, match=r"summary\.json: cannot be read \(not a file\)"):
+    with pytest.raises(RunDirectoryError, match=r"summary\.json: cannot be read \(not a file, but a pipe"):
         train(options(data_dir, copied))
     (copied / "config.json").unlink()
     os.mkfifo(copied / "config.json")

@@ -124,8 +124,9 @@ def find_built(folder: Path, name: str) -> Built:
     built = Built([], [])
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(f"{name}-") and path.suffix == ".so":
-            intact = path.name == file_name(name, path.read_bytes())
-            (built.intact if intact else built.damaged).append(path)
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed a damaged one
+                intact = path.name == file_name(name, path.read_bytes())
+                (built.intact if intact else built.damaged).append(path)
     return built
 
 
@@ -228,8 +229,9 @@ def compile_into(folder: Path, name: str, compiler: list[str]) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Remove what builds left that were killed: nobody is still at work on what is as old as that."""
     for path in folder.iterdir():
-        if path.name.startswith(SCRATCH) and path.stat().st_mtime < time.time() - 2 * BUILD_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has just ended its work
+            if path.name.startswith(SCRATCH) and path.stat().st_mtime < time.time() - 2 * BUILD_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def load(library: Path) -> None:
