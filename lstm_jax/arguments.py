@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, promoted
+from lstm_jax.kernels.interface import Carry, CellParameters, Size, as_number, computed_dtype, promoted
 
 
 def check_features(features: Any) -> None:
@@ -41,7 +41,7 @@ def check_inputs(inputs: Any) -> None:
         raise ValueError(f"inputs: got shape {inputs.shape}, {expected}")
 
 
-def as_carry(given: Any, shape: tuple[int, ...]) -> Carry:
+def as_carry(given: Any, shape: tuple[Size, ...]) -> Carry:
     """The state (c, h), from a tuple, a list or one array of both.
 
     Args:
@@ -74,7 +74,7 @@ def in_dtypes_of_steps(
     return c, h
 
 
-def as_lengths(given: Any, time: int, batch: Sequence[int]) -> Int32[Array, "*batch"] | None:
+def as_lengths(given: Any, time: Size, batch: Sequence[Size]) -> Int32[Array, "*batch"] | None:
     """The lengths of the sequences, from 0 to ``time``.
 
     Args:
@@ -95,7 +95,7 @@ def as_lengths(given: Any, time: int, batch: Sequence[int]) -> Int32[Array, "*ba
         raise ValueError(f"seq_lengths: got dtype {lengths.dtype}, expected integers")
     if lengths.shape != tuple(batch):
         raise ValueError(f"seq_lengths: got shape {lengths.shape}, expected {tuple(batch)}, as the batch")
-    return jnp.clip(lengths.astype(jnp.int32), 0, jnp.asarray(time, jnp.int32))
+    return jnp.clip(lengths.astype(jnp.int32), 0, as_number(time))
 
 
 def without_spoilt_padding(

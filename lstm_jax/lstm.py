@@ -50,7 +50,7 @@ from lstm_jax.dropout import recurrent_mask, without_some_weights
 from lstm_jax.gates import GATES
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
-from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, last_step, masked
+from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, Size, last_step, masked
 from lstm_jax.kernels.native import native
 from lstm_jax.parameters import LSTMCellParameters
 from lstm_jax.wrappers import in_parts, in_shards
@@ -374,7 +374,7 @@ class LSTM(nn.Module):
         )
 
     @nn.nowrap
-    def _parameters(self, time: int, num_inputs: int) -> CellParameters:
+    def _parameters(self, time: Size, num_inputs: int) -> CellParameters:
         declared = LSTMCellParameters(
             self.features,
             num_inputs,

@@ -122,9 +122,11 @@ class LSTMClassifier(nn.Module):
             features = ExampleDropout(self.output_dropout_rate, name="dropout_output")(features, **dropout)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name=HEAD)(features)
 
+    @nn.nowrap  # no computation that `tabulate` would list
     def _directions(self) -> tuple[str, ...]:
         return ("forward", "backward") if self.bidirectional else ("forward",)
 
+    @nn.nowrap
     def _lstm(self, layer: int, direction: str, **options: Any) -> LSTM:
         return LSTM(
             self.hidden_size,

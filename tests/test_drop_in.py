@@ -6,6 +6,7 @@ numbers are compared in the other files of tests, and here for one implementatio
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from references import (
     random_like,
 )
 
-from lstm_jax import LSTM
+from lstm_jax import LSTM, LSTMClassifier
 from lstm_jax.arguments import check_features
 from lstm_jax.errors import ImplementationError
 
@@ -232,6 +233,21 @@ def test_tabulate(implementation: str) -> None:
     assert f"Total Parameters: {number}" in table
     assert table.count("LSTM") == 2  # the title and the row
     assert "Dense" not in table
+
+
+def test_tabulate_and_capture_of_the_classifier() -> None:
+    """Its layers are listed, and not what makes them; what is captured are outputs."""
+    model = LSTMClassifier(HIDDEN, bidirectional=True, implementation="scan")
+    table = model.tabulate(jax.random.key(0), _inputs(), console_kwargs={"width": 200})
+    assert re.findall(r"│ (\w+) +│ \w+", table) == ["lstm_0_forward", "lstm_0_backward", "head"]
+    variables = jax.eval_shape(model.init, jax.random.key(0), _inputs())
+    _, state = jax.eval_shape(
+        functools.partial(model.apply, capture_intermediates=True), variables, _inputs()
+    )
+    layers = {name: list(captured) for name, captured in state["intermediates"].items()}
+    names = ("lstm_0_forward", "lstm_0_backward", "head")
+    assert layers.pop("__call__")
+    assert layers == {name: ["__call__"] for name in names}
 
 
 @each_name

@@ -2,7 +2,12 @@
 
 import doctest
 import functools
+import os
+import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import PROJECT
+from jax.experimental import serialize_executable
 from references import (
     BFLOAT16,
     FLOAT32,
@@ -25,10 +32,12 @@ from references import (
     each_portable_implementation,
     flax_answer,
     flax_rnn,
+    random_case,
     results_and_gradients,
 )
 
 from lstm_jax import LSTM, config, lstm
+from lstm_jax.errors import ImplementationError
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -148,15 +157,119 @@ def test_remat(implementation: str) -> None:
     assert_equal(actual, flax_answer({"return_carry": True}), **FLOAT32)
 
 
-@each_portable_implementation
+@each_implementation
 def test_export(implementation: str) -> None:
-    """One program for CPU, GPU and TPU: nothing in the layer is tied to this machine."""
+    """One program for CPU, GPU and TPU: nothing in it is tied to this machine, the kernel is not in it."""
     case = a_case()
     layer = LSTM(HIDDEN, implementation, return_carry=True)
     run = jax.jit(functools.partial(results_and_gradients, layer))
     exported = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(case)
     assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert "@lstm_jax_" not in exported.mlir_module()  # the kernel's handlers; of a module, the name is there
     assert_equal(exported.call(case), flax_answer({"return_carry": True}), **FLOAT32)
+
+
+@pytest.mark.parametrize("ensemble", [False, True], ids=["examples", "ensemble"])
+def test_export_of_a_vmap(ensemble: bool) -> None:
+    """Gradients per example, and of weights of their own: what the kernel has groups and members for."""
+    case = random_case(4, (3, 2), 2, HIDDEN)
+    axes = Case(None, 0, 0)
+    if ensemble:
+        params = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf / 2, -leaf]), case.params)
+        case, axes = case._replace(params=params), Case(0, 0, 0)
+    lengths = jnp.array([4, 2])
+
+    def run(layer: LSTM, case: Case) -> tuple[Tree, Tree]:
+        return results_and_gradients(layer, case, seq_lengths=lengths, reverse=True)
+
+    def mapped(implementation: str) -> Any:
+        layer = LSTM(HIDDEN, implementation, return_carry=True)
+        return jax.jit(jax.vmap(functools.partial(run, layer), in_axes=(axes,)))
+
+    exported = jax.export.export(mapped("native"), platforms=("cpu", "tpu"))(case)
+    assert_equal(exported.call(case), mapped("scan")(case), **FLOAT32)
+
+
+def test_export_of_a_step_of_training_with_dropout() -> None:
+    case = a_case()
+    layer = LSTM(HIDDEN, "native", return_carry=True, recurrent_dropout_rate=0.5)
+    options = {"deterministic": False, "rngs": {"dropout": jax.random.key(2)}}
+    run = jax.jit(functools.partial(results_and_gradients, layer, **options))
+    assert_equal(jax.export.export(run)(case).call(case), run(case), **FLOAT32)
+
+
+SYMBOLIC = ["scan", "unrolled", "fused", "native", "auto"]
+
+
+@pytest.mark.parametrize("implementation", SYMBOLIC)
+@pytest.mark.parametrize("sizes", ["time", "batch", "batch, time"])
+def test_export_with_sizes_left_open(implementation: str, sizes: str) -> None:
+    """As nn.RNN can; what cannot says so, and `auto` takes one that can."""
+    case, lengths = a_case(), jnp.array(LENGTHS)
+    layer = LSTM(HIDDEN, implementation, reverse=True, keep_order=True)
+
+    def run(params: Tree, inputs: jax.Array, lengths: jax.Array) -> Tree:
+        return layer.apply({"params": params}, inputs, seq_lengths=lengths, return_carry=True)
+
+    names = dict(zip(sizes.split(", "), jax.export.symbolic_shape(sizes), strict=True))
+    batch, time = names.get("batch", 3), names.get("time", TIME)
+    shapes = (
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), case.params),
+        jax.ShapeDtypeStruct((batch, time, case.inputs.shape[-1]), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    export = jax.export.export(jax.jit(run))
+    if implementation == "native" or (implementation == "unrolled" and "time" in names):
+        with pytest.raises(ImplementationError, match=f"{implementation}' cannot be used: .* a symbol; use "):
+            export(*shapes)
+        return
+    exported = export(*shapes)
+    if implementation == "fused":  # of the others, scan is the reference, and auto is fused
+        arguments = (case.params, case.inputs, lengths)
+        expected = flax_rnn(HIDDEN, reverse=True, keep_order=True, return_carry=True).apply(
+            {"params": case.params}, case.inputs, seq_lengths=lengths
+        )
+        assert_equal(exported.call(*arguments), expected, **FLOAT32)
+
+
+def test_parts_of_a_number_of_steps_left_open_are_refused() -> None:
+    (time,) = jax.export.symbolic_shape("time")
+    shape = jax.ShapeDtypeStruct((3, time, 2), jnp.float32)
+    run = functools.partial(LSTM(HIDDEN, remat=2).apply, {"params": a_case().params})
+    with pytest.raises(
+        ValueError, match=r"^remat: got 2 for a symbolic number of time steps, expected remat=None"
+    ):
+        jax.export.export(jax.jit(run))(shape)
+
+
+SERIALISE = """
+import pickle, sys, jax, lstm_jax
+from jax.experimental import serialize_executable
+with open(sys.argv[1], "rb") as file:
+    program, arguments = pickle.load(file)
+outputs = serialize_executable.deserialize_and_load(*program)(*arguments)
+assert "flax" not in sys.modules
+print(float(outputs.sum()))
+"""
+
+
+def test_a_serialised_executable_with_the_kernel(tmp_path: Path) -> None:
+    """In a new process that has imported the package and nothing of it."""
+    case = a_case()
+    run = jax.jit(LSTM(HIDDEN, "native").apply)
+    arguments = ({"params": jax.device_get(case.params)}, jax.device_get(case.inputs))
+    program = run.lower(*arguments).compile()
+    file = tmp_path / "program"
+    file.write_bytes(pickle.dumps((serialize_executable.serialize(program), arguments)))
+    done = subprocess.run(
+        [sys.executable, "-c", SERIALISE, str(file)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(float(run(*arguments).sum()), abs=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------

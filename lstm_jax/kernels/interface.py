@@ -16,6 +16,8 @@ from lstm_jax.gates import GATES
 
 Carry: TypeAlias = tuple[Float[Array, "*batch hidden"], Float[Array, "*batch hidden"]]
 CellParameters: TypeAlias = Mapping[str, Mapping[str, Array]]
+# The length of an axis: a number, or a symbol that `jax.export` leaves open.
+Size: TypeAlias = Any
 
 
 @runtime_checkable  # so that type checkers at run time accept it as a hint
@@ -66,7 +68,7 @@ def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Arra
 
 
 def last_step(
-    lengths: Int32[Array, "*batch"] | None, time: int, batch: tuple[int, ...]
+    lengths: Int32[Array, "*batch"] | None, time: Size, batch: tuple[Size, ...]
 ) -> Int32[Array, "*batch"]:
     """The index of the step after which each sequence's final carry is taken."""
     if lengths is None:
@@ -74,8 +76,8 @@ def last_step(
     return (lengths - 1) % as_number(time)  # of a length of 0, as said above
 
 
-def as_number(size: int) -> int | Int32[Array, ""]:
-    """The length of an axis to calculate with: `jax.export` can leave it open, as a symbol."""
+def as_number(size: Size) -> int | Int32[Array, ""]:
+    """The length of an axis, to calculate with."""
     return size if isinstance(size, int) else jnp.asarray(size, jnp.int32)
 
 
