@@ -23,6 +23,7 @@ from references import (
     a_case,
     as_arguments,
     assert_equal,
+    compiled,
     each_fast,
     flax_answer,
     random_case,
@@ -71,7 +72,7 @@ def test_reverse_mode_of_forward_mode_is_refused_in_the_same_words(implementatio
 def test_forward_mode_of_the_reference() -> None:
     case = a_case()
     _, tangent = jax.jvp(_run("scan", case), (case.params,), (case.params,))
-    gradient = jax.grad(_run("scan", case))(case.params)
+    gradient = jax.jit(jax.grad(_run("scan", case)))(case.params)
     inner = jax.tree.map(lambda one, other: (one * other).sum(), gradient, case.params)
     np.testing.assert_allclose(tangent, sum(jax.tree.leaves(inner)), rtol=1e-4)
 
@@ -81,7 +82,7 @@ def _curvature(implementation: str, case: Case, outer: Any) -> Any:
         gradient = jax.grad(_run(implementation, case))(params)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
 
-    return outer(slope)(case.params)
+    return jax.jit(outer(slope))(case.params)
 
 
 @pytest.mark.parametrize("outer", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
@@ -134,7 +135,7 @@ def test_vmap_of_results_and_gradients(implementation: str, weights: int | None,
     case = Case(*map(functools.partial(_member, 1, only_if=None), case, axes))
     run = functools.partial(results_and_gradients, LSTM(5, implementation, return_carry=True))
     many = jax.vmap(run, in_axes=(axes,))
-    actual = many(case)
+    actual = jax.jit(many)(case)
     for member in range(3):
         alone = Case(*map(functools.partial(_member, member, only_if=0), case, axes))
         expected = run_scan(alone)
@@ -148,7 +149,7 @@ def _member(member: int, part: Tree, axis: int | None, *, only_if: int | None) -
 
 
 def run_scan(case: Case) -> Tree:
-    return results_and_gradients(LSTM(5, "scan", return_carry=True), case)
+    return compiled(LSTM(5, "scan", return_carry=True), case)
 
 
 @each_fast
@@ -165,13 +166,13 @@ def test_vmap_of_vmap(implementation: str) -> None:
         return jnp.vdot(outputs, random_like(outputs))
 
     actual, expected = (
-        jax.value_and_grad(functools.partial(loss, x))(case.params) for x in (layer, reference)
+        jax.jit(jax.value_and_grad(functools.partial(loss, x)))(case.params) for x in (layer, reference)
     )
     assert_equal(actual, expected, **FLOAT32)
 
     stacked = jax.tree.map(lambda a: jnp.stack([jnp.stack([a, a / 2]), jnp.stack([a / 3, -a])]), case.params)
     many = jax.vmap(jax.vmap(lambda params, x: layer.apply({"params": params}, x)), in_axes=(0, None))
-    outputs = many(stacked, case.inputs)
+    outputs = jax.jit(many)(stacked, case.inputs)
     for i, j in np.ndindex(2, 2):
         member = jax.tree.map(lambda a, i=i, j=j: a[i, j], stacked)
         assert_equal(outputs[i, j], reference.apply({"params": member}, case.inputs[j]), **FLOAT32)
@@ -189,7 +190,7 @@ def test_a_vmap_that_is_differentiated_after_it_was_traced(implementation: str, 
         return jnp.vdot(outputs, random_like(outputs))
 
     expected, actual = (
-        jax.value_and_grad(functools.partial(loss, LSTM(6, name), wrap), (0, 1))(case.params, case.inputs)
+        jax.jit(jax.value_and_grad(functools.partial(loss, LSTM(6, name), wrap), (0, 1)))(*case[:2])
         for name, wrap in (("scan", lambda function: function), (implementation, traced))
     )
     assert_equal(actual, expected, **FLOAT32)
