@@ -73,7 +73,7 @@ class _Node(NamedTuple):
         return tuple(int(axis) for axis in (given[0] if given else self.attributes["axes"]))
 
 
-def read_onnx(path: Path) -> tuple[Params, dict[str, str]]:
+def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
     """The parameters of `LSTMClassifier` from an ONNX model that computes the same, and the file's metadata.
 
     Raises:
@@ -82,12 +82,12 @@ def read_onnx(path: Path) -> tuple[Params, dict[str, str]]:
     onnx = required("onnx")
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(content)
         if not model.graph.node:
             raise ValueError("no graph")
     except (required("google.protobuf.message").DecodeError, ValueError) as error:
         raise ConversionError(f"got a damaged file, or none of ONNX ({one_line(error)})") from error
-    _take_in(onnx, model.graph.initializer, path.parent)
+    _take_in(onnx, model.graph.initializer, folder)
     metadata = {each.key: each.value for each in model.metadata_props}
     constants = _constants(onnx, model)
     check_digest(constants, metadata)
