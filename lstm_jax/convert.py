@@ -199,6 +199,12 @@ def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
             "differ in a number, or in forward and backward"
         )
     cells.sort(key=place)
+    backwards = ["backward" in cell for cell in cells]
+    if any(backwards) and backwards != [False, True] * (len(cells) // 2):
+        raise ConversionError(
+            f"got {_listed(cells)}, expected for each cell that reads backwards one before it that reads "
+            "forwards: LSTMClassifier reads forwards, or in both directions"
+        )
     hidden_size = _size(dotted, f"{cells[-1]}hi.kernel", axis=0, ndim=2)
     two = len(cells) % 2 == 0 and _size(dotted, kernels[0], axis=0, ndim=2) == 2 * hidden_size
     bidirectional = two or any("backward" in cell for cell in cells)

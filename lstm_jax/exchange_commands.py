@@ -3,6 +3,7 @@
 Nothing heavy is imported here, as in `lstm_jax.config`.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,14 +64,12 @@ class Export:
         from lstm_jax import runtime
         from lstm_jax.convert import architecture_of
         from lstm_jax.trained import load_trained
-        from lstm_jax.version import __version__
 
         runtime.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         params = jax.tree.map(np.asarray, trained.params)
         architecture = architecture_of(params)
         metadata = {
-            "producer": f"lstm_jax {__version__}",
             "seed": str(trained.seed),
             "step": str(trained.step),
             **described(trained.config),
@@ -141,10 +140,8 @@ class Import:
     def run(self) -> int:
         """Read the file, write the folder; print what can be done with it."""
         run_dir = Config(run_dir=self.run_dir).run_directory()
-        if run_dir.exists():
-            raise ConversionError(
-                f"{run_dir}: got a path that exists, expected a new one; remove it, or name another --run-dir"
-            )
+        if os.path.lexists(run_dir):
+            check_target(run_dir, overwrite=False, advice="name another --run-dir")
         from lstm_jax.convert import architecture_of, with_normalized_inputs
         from lstm_jax.interchange import read_file
 

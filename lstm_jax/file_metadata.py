@@ -1,4 +1,4 @@
-"""What a file of weights says besides: how images become its model's inputs, and a digest of the arrays.
+"""What a file of weights says besides: how images become its model's inputs, and a digest of all that.
 
 Weights that read columns compute nonsense from rows, and no shape shows it. So exported files say which they
 read, and `import` reads it back. It is text under names, as safetensors, ONNX and Keras's ``metadata.json``
@@ -6,6 +6,7 @@ hold it.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -15,6 +16,7 @@ import numpy as np
 
 from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, option
 from lstm_jax.errors import ConversionError
+from lstm_jax.version import __version__
 
 # Bytes of a file, as many as ONNX allows: more are no weights of a model that reads digits.
 LARGEST_FILE = 2 * 2**30
@@ -22,8 +24,10 @@ LARGEST_FILE = 2 * 2**30
 PIXELS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"pixel_mean": (-1e6, 1e6), "pixel_std": (1e-6, 1e6)}
 )
-# Under this name a file says the SHA-256 of its arrays; see `digest`.
-DIGEST = "arrays_sha256"
+# Under this name a file says the SHA-256 of its arrays and of what else it says; see `digest`.
+DIGEST = "sha256"
+# Files of ours say that they are: others may mean something else by the same names.
+PRODUCER, OURS = "producer", "lstm_jax"
 
 
 class Inputs(NamedTuple):
@@ -44,9 +48,13 @@ class Inputs(NamedTuple):
     pixel_std: float | None = None
 
 
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """The SHA-256 of arrays, in hex: of name, dtype, shape and values of each, in the order of the names."""
-    sha = hashlib.sha256()
+def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 of a file's metadata but for the digest itself, and of its arrays, in hex.
+
+    Of each array it is of name, dtype, shape and values, in the order of the names.
+    """
+    told = sorted((name, text) for name, text in metadata.items() if name != DIGEST)
+    sha = hashlib.sha256(f"{json.dumps(told)}\n".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -56,15 +64,18 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def check_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Refuse arrays that are not those the file was written with, where it says which those were.
+    """Refuse arrays and metadata that are not those the file was written with, where it says which.
 
     Raises:
         ConversionError: if the digests differ.
     """
-    if metadata.get(DIGEST, found := digest(arrays)) != found:
+    if DIGEST not in metadata:
+        return
+    found = digest(arrays, metadata)
+    if metadata[DIGEST] != found:
         raise ConversionError(
-            f"got arrays of SHA-256 {found}, expected {metadata[DIGEST][:64]}, which the file was written "
-            "with: it is damaged; export or copy it again (if you changed the arrays yourself, leave "
+            f"got arrays and metadata of SHA-256 {found}, expected {metadata[DIGEST][:64]}, which the file "
+            "was written with: it is damaged; export or copy it again (if you changed it yourself, leave "
             f"{DIGEST} out of its metadata)"
         )
 
@@ -89,6 +100,7 @@ def described(config: Config) -> dict[str, str]:
     """What an exported file of such a run says of its inputs, for programs and for people."""
     order = {"permutation_seed": str(config.permutation_seed)} if config.task == "permuted" else {}
     return {
+        PRODUCER: f"{OURS} {__version__}",
         "task": config.task,
         **order,
         "dataset": config.dataset,
@@ -99,11 +111,13 @@ def described(config: Config) -> dict[str, str]:
 
 
 def said(metadata: Mapping[str, str]) -> Inputs:
-    """What the metadata of a file say of its inputs.
+    """What the metadata of a file of ours say of its inputs; those of others say nothing.
 
     Raises:
         ConversionError: for values that are none.
     """
+    if not metadata.get(PRODUCER, "").startswith(OURS):
+        return Inputs()
 
     def value(name: str, expected: str, fits: Callable[[str], bool]) -> str | None:
         text = metadata.get(name)

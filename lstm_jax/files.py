@@ -62,6 +62,20 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+    """The content of a file.
+
+    Raises:
+        ValueError: if it is larger than ``most_bytes``; it is not read then.
+        OSError: if it cannot be read, or is something else than a file.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise ValueError(f"got a file of {size:,} bytes, expected at most {most_bytes:,}")
+        return file.read()
+
+
 def read_text(path: Path, *, most_bytes: int) -> str:
     """The text of a file, in UTF-8.
 
@@ -69,11 +83,7 @@ def read_text(path: Path, *, most_bytes: int) -> str:
         ValueError: if it is larger than ``most_bytes``, or no text.
         OSError: if it cannot be read.
     """
-    with open_file(path) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"got a file of more than {most_bytes:,} bytes")
-    return content.decode()
+    return read_bytes(path, most_bytes=most_bytes).decode()
 
 
 def append(path: Path, text: str) -> None:

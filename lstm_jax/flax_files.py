@@ -1,7 +1,7 @@
 """Parameters as Flax saves them with ``flax.serialization.to_bytes``: MessagePack, read without pickle."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,15 @@ from lstm_jax.packages import required
 _ARRAYS = (1, 3)
 # What a training state has besides parameters, and no model needs.
 _OF_TRAINING = ("step", "opt_state")
+# Names in a file, of arrays and of groups, and in one group. A layer in two directions has 50, an optimizer
+# some times that.
+_MOST_NAMES, _MOST_IN_A_GROUP = 20_000, 1000
+# The types of arrays by their names, or as NumPy writes them in short. It would read more into other texts.
+_NUMBERS = re.compile(rb"(b?float|u?int)[0-9]{1,3}|bool|[<>|=]?[fiu][0-9]{1,2}")
 
 
-def read_msgpack(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, by their paths with dots; of a whole training state, those of the parameters.
+def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a file of this content, by paths with dots; of a training state, those of the parameters.
 
     Raises:
         ConversionError: if it is not such a file; if msgpack is missing.
@@ -24,18 +29,40 @@ def read_msgpack(path: Path) -> dict[str, np.ndarray]:
     msgpack = required("msgpack")
     required("ml_dtypes")  # which JAX brings: without it, NumPy has no bfloat16
 
+    names = 0
+
+    def group(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal names
+        names += 1 + len(pairs)
+        if names > _MOST_NAMES:
+            raise ConversionError(
+                f"got more than {_MOST_NAMES:,} names, expected those of an LSTM classifier"
+            )
+        return dict(pairs)
+
     def array(code: int, content: bytes) -> np.ndarray:
         if code not in _ARRAYS:
             raise ConversionError(f"got an extension {code} of MessagePack, expected arrays alone")
         shape, dtype, values = msgpack.unpackb(content, raw=True, max_array_len=16, max_map_len=0)
+        if not _NUMBERS.fullmatch(dtype):
+            raise ConversionError(
+                f"got an array of {dtype.decode()[:40]!r}, expected floats or whole numbers"
+            )
         kind = np.dtype(dtype.decode())
-        if kind.hasobject:
-            raise ConversionError(f"got an array of {kind}, expected numbers")
         return np.frombuffer(values, kind).reshape(shape)
 
     try:
-        # Flax writes lists as maps, and arrays as one extension each: nothing grows when it is unpacked.
-        tree = msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False, max_array_len=0)
+        # Flax writes lists as maps, and arrays as one extension each, which do not grow when they are
+        # unpacked. A name takes a hundred times what it takes in the file: a group is counted once it is
+        # complete, and so is one that others lie in.
+        tree = msgpack.unpackb(
+            content,
+            ext_hook=array,
+            object_pairs_hook=group,
+            raw=False,
+            max_array_len=0,
+            max_map_len=_MOST_IN_A_GROUP,
+        )
         if not isinstance(tree, dict):
             raise ConversionError(f"got a single {type(tree).__name__}, expected a tree of parameters")
         while isinstance(tree.get("params"), dict):

@@ -4,6 +4,7 @@ Nothing here opens a pickle, or writes one. All models take images as float32 ro
 1 (white), which is what `lstm_jax.model.logits_of` makes of grey levels, and give logits.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from lstm_jax import convert, flax_files, keras_files, onnx_files, onnx_reader
 from lstm_jax.convert import Architecture, Params
 from lstm_jax.errors import ConversionError, one_line
 from lstm_jax.file_metadata import DIGEST, LARGEST_FILE, check_digest, digest
+from lstm_jax.files import read_bytes
 from lstm_jax.packages import required
 
 
@@ -41,7 +43,7 @@ class Format(NamedTuple):
 def _safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     content: bytes = required("safetensors.numpy").save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        {**metadata, DIGEST: digest(arrays)},
+        {**metadata, DIGEST: digest(arrays, metadata)},
     )
     return content
 
@@ -132,16 +134,32 @@ SUFFIXES = (".safetensors", ".keras", ".h5", ".hdf5", ".msgpack", ".onnx")
 # Types of weights; `float32` holds what the others do, or nearly.
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
+# The types of safetensors: NumPy lacks some. Whole numbers count steps.
+_SAFETENSORS_TYPES: Mapping[str, str] = MappingProxyType(
+    {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "BOOL": "?", "C64": "<c8"}
+    | {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
+)
+
 _CELL_GRANTED = "gates with sigmoid, cells with tanh, no masking, a first state of zeros"
+_BY_NUMBER = "layers in the order of the numbers in their names"
 # What files of arrays alone do not show.
 GRANTED_OF_PYTORCH = (
     "the linear layer reads nothing but nn.LSTM's last state h_n, of both directions if there are two (not "
     "output[:, -1], which is another thing then)",
     "a first state of zeros, no activation or normalisation without weights in between",
+    "nn.LSTM reads the time steps of each image in their order, from the first one (batch_first as the "
+    "images had it, no flip before)",
 )
-GRANTED_OF_KERAS = (f"{_CELL_GRANTED}, each direction read at its own last step",)
+GRANTED_OF_KERAS = (
+    f"{_CELL_GRANTED}, each direction read at its own last step",
+    "an LSTM that is in no Bidirectional reads forwards (no go_backwards)",
+)
+# Files of Keras 2 list their layers; those of Keras 3 do not.
+GRANTED_OF_KERAS_3 = (*GRANTED_OF_KERAS, _BY_NUMBER)
 GRANTED_OF_FLAX = (
     f"{_CELL_GRANTED}, the dense layer reads the last output, that of each direction's own last step",
+    f"{_BY_NUMBER}, of two cells without the words forward and backward in theirs the first reads forwards, "
+    "a cell alone reads forwards (no reverse)",
 )
 
 
@@ -176,16 +194,18 @@ def read_file(path: Path) -> Weights:
     """
     try:
         _check_kind(path)
+        content = _content(path)
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
+            return _read_safetensors(content)
         if path.suffix == ".msgpack":
-            flat = _checked(flax_files.read_msgpack(path))
+            flat = _checked(flax_files.read_msgpack(content))
             return Weights(convert.from_flax(flat), granted=GRANTED_OF_FLAX)
         if path.suffix == ".onnx":
-            return Weights(*onnx_reader.read_onnx(path))
-        arrays, bidirectional, described, metadata = keras_files.read_keras(path)
-        params = convert.from_keras(list(_checked(arrays).values()), bidirectional=bidirectional)
-        return Weights(params, metadata, () if described else GRANTED_OF_KERAS)
+            return Weights(*onnx_reader.read_onnx(content, path.parent))
+        keras = keras_files.read_keras(content, is_archive=path.suffix == ".keras")
+        params = convert.from_keras(list(_checked(keras.arrays).values()), bidirectional=keras.bidirectional)
+        unsaid = GRANTED_OF_KERAS if keras.lists_layers else GRANTED_OF_KERAS_3
+        return Weights(params, keras.metadata, () if keras.described else unsaid)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
 
@@ -211,22 +231,30 @@ def _check_kind(path: Path) -> None:
         raise ConversionError(
             f"got {path.suffix or 'nothing'} at the end of the name, expected {', '.join(SUFFIXES)}"
         )
-    if not path.is_file():  # a named pipe would have us wait for a writer
-        there = "something else (a pipe, a device)" if path.exists() else "no such file"
-        raise ConversionError(f"got {there}, expected a file")
-    size = path.stat().st_size
-    if size > LARGEST_FILE:
-        raise ConversionError(f"got a file of {size:,} bytes, expected at most {LARGEST_FILE:,}")
 
 
-def _read_safetensors(path: Path) -> Weights:
+def _content(path: Path) -> bytes:
+    """The content of a file that is not too large."""
+    try:
+        return read_bytes(path, most_bytes=LARGEST_FILE)
+    except OSError as error:
+        raise ConversionError(f"cannot be read ({error.strerror}), expected a file of weights") from error
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+
+
+def _read_safetensors(content: bytes) -> Weights:
     required("ml_dtypes")  # which JAX brings: without it, NumPy has no bfloat16
     safetensors = required("safetensors")
     try:
-        with safetensors.safe_open(path, "np") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-        arrays: dict[str, np.ndarray] = required("safetensors.numpy").load_file(path)
-    except (KeyError, AttributeError) as error:  # there are types that NumPy still lacks
+        arrays = {
+            name: np.frombuffer(each["data"], _SAFETENSORS_TYPES[each["dtype"]]).reshape(each["shape"])
+            for name, each in safetensors.deserialize(content)
+        }
+        # The library gives metadata of files alone. It has checked that this is an object of texts.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata: dict[str, str] = header.get("__metadata__") or {}
+    except KeyError as error:
         raise ConversionError(
             f"got arrays of a type that cannot be read ({one_line(error)}), expected {', '.join(_FLOATS)}; "
             "call model.float() before saving"

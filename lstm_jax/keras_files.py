@@ -27,7 +27,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -35,19 +34,21 @@ import numpy as np
 
 from lstm_jax.convert import Architecture, Params, architecture_of, to_keras
 from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.file_metadata import LARGEST_FILE, OURS, PRODUCER
 from lstm_jax.keras_models import Description, describe
 from lstm_jax.packages import required
 
 # The version of Keras whose format this is; newer ones read it.
 KERAS_VERSION = "3.0.0"
+# In metadata.json our own words are under `OURS`; Keras reads nothing of it.
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-# Ours within metadata.json, of which Keras reads nothing.
-OURS = "lstm_jax"
 
 # Keras does not compress weights, and they hardly shrink: numbers look random.
 MOST_COMPRESSION = 10
 # Bytes of a description. One layer takes 2 kB at most.
 LARGEST_DESCRIPTION = 2 * 2**20
+# Bytes that a list of names could take at worst: for larger files their numbers tell the order of layers.
+LARGEST_LIST = 2**28
 
 # Of a weight in the files of Keras 3: its layer (of its kind, by number), its direction, its place.
 CELL = re.compile("(?P<layer>.*?)(/(?P<direction>forward|backward)_layer)?/cell/vars/(?P<kind>[012])")
@@ -69,12 +70,14 @@ class KerasWeights(NamedTuple):
             the biases that the model does not have.
         bidirectional: whether there are cells that read backwards.
         described: whether the file describes its layers, and the description was checked.
+        lists_layers: whether it says at least their order.
         metadata: what it says besides.
     """
 
     arrays: dict[str, np.ndarray]
     bidirectional: bool
     described: bool
+    lists_layers: bool
     metadata: Mapping[str, str]
 
 
@@ -147,17 +150,21 @@ def _config(kind: str, **settings: Any) -> dict[str, Any]:
     return {"module": "keras.layers", "class_name": kind, "config": settings, "registered_name": None}
 
 
-def read_keras(path: Path) -> KerasWeights:
-    """The weights in a ``.keras`` or HDF5 file of Keras.
+def read_keras(content: bytes, *, is_archive: bool) -> KerasWeights:
+    """The weights in the content of a file of Keras.
 
     If the file describes the model, it is one that computes what `LSTMClassifier` does.
+
+    Args:
+        content: of the file.
+        is_archive: whether it is a ``.keras`` file, else it is one of HDF5.
 
     Raises:
         ConversionError: if it is not such a file, or a model of other layers; if h5py is missing.
     """
-    content, description = path.read_bytes(), None
+    description = None
     metadata: dict[str, str] = {}
-    if path.suffix == ".keras":
+    if is_archive:
         model, metadata, content = _unpacked(content)
         description = describe(model)
     try:
@@ -165,6 +172,7 @@ def read_keras(path: Path) -> KerasWeights:
             if "model_config" in file.attrs:
                 description = describe(_parsed(_text(file, "model_config"), "model_config"))
             arrays = _variables(file, len(content))
+            listed = _listed_layers(file, len(content), {_place(path)[0].name for path in arrays})
     except ConversionError:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -173,8 +181,10 @@ def read_keras(path: Path) -> KerasWeights:
         ) from error
     if description and (match := INPUT_NAME.fullmatch(description.input_name)):
         metadata = {**{key: text for key, text in match.groupdict().items() if text}, **metadata}
-    weights, bidirectional = _in_order(arrays, description)
-    return KerasWeights(weights, bidirectional, description is not None, metadata)
+    if metadata:  # all that is read here are words of ours
+        metadata = {PRODUCER: OURS, **metadata}
+    weights, bidirectional = _in_order(arrays, description, listed)
+    return KerasWeights(weights, bidirectional, description is not None, bool(listed), metadata)
 
 
 def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
@@ -183,7 +193,7 @@ def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             texts = [name for name in (CONFIG, METADATA) if name == CONFIG or name in archive.namelist()]
             for name in (*texts, WEIGHTS):
-                _check_packed_size(archive.getinfo(name))
+                _check_packed_size(archive.getinfo(name), len(content))
             model, *about = [_parsed(archive.read(name).decode(), name) for name in texts]
             weights = archive.read(WEIGHTS)
     except ConversionError:
@@ -207,7 +217,7 @@ def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
     return model, {name: text for name, text in texts_of_ours if isinstance(text, str)}, weights
 
 
-def _check_packed_size(member: zipfile.ZipInfo) -> None:
+def _check_packed_size(member: zipfile.ZipInfo, file_size: int) -> None:
     """Refuse a small file that would fill the memory when it is unpacked."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # The other methods are unpacked at once, whatever size is declared.
@@ -219,11 +229,12 @@ def _check_packed_size(member: zipfile.ZipInfo) -> None:
         raise ConversionError(
             f"got a {member.filename} of {member.file_size:,} bytes, expected at most {LARGEST_DESCRIPTION:,}"
         )
-    growth = member.file_size // max(member.compress_size, 1)
-    if member.filename == WEIGHTS and growth > MOST_COMPRESSION:
+    # Of the packed size the archive may say what it likes; that of the file is known.
+    most = min(LARGEST_FILE, MOST_COMPRESSION * file_size)
+    if member.filename == WEIGHTS and member.file_size > most:
         raise ConversionError(
-            f"got a {member.filename} that grows {growth} times when it is unpacked, expected at most "
-            f"{MOST_COMPRESSION}: not of a trained model"
+            f"got a {member.filename} of {member.file_size:,} bytes in a file of {file_size:,}, expected at "
+            f"most {most:,}: those of a trained model hardly shrink"
         )
 
 
@@ -237,6 +248,21 @@ def _text(file: Any, name: str) -> str:
         )
     text = file.attrs[name]
     return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def _listed_layers(file: Any, file_size: int, found: set[str]) -> tuple[str, ...]:
+    """The layers in their order, as Keras 2 lists them beside the weights; nothing if some are not in it."""
+    attributes = file.get("model_weights", file).attrs
+    if "layer_names" not in attributes:
+        return ()
+    declared = attributes.get_id("layer_names")
+    # Each text may be as long as the file, and all of them may lie in the same place.
+    if len(declared.shape) != 1 or declared.shape[0] * file_size > LARGEST_LIST:
+        return ()
+    listed = tuple(
+        each.decode() if isinstance(each, bytes) else str(each) for each in attributes["layer_names"]
+    )
+    return listed if found <= {*listed} else ()
 
 
 def _parsed(text: str, name: str) -> Any:
@@ -307,7 +333,7 @@ def _place(path: str) -> tuple[_Layer, str]:
 
 
 def _in_order(
-    arrays: Mapping[str, np.ndarray], description: Description | None
+    arrays: Mapping[str, np.ndarray], description: Description | None, listed: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], bool]:
     """The arrays of cell after cell, and then of the head; whether there are cells that read backwards."""
     layers: dict[_Layer, dict[str, str]] = {}
@@ -326,7 +352,7 @@ def _in_order(
             f"got {len(cells)} LSTM cells and {len(heads)} other layers ({names}), expected at least one "
             "cell and one Dense layer, saved by Keras 2 or 3"
         )
-    in_order = [*sorted(cells, key=_ordering(cells, description)), *heads]
+    in_order = [*sorted(cells, key=_ordering(cells, description.names if description else listed)), *heads]
     _check_as_described(in_order, layers, description)
     weights: dict[str, np.ndarray] = {}
     for layer in in_order:
@@ -344,11 +370,11 @@ def _in_order(
     return weights, any(cell.backward for cell in cells)
 
 
-def _ordering(cells: Sequence[_Layer], description: Description | None) -> Callable[[_Layer], Any]:
+def _ordering(cells: Sequence[_Layer], in_order: Sequence[str]) -> Callable[[_Layer], Any]:
     """What to sort cells by: by the layer, forward before backward."""
     names = {cell.name for cell in cells}
-    if description and names == set(description.names):  # of a file of Keras 2
-        order = {name: number for number, name in enumerate(description.names)}
+    if names <= {*in_order}:  # of a file of Keras 2
+        order = {name: number for number, name in enumerate(in_order)}
         return lambda cell: (order[cell.name], cell.backward)
     numbered = {name: re.fullmatch("(.*?)_?([0-9]{0,9})", name, re.DOTALL) for name in names}
     if len({match and match[1] for match in numbered.values()}) > 1:

@@ -30,6 +30,7 @@ _LSTM: Settings = MappingProxyType(
 )
 _LSTM_IF_THERE: Settings = MappingProxyType({"time_major": NO, "stateful": NO})
 _DENSE: Settings = MappingProxyType({"activation": ("linear", "softmax"), "use_bias": EITHER})
+_DENSE_BELOW_SOFTMAX: Settings = MappingProxyType({**_DENSE, "activation": ("linear",)})
 _DENSE_IF_THERE: Settings = MappingProxyType(
     {"lora_rank": NONE, "quantization_mode": NONE, "quantization_config": NONE}
 )
@@ -69,6 +70,8 @@ _CALL_IF_THERE: Settings = MappingProxyType(
 )
 _OF_KERAS = re.compile(r"(tensorflow\.(python\.)?)?(tf_)?keras(\..*)?")
 _FLOATS = re.compile("(mixed_)?(float32|float64|float16|bfloat16)")
+# The classes of such a type, where it is described as an object: of Keras 3 now and at first, of Keras 2.
+_POLICIES = ("DTypePolicy", "FloatDTypePolicy", "Policy")
 
 
 class Description(NamedTuple):
@@ -102,8 +105,8 @@ def describe(model: Any) -> Description:
         if isinstance(error, ConversionError):
             raise
         raise ConversionError(
-            f"got a description of no layers as Keras 2 or 3 writes it ({type(error).__name__}: "
-            f"{str(error)[:60]}); expected one that model.save('model.keras') writes"
+            f"got a description that cannot be read ({type(error).__name__}: {str(error)[:60]}); expected "
+            "one of Keras 2 or 3, as model.save('model.keras') writes it"
         ) from error
 
 
@@ -117,8 +120,9 @@ def _describe(model: Mapping[str, Any]) -> Description:
         input_name = layers[0]["config"]["name"]
         layers = layers[1:]
     layers = [layer for layer in layers if not _is_idle(layer)]
+    of_head = _DENSE
     if layers and _is_softmax(layers[-1]):  # it turns logits into probabilities, and changes no weights
-        layers = layers[:-1]
+        layers, of_head = layers[:-1], _DENSE_BELOW_SOFTMAX  # a second one would change them again
     layers = _without_reshaping(layers)
     kinds = [layer["class_name"] for layer in layers]
     if len(kinds) < 2 or kinds[-1] != "Dense" or set(kinds[:-1]) not in ({"LSTM"}, {"Bidirectional"}):
@@ -133,7 +137,7 @@ def _describe(model: Mapping[str, Any]) -> Description:
             settings = {"return_sequences": (number < len(recurrent) - 1,), "go_backwards": (go_backwards,)}
             _check_settings(cell, {**_LSTM, **settings}, _LSTM_IF_THERE)
             use_bias.append(cell["config"]["use_bias"])
-    _check_settings(head, _DENSE, _DENSE_IF_THERE)
+    _check_settings(head, of_head, _DENSE_IF_THERE)
     names = tuple(str(layer["config"]["name"]) for layer in recurrent)
     return Description(
         names, (*use_bias, head["config"]["use_bias"]), kinds[0] == "Bidirectional", input_name
@@ -155,6 +159,12 @@ def _chain(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     layers: list[Mapping[str, Any]] = config["layers"]
     if kind == "Sequential":
         return layers
+    for layer in layers:  # the wires have the one name, the weights the other
+        if layer["name"] != layer["config"]["name"]:
+            raise ConversionError(
+                f"got the layer {layer['name']!r} with the name {layer['config']['name']!r} among its "
+                "settings, expected the same name"
+            )
     by_name = {layer["name"]: layer for layer in layers}
     name = _first_output(_the_only(config["output_layers"], "outputs"))
     chain = [by_name[name]]
@@ -297,9 +307,14 @@ def _check_settings(
             "known here, expected those of Keras 2 and 3"
         )
     dtype = config.get("dtype")
-    dtype = dtype["config"].get("name") if isinstance(dtype, dict) else dtype
-    if dtype is not None and not _FLOATS.fullmatch(dtype):
-        raise ConversionError(f"got dtype {dtype!r} in the layer {name!r}, expected float32 or another float")
+    if isinstance(dtype, dict):
+        known, text = dtype["class_name"] in _POLICIES, dtype["config"]["name"]
+    else:
+        known, text = True, dtype or "float32"
+    if not (known and _FLOATS.fullmatch(text)):
+        raise ConversionError(
+            f"got dtype {repr(dtype)[:80]} in the layer {name!r}, expected float32 or another float"
+        )
 
 
 def _check_values(name: str, found: Mapping[str, Any], expected: Settings, *, what: str) -> None:

@@ -18,11 +18,11 @@ ONNX_OPSET, ONNX_IR_VERSION = 17, 8
 
 
 def onnx_file(params: Params, metadata: Mapping[str, str]) -> bytes:
-    """The content of a file of `onnx_model`, which says the digest of its arrays besides."""
+    """The content of a file of `onnx_model`, which says the digest of all that besides."""
     model = onnx_model(params, metadata=metadata)
     onnx = required("onnx")
     arrays = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
-    onnx.helper.set_model_props(model, {**metadata, DIGEST: digest(arrays)})
+    onnx.helper.set_model_props(model, {**metadata, DIGEST: digest(arrays, metadata)})
     content: bytes = model.SerializeToString()
     return content
 

@@ -5,7 +5,7 @@ random images, in float64, by the few operators below, which do nothing else tha
 option that an `LSTMClassifier` does not have. The weights are those that its LSTM and its dense layer then
 work with, and it is read if our own graph of these weights computes the same logits.
 
-No value may become larger than a few times the file, whatever size the graph declares.
+All values together take no more than a few times the file, whatever sizes the graph declares.
 """
 
 import math
@@ -19,7 +19,8 @@ import numpy as np
 from lstm_jax.config import SEQUENCE_LENGTHS
 from lstm_jax.convert import ONNX_GATES, Joined, Params, from_flat, split_gates, to_flat
 from lstm_jax.errors import ConversionError, one_line
-from lstm_jax.file_metadata import LARGEST_FILE, check_digest
+from lstm_jax.file_metadata import check_digest
+from lstm_jax.onnx_content import array_of, read_model
 from lstm_jax.onnx_files import onnx_model
 from lstm_jax.packages import required
 
@@ -28,8 +29,8 @@ from lstm_jax.packages import required
 RTOL, ATOL = 1e-5, 1e-6
 # Images to compute with, and time steps where neither the graph nor a task says how many.
 BATCH, TIME = 3, 7
-# Numbers in a value, if the weights of the file are fewer than a quarter of that.
-LEAST_LIMIT = 2**22
+# Numbers in all values together that a graph may make, if its file has fewer bytes.
+LEAST_LIMIT = 2**23
 
 _ACTIVATIONS = (b"Sigmoid", b"Tanh", b"Tanh")
 
@@ -48,24 +49,33 @@ class _Seen(NamedTuple):
     biases: list[np.ndarray]
 
 
+class _Budget:
+    """How many numbers a graph may make, and how many of them are left."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.left = limit
+
+
 class _Node(NamedTuple):
     """One operation.
 
     Attributes:
         attributes: its options, as Python values; arrays for tensors.
-        limit: numbers that its result may have.
+        budget: of the graph.
         seen: where layers note what they work with.
     """
 
     attributes: Mapping[str, Any]
-    limit: int
+    budget: "_Budget"
     seen: _Seen
 
-    def bounded(self, *shape: int) -> None:
-        """Refuse a result that would be too large, before it is made."""
-        if math.prod(shape) > self.limit:
+    def makes(self, *shape: int) -> None:
+        """Count an array before it is made, and refuse it if the graph has made too many numbers then."""
+        self.budget.left -= math.prod(shape)
+        if self.budget.left < 0:
             raise ConversionError(
-                f"got a graph that makes a value of shape {shape}, expected at most {self.limit:,} numbers"
+                f"got a graph that makes a value of shape {shape}, expected at most {self.budget.limit:,} "
+                "numbers in all values together"
             )
 
     def axes(self, given: Sequence[np.ndarray]) -> tuple[int, ...]:
@@ -73,26 +83,23 @@ class _Node(NamedTuple):
         return tuple(int(axis) for axis in (given[0] if given else self.attributes["axes"]))
 
 
-def read_onnx(path: Path) -> tuple[Params, dict[str, str]]:
+def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
     """The parameters of `LSTMClassifier` from an ONNX model that computes the same, and the file's metadata.
+
+    Args:
+        content: of the file.
+        folder: where it lies, for files of arrays beside it.
 
     Raises:
         ConversionError: if it is no such file, or computes something else; if onnx is missing.
     """
     onnx = required("onnx")
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-        if not model.graph.node:
-            raise ValueError("no graph")
-    except (required("google.protobuf.message").DecodeError, ValueError) as error:
-        raise ConversionError(f"got a damaged file, or none of ONNX ({one_line(error)})") from error
-    _take_in(onnx, model.graph.initializer, path.parent)
+    model = read_model(content, folder)
     metadata = {each.key: each.value for each in model.metadata_props}
     constants = _constants(onnx, model)
     check_digest(constants, metadata)
     shape = _input_shape(model.graph, constants)
-    limit = max(LEAST_LIMIT, 4 * sum(array.size for array in constants.values()))
+    limit = max(LEAST_LIMIT, model.ByteSize())
     refusal = None
     for turned in (False, True):  # batches first, or time steps, as nn.LSTM has it by default
         batch, time = (shape[1], shape[0]) if turned else shape[:2]
@@ -100,18 +107,21 @@ def read_onnx(path: Path) -> tuple[Params, dict[str, str]]:
         sizes = (batch or BATCH, time or usual, shape[2])
         if math.prod(sizes) > limit:
             raise ConversionError(f"got an input of shape {sizes}, expected at most {limit:,} numbers")
-        images = np.random.default_rng(0).standard_normal(sizes)
+        first, others = (np.random.default_rng(seed).standard_normal(sizes) for seed in range(2))
         try:
-            logits, seen = _compute(
-                onnx, model.graph, constants, np.swapaxes(images, 0, 1) if turned else images, limit
-            )
+            _, seen = _compute(onnx, model.graph, constants, _turned(first, turned), limit)
             params = _params(seen)
             ours = onnx_model(params)
-            expected, _ = _compute(onnx, ours.graph, _constants(onnx, ours), images, limit)
-            if logits.shape == expected.shape and np.allclose(logits, expected, rtol=RTOL, atol=ATOL):
+            ours_constants = _constants(onnx, ours)
+            for images in (first, others):  # the others show that the weights are no results of the first
+                logits, _ = _compute(onnx, model.graph, constants, _turned(images, turned), limit)
+                expected, _ = _compute(onnx, ours.graph, ours_constants, images, limit)
+                if logits.shape != expected.shape or not np.allclose(logits, expected, rtol=RTOL, atol=ATOL):
+                    break
+            else:
                 return params, metadata
         except ConversionError as error:
-            refusal = refusal or error
+            refusal = refusal or error.with_traceback(None)  # which would keep all values
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
             refusal = refusal or ConversionError(f"got a graph that cannot be computed ({one_line(error)})")
     raise refusal or ConversionError(
@@ -120,60 +130,26 @@ def read_onnx(path: Path) -> tuple[Params, dict[str, str]]:
     )
 
 
-def _take_in(onnx: Any, tensors: Sequence[Any], folder: Path) -> None:
-    """Put arrays that lie in a second file, as PyTorch exports them, into the model: from beside it alone."""
-    files: dict[str, bytes] = {}
-    taken = 0
-    for tensor in tensors:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        where = {each.key: each.value for each in tensor.external_data}
-        name = where.get("location", "")
-        beside = folder / name
-        is_beside = bool(name) and Path(name).name == name and beside.is_file() and not beside.is_symlink()
-        if not is_beside or beside.stat().st_size > LARGEST_FILE:
-            raise ConversionError(
-                f"{tensor.name}: got an array in the file {name!r}, expected a file beside the model, of at "
-                f"most {LARGEST_FILE:,} bytes"
-            )
-        if name not in files:
-            files[name] = beside.read_bytes()
-        start, length = (where.get(key, "0") for key in ("offset", "length"))
-        part = files[name][int(start) : int(start) + int(length)] if (start + length).isdecimal() else b""
-        taken += len(part)
-        if taken > sum(map(len, files.values())):  # many arrays in the same place
-            raise ConversionError(f"got more bytes of arrays than {', '.join(files)} has, expected each once")
-        tensor.raw_data = part
-        tensor.data_location = onnx.TensorProto.DEFAULT
+def _turned(images: np.ndarray, turned: bool) -> np.ndarray:
+    """The images with batches first, or time steps."""
+    return np.swapaxes(images, 0, 1) if turned else images
 
 
 def _constants(onnx: Any, model: Any) -> dict[str, np.ndarray]:
     """The arrays in a file, as they are stored."""
     if model.functions or model.training_info or model.graph.sparse_initializer:
         raise ConversionError("got functions, training or sparse arrays, expected a graph of plain operators")
-    domains = {each.domain for each in model.opset_import} - {"", "ai.onnx"}
-    used = {node.domain for node in model.graph.node} & domains
-    if used:
-        raise ConversionError(f"got operators of {', '.join(sorted(used))}, expected those of ONNX alone")
+    others = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if others:
+        raise ConversionError(f"got operators of {', '.join(sorted(others))}, expected those of ONNX alone")
     try:
-        return {each.name: _array(onnx, each) for each in model.graph.initializer}
+        return {each.name: array_of(onnx, each) for each in model.graph.initializer}
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, ConversionError):
             raise
         raise ConversionError(
             f"got a damaged file ({one_line(error)}), expected arrays as declared"
         ) from error
-
-
-def _array(onnx: Any, tensor: Any) -> np.ndarray:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ConversionError(f"{tensor.name}: got a constant that is not in the file, expected all in it")
-    array = np.asarray(onnx.numpy_helper.to_array(tensor))
-    if array.dtype.name not in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"):
-        raise ConversionError(f"{tensor.name}: got values of type {array.dtype}, expected floats")
-    if array.dtype.kind not in "ib" and not np.isfinite(array.astype(np.float32)).all():
-        raise ConversionError(f"{tensor.name}: got NaN or infinite values, expected finite ones")
-    return array
 
 
 def _input_shape(graph: Any, constants: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
@@ -199,12 +175,12 @@ def _compute(
     """The output of a graph in float64, and what its layers worked with."""
     (name,) = (each.name for each in graph.input if each.name not in constants)
     values = {key: _wide(array) for key, array in constants.items()} | {name: images}
-    seen = _Seen([], [], [])
+    seen, budget = _Seen([], [], []), _Budget(limit)
     for node in graph.node:
         attributes = {}
         for each in node.attribute:
             value = onnx.helper.get_attribute_value(each)
-            attributes[each.name] = _array(onnx, value) if isinstance(value, onnx.TensorProto) else value
+            attributes[each.name] = array_of(onnx, value) if isinstance(value, onnx.TensorProto) else value
         kind = node.op_type
         inputs = [values[key] if key else None for key in node.input]
         is_last = list(node.output) == [graph.output[0].name]
@@ -214,7 +190,7 @@ def _compute(
             raise ConversionError(
                 f"got the operator {kind}, expected those of an LSTM classifier: {', '.join(_OPERATORS)}"
             )
-        results = _OPERATORS[kind](_Node(attributes, limit, seen), *inputs)
+        results = _OPERATORS[kind](_Node(attributes, budget, seen), *inputs)
         results = results if isinstance(results, tuple) else (results,)
         values |= {key: _wide(result) for key, result in zip(node.output, results, strict=False) if key}
     return values[graph.output[0].name], seen
@@ -222,7 +198,7 @@ def _compute(
 
 def _wide(array: np.ndarray) -> np.ndarray:
     """Floats as float64, so that equal graphs give nearly equal numbers."""
-    return array if array.dtype.kind in "ib" else array.astype(np.float64)
+    return array if array.dtype.kind in "ib" else array.astype(np.float64, copy=False)
 
 
 def _params(seen: _Seen) -> Params:
@@ -267,15 +243,17 @@ def _lstm(
     directions = {b"forward": 1, b"bidirectional": 2}.get(direction, 0)
     if others or len(w) != directions or activations != [*_ACTIVATIONS * len(w)]:
         raise ConversionError(
-            f"got an LSTM with {', '.join(others) or 'its direction or activations'} as LSTMClassifier has "
-            "them not, expected a forward or a bidirectional one with Sigmoid, Tanh, Tanh"
+            f"got an LSTM with {', '.join(others) or 'a direction or activations'} that LSTMClassifier does "
+            "not have, expected a forward or a bidirectional one with Sigmoid, Tanh, Tanh"
         )
     if lengths is not None or peepholes is not None:
         raise ConversionError("got an LSTM with lengths or peepholes, expected one without")
     if any(each is not None and each.any() for each in (initial_h, initial_c)):
         raise ConversionError("got an LSTM with a first state of its own, expected zeros")
     time, batch, _ = x.shape
-    node.bounded(time, directions, batch, 4 * hidden_size)
+    node.makes(time, directions, batch, hidden_size)
+    for array in (w, r):  # they become parameters
+        node.makes(*array.shape)
     b = np.zeros((directions, 8 * hidden_size)) if b is None else b
     node.seen.lstms.append((w, r, b))
     h, c = np.zeros((2, directions, batch, hidden_size))
@@ -296,8 +274,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def _gemm(node: _Node, a: np.ndarray, b: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
     if node.attributes.get("transA", 0):
         raise ConversionError("got a Gemm with transA, expected features (batch, features)")
+    node.makes(*b.shape)
     kernel = node.attributes.get("alpha", 1.0) * (b.T if node.attributes.get("transB", 0) else b)
-    node.bounded(len(a), kernel.shape[1])
+    node.makes(len(a), kernel.shape[1])
     node.seen.kernels.append(kernel)
     if c is None:
         return a @ kernel
@@ -309,14 +288,15 @@ def _gemm(node: _Node, a: np.ndarray, b: np.ndarray, c: np.ndarray | None = None
 def _matmul(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.ndim != 2 or b.ndim != 2:
         raise ConversionError(f"got a MatMul of shapes {a.shape} and {b.shape}, expected a dense layer's")
-    node.bounded(len(a), b.shape[1])
+    node.makes(len(a), b.shape[1])
+    node.makes(*b.shape)  # it becomes a parameter
     node.seen.kernels.append(b)
     return a @ b
 
 
 def _add(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shape = np.broadcast_shapes(a.shape, b.shape)
-    node.bounded(*shape)
+    node.makes(*shape)
     if a.dtype.kind == "f":  # else it is the arithmetic of shapes
         biases = [each for each in (a, b) if each.ndim == 1]
         if len(biases) != 1:
@@ -328,9 +308,23 @@ def _add(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _reshape(node: _Node, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    node.makes(x.size)  # a copy, if it was transposed before
     if node.attributes.get("allowzero", 0):
         return x.reshape([int(size) for size in shape])
     return x.reshape([x.shape[axis] if size == 0 else int(size) for axis, size in enumerate(shape)])
+
+
+def _flatten(node: _Node, x: np.ndarray) -> np.ndarray:
+    node.makes(x.size)
+    return x.reshape(math.prod(x.shape[: node.attributes.get("axis", 1)]), -1)
+
+
+def _dropout(
+    node: _Node, x: np.ndarray, ratio: np.ndarray | None = None, training: np.ndarray | None = None
+) -> np.ndarray:
+    if (training is not None and training.any()) or not node.attributes.get("is_test", 1):
+        raise ConversionError("got a Dropout in training mode, expected a model for inference, as exported")
+    return x
 
 
 def _slice(node: _Node, x: np.ndarray, starts: np.ndarray, ends: np.ndarray, *rest: np.ndarray) -> np.ndarray:
@@ -346,12 +340,12 @@ def _slice(node: _Node, x: np.ndarray, starts: np.ndarray, ends: np.ndarray, *re
 
 def _gather(node: _Node, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
     axis = node.attributes.get("axis", 0)
-    node.bounded(indices.size, x.size // max(x.shape[axis], 1))
+    node.makes(indices.size, x.size // max(x.shape[axis], 1))
     return np.take(x, indices, axis=axis)
 
 
 def _concat(node: _Node, *arrays: np.ndarray) -> np.ndarray:
-    node.bounded(sum(array.size for array in arrays))
+    node.makes(sum(array.size for array in arrays))
     return np.concatenate(arrays, axis=node.attributes["axis"])
 
 
@@ -359,24 +353,27 @@ def _constant(node: _Node) -> np.ndarray:
     ((name, value),) = node.attributes.items()
     if name not in ("value", "value_int", "value_ints", "value_float", "value_floats"):
         raise ConversionError(f"got a constant of {name}, expected numbers")
-    return np.asarray(value)
+    array = np.asarray(value)
+    node.makes(*array.shape)
+    return array
 
 
 def _constant_of_shape(node: _Node, shape: np.ndarray) -> np.ndarray:
-    node.bounded(*(int(size) for size in shape))
+    node.makes(*(int(size) for size in shape))
     value = node.attributes.get("value", np.zeros(1, np.float32))
     return np.full(tuple(shape), value[0], value.dtype)
 
 
 def _expand(node: _Node, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
     whole = np.broadcast_shapes(x.shape, tuple(int(size) for size in shape))
-    node.bounded(*whole)
+    node.makes(*whole)
     return np.broadcast_to(x, whole)
 
 
 def _cast(node: _Node, x: np.ndarray) -> np.ndarray:
     # FLOAT, FLOAT16, DOUBLE, BFLOAT16; INT32, INT64.
     kind = {1: np.float64, 10: np.float64, 11: np.float64, 16: np.float64, 6: np.int64, 7: np.int64}
+    node.makes(*x.shape)
     return x.astype(kind[node.attributes["to"]])
 
 
@@ -396,14 +393,14 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "Add": _add,
         "Transpose": lambda node, x: np.transpose(x, node.attributes.get("perm")),
         "Reshape": _reshape,
-        "Flatten": lambda node, x: x.reshape(math.prod(x.shape[: node.attributes.get("axis", 1)]), -1),
+        "Flatten": _flatten,
         "Squeeze": _squeeze,
         "Unsqueeze": _unsqueeze,
         "Slice": _slice,
         "Gather": _gather,
         "Concat": _concat,
         "Identity": lambda node, x: x,
-        "Dropout": lambda node, x, *_: x,
+        "Dropout": _dropout,
         "Constant": _constant,
         "ConstantOfShape": _constant_of_shape,
         "Expand": _expand,

@@ -245,7 +245,7 @@ def test_files_of_keras_are_read_weights(keras_folder: Path, number: int) -> Non
         assert_same_bits(read.params, params)
         # Keras keeps the name of the input where it describes the model, and nothing of the rest.
         kept = SAID if suffix == ".keras" else {key: SAID[key] for key in ("task", "permutation_seed")}
-        assert read.metadata == ({} if "weights" in suffix else kept)
+        assert read.metadata == ({} if "weights" in suffix else {"producer": "lstm_jax", **kept})
         assert bool(read.granted) == ("weights" in suffix)
     # `get_weights` of Keras has the order that `to_keras` has.
     plus_1 = read_weights(keras_folder / f"{number}.plus1.weights.h5")

@@ -71,15 +71,18 @@ def test_what_the_file_does_not_say_is_asked_for_or_told() -> None:
 )
 def test_metadata_that_say_nothing_possible_are_refused(metadata: dict[str, str], words: str) -> None:
     with pytest.raises(ConversionError, match=re.escape(words)):
-        said(metadata)
+        said({"producer": "lstm_jax 0.1.0", **metadata})
+    # Others may mean something else by these names.
+    assert said(metadata) == said({"producer": "pytorch", **metadata}) == Inputs()
 
 
-def test_a_digest_is_of_names_types_shapes_and_values() -> None:
+def test_a_digest_is_of_names_types_shapes_values_and_metadata() -> None:
     rng = np.random.default_rng(0)
+    told = {"task": "rows", "pixel_std": "1"}
     arrays = {"b": rng.random((2, 3), np.float32), "a": rng.random(5)}
-    found = digest(arrays)
-    assert found == digest({name: arrays[name].copy() for name in ("a", "b")})
-    assert found == digest({"b": np.asfortranarray(arrays["b"]), "a": arrays["a"].astype(">f8")})
+    found = digest(arrays, told)
+    assert found == digest({name: arrays[name].copy() for name in ("a", "b")}, dict(reversed(told.items())))
+    assert found == digest({"b": np.asfortranarray(arrays["b"]), "a": arrays["a"].astype(">f8")}, told)
     others = [
         {"b": arrays["b"].reshape(3, 2), "a": arrays["a"]},
         {"b": arrays["b"].view(np.int32), "a": arrays["a"]},
@@ -87,8 +90,10 @@ def test_a_digest_is_of_names_types_shapes_and_values() -> None:
         {"b": np.nextafter(arrays["b"], 2), "a": arrays["a"]},
         {"b": arrays["b"]},
     ]
-    assert len({found, *map(digest, others)}) == len(others) + 1
-    check_digest(arrays, {DIGEST: found})
+    assert len({found, *(digest(other, told) for other in others)}) == len(others) + 1
+    check_digest(arrays, {**told, DIGEST: found})
     check_digest(arrays, {})
-    with pytest.raises(ConversionError, match=f"expected {found}, which the file was written with"):
-        check_digest(others[3], {DIGEST: found})
+    others_told = [{"task": "rows"}, {**told, "task": "columns"}, {"task": "rows", "pixel_mean": "1"}, {}]
+    for array, metadata in [(others[3], told), *((arrays, each) for each in others_told)]:
+        with pytest.raises(ConversionError, match=f"expected {found}, which the file was written with"):
+            check_digest(array, {**metadata, DIGEST: found})

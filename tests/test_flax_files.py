@@ -1,5 +1,6 @@
 """Parameters of Flax's own layers, as its users save them."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,8 @@ HEAD = {"kernel": np.ones((5, 4), np.float32), "bias": np.ones(4, np.float32)}
         ({"a": {**CELL, "hi": {}}, "out": HEAD}, "got no a.hi.kernel among"),
         ({"a": CELL, "out": HEAD, "scale": np.ones(5)}, "got scale besides"),
         ({"forward": CELL, "backward": CELL, "out": HEAD}, "head.kernel: got shape (5, 4), expected (10, 4)"),
+        ({"backward": CELL, "out": HEAD}, "got backward., expected for each cell that reads backwards one"),
+        ({"backward_0": CELL, "forward_1": CELL, "out": HEAD}, "got backward_0., forward_1., expected"),
         ({"a": CELL, "out": {**HEAD, "bias": "text"}}, "out.bias: got text, expected an array"),
         ({"a": CELL, "out": {**HEAD, "bias": 1j}}, "got an extension 2 of MessagePack"),
     ],
@@ -147,12 +150,27 @@ def test_damaged_and_hostile_files_are_refused(tmp_path: Path) -> None:
     deep = b"\x81\xa1a" * 5000 + b"\xc0"
     lists = b"\xdd" + (10**6).to_bytes(4, "big") + b"\x90" * 10**6  # a million lists, of 56 bytes each
     objects = serialization.msgpack_serialize({"a": np.ones(1)}).replace(b"float64", b"object_")
-    for content in (whole_file[:-7], whole_file[7:], whole_file + b"\0", deep, lists, objects, b""):
+    comma = serialization.msgpack_serialize({"a": np.ones(1)}).replace(b"float64", b"(1,f4  ")
+    for content in (whole_file[:-7], whole_file[7:], whole_file + b"\0", deep, lists, objects, comma, b""):
         path.write_bytes(content)
         with pytest.raises(
-            ConversionError, match=r"got (a damaged file, or none of Flax|an array of object)"
+            ConversionError, match=r"got (a damaged file, or none of Flax|an array of '(object_|\(1,f4))"
         ):
             read_weights(path)
+
+
+@pytest.mark.parametrize("in_a_group", [100, 10**4])
+def test_files_of_names_alone_do_not_fill_the_memory(in_a_group: int, tmp_path: Path) -> None:
+    group = b"\xde" + in_a_group.to_bytes(2, "big") + b"\xa1a\x80" * in_a_group
+    path = tmp_path / "x.msgpack"
+    path.write_bytes(b"\xde" + (900).to_bytes(2, "big") + (b"\xa1a" + group) * 900)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConversionError, match=r"got more than 20,000 names|got a damaged file"):
+            read_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size + 10e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_our_own_parameters_have_their_own_names() -> None:

@@ -141,7 +141,8 @@ def test_metadata_says_what_the_file_is(trained: Trained) -> None:
         size = int.from_bytes(content[:8], "little")
         found = json.loads(content[8 : 8 + size])["__metadata__"]
         arrays = pytest.importorskip("safetensors.numpy").load(content)
-        assert found == {"format": kind, "step": "150", DIGEST: digest(arrays)}
+        told = {"format": kind, "step": "150"}
+        assert found == {**told, DIGEST: digest(arrays, told)}
         assert len(safetensors.deserialize(content)) > 10
 
 
@@ -166,9 +167,13 @@ def test_import_makes_a_run_to_evaluate_and_to_export(
     assert evaluation[2].startswith(f"accuracy {before['test_accuracy']:.2%}")
     # What exists is overwritten only by an export that is told to.
     with pytest.raises(
-        ConversionError, match=f"{imported}: got a path that exists, expected a new one; remove"
+        ConversionError,
+        match=f"{imported}: got the path of a folder that exists, .*; name another --run-dir$",
     ):
         Import(file, imported).run()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(ConversionError, match=r"dangling: got the path of a file that exists"):
+        Import(file, tmp_path / "dangling").run()
     target = imported / "params.safetensors"
     target.write_text("mine")
     with pytest.raises(
@@ -221,11 +226,12 @@ def test_import_tells_what_it_takes_for_granted(tmp_path: Path, capsys: pytest.C
         places = ("lstm/cell/vars/0", "lstm/cell/vars/1", "lstm/cell/vars/2", "dense/vars/0", "dense/vars/1")
         file.update(zip(places, convert.to_keras(params), strict=True))
     for name, words in (
-        ("pt.safetensors", ["h_n", "rows of pixels", "pixels from 0 to 1"]),
+        ("pt.safetensors", ["h_n", "batch_first", "no flip", "rows of pixels", "pixels from 0 to 1"]),
         ("x.weights.h5", ["sigmoid", "tanh", "no masking", "rows of pixels", "pixels from 0 to 1"]),
+        ("x.weights.h5", ["order of the numbers in their names", "no go_backwards"]),
         ("flax.safetensors", ["rows of pixels", "pixels from 0 to 1"]),
     ):
-        assert Import(tmp_path / name, tmp_path / f"from {name}").run() == 0
+        assert Import(tmp_path / name, tmp_path / f"from {name} {words[0]}").run() == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Taken for gran")]
         assert all(word in line for word in words)
     # What the user says is not taken for granted.

@@ -110,6 +110,22 @@ def test_layers_that_do_nothing_at_inference_are_no_matter(way: Callable[[Any], 
         assert describe(way(layers)).names == ("first", "second")
 
 
+def test_a_second_softmax_is_refused() -> None:
+    for last in (layer("Softmax", "last"), layer("Activation", "last", activation="softmax")):
+        for below, words in (
+            ([dense(activation="softmax")], "got activation='softmax' in the layer 'out', expected 'linear'"),
+            ([dense(), layer("Softmax", "below")], "got the layers LSTM, LSTM, Dense, Softmax"),
+        ):
+            assert words in refusal(sequential([*ONE_WAY[:-1], *below, last]))
+
+
+@pytest.mark.parametrize("kind", ["DTypePolicy", "Policy"])
+def test_types_may_be_described_as_objects(kind: str) -> None:
+    layers = copy.deepcopy(ONE_WAY)
+    layers[1]["config"]["dtype"] = {"class_name": kind, "config": {"name": "mixed_float16"}}
+    assert describe(sequential(layers)).names == ("first", "second")
+
+
 OTHERS = ["GRU", "Masking", "Embedding", "BatchNormalization", "LayerNormalization", "Lambda", "Rescaling"]
 OTHERS += ["TimeDistributed", "Sequential", "Permute", "InputLayer", "Mine", "GlobalAveragePooling1D"]
 RELU = layer("Activation", "relu", activation="relu")
@@ -167,7 +183,13 @@ def test_any_setting_that_is_not_known_is_refused_everywhere(layers: list[dict[s
         (2, {"return_sequences": True}, "got return_sequences=True"),
         (1, {"go_backwards": True}, "got go_backwards=True"),
         (2, {"use_bias": 7}, "got use_bias=7"),
-        (1, {"dtype": {"config": {"name": "int8_from_float32"}}}, "got dtype 'int8_from_float32'"),
+        (1, {"dtype": {"class_name": "DTypePolicy", "config": {"name": "int8"}}}, "got dtype {'class_name'"),
+        (
+            1,
+            {"dtype": {"class_name": "Mine", "config": {"name": "float32"}}},
+            "got dtype {'class_name': 'Mine'",
+        ),
+        (1, {"dtype": {"class_name": "DTypePolicy", "config": {}}}, "got a description that cannot be read"),
         (1, {"inner_activation": "sigmoid"}, "got the layer 'first' of Keras 1"),
         (3, {"activation": "relu"}, "got activation='relu' in the layer 'out'"),
         (3, {"lora_rank": 4}, "got lora_rank=4"),
@@ -226,12 +248,17 @@ def test_wires_that_make_no_chain_are_refused(call: Callable[..., Any]) -> None:
     assert "got 2 calls of the layer 'second'" in changed(2, [call("first"), call("first")])
     assert "got the layers second beside the chain" in changed(3, [call("first")])
     assert "beside the chain" in changed(2, [call("out")])  # a circle
-    assert "got a description of no layers" in changed(2, [call("nowhere")])
+    assert "got a description that cannot be read" in changed(2, [call("nowhere")])
     if call is call_3:
         two = {"args": call("first")["args"] * 2, "kwargs": {}}
         assert "got 2 inputs of the layer 'second'" in changed(2, [two])
     else:
         assert "got 2 inputs of the layer 'second'" in changed(2, [[*call("first"), *call("first")]])
+    # The weights are named after the settings, the wires are not.
+    model = functional(copy.deepcopy(ONE_WAY), call)
+    for each, name in zip(model["config"]["layers"][1:3], ("first", "second"), strict=True):
+        each["config"]["name"] = name
+    assert "got the layer 'second' with the name 'first' among its settings" in refusal(model)
     model = functional(ONE_WAY, call)
     model["config"]["output_layers"] = [["out", 0, 0], ["second", 0, 0]]
     assert "got a model of 2 outputs" in refusal(model)

@@ -1,5 +1,6 @@
 """ONNX models of others: those that compute what ours does are read, and no others."""
 
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from lstm_jax import convert, interchange, onnx_files
 from lstm_jax.convert import Architecture
 from lstm_jax.errors import ConversionError
 from lstm_jax.interchange import read_file
+from lstm_jax.onnx_content import LARGEST_GRAPH
 
 onnx = pytest.importorskip("onnx")
 ARCHITECTURES = [
@@ -29,11 +31,14 @@ def test_our_models_come_back_with_the_same_bits(architecture: Architecture, tmp
     read = read_file(path)
     assert_same_bits(read.params, params)
     assert read.granted == ()
-    # One bit of a weight: the digest in the file tells.
-    content = bytearray(path.read_bytes())
+    # One bit of a weight, one letter of the metadata: the digest in the file tells.
+    path.write_bytes(path.read_bytes().replace(b"rows", b"rowz"))
+    with pytest.raises(ConversionError, match=r"got arrays and metadata of SHA-256 .* it is damaged"):
+        read_file(path)
+    content = bytearray(path.read_bytes().replace(b"rowz", b"rows"))
     content[content.index(np.asarray(params["head"]["kernel"]).tobytes()) + 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ConversionError, match=r"got arrays of SHA-256 .* it is damaged"):
+    with pytest.raises(ConversionError, match=r"got arrays and metadata of SHA-256 .* it is damaged"):
         read_file(path)
 
 
@@ -162,6 +167,64 @@ def doubled(model: Any) -> None:
         model.graph.node.insert(0, node)
 
 
+def many_values(model: Any) -> None:
+    """Forty values, none of them too large."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([10**6]), "many"))
+    for number in range(40):
+        model.graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", ["many"], [f"made_{number}"]))
+
+
+def many_copies(model: Any) -> None:
+    """A value once, and many arrays of its numbers in another order."""
+    for name, array in (("many", np.array([1000, 1000])), ("all", np.array([-1]))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    made = [onnx.helper.make_node("ConstantOfShape", ["many"], ["made"])]
+    made += [onnx.helper.make_node("Transpose", ["made"], ["turned"])]
+    made += [onnx.helper.make_node("Reshape", ["turned", "all"], [f"copy_{number}"]) for number in range(40)]
+    for node in reversed(made):
+        model.graph.node.insert(0, node)
+
+
+def many_nodes(model: Any) -> None:
+    model.graph.node.extend([onnx.NodeProto()] * (LARGEST_GRAPH // 2))
+
+
+def weights_of_images(model: Any) -> None:
+    """The bias of the dense layer is a number of the images."""
+    first = np.zeros(3, np.int64)
+    nodes = [onnx.helper.make_node("Flatten", ["images"], ["flat"], axis=0)]
+    nodes += [onnx.helper.make_node("Slice", ["flat", "starts", "ends", "axes"], ["one"])]
+    nodes += [onnx.helper.make_node("Reshape", ["one", "all"], ["bias"])]
+    for name, array in (
+        ("starts", first[:1]), ("ends", first[:1] + 4), ("axes", first[:1] + 1), ("all", first[:1] - 1)
+    ):  # fmt: skip
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model.graph.node[-1].input[2] = "bias"
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+
+
+def of_another_domain(model: Any) -> None:
+    """Without a word of it among the imports."""
+    model.graph.node[-1].domain = "mine"
+
+
+def dropout(*, training: bool) -> Callable[[Any], object]:
+    """A Dropout before the dense layer, that says its mode."""
+
+    def change(model: Any) -> None:
+        head = model.graph.node[-1]
+        for name, array in (("ratio", np.array(0.5, np.float32)), ("mode", np.array(training))):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        inputs = [head.input[0], "ratio", "mode"]
+        model.graph.node.insert(
+            len(model.graph.node) - 1, onnx.helper.make_node("Dropout", inputs, ["fewer"])
+        )
+        model.graph.node[-1].input[0] = "fewer"
+
+    return change
+
+
 def elsewhere(location: str, offset: str = "0") -> Callable[[Any], object]:
     def change(model: Any) -> None:
         for tensor in model.graph.initializer:
@@ -188,11 +251,18 @@ def elsewhere(location: str, offset: str = "0") -> Callable[[Any], object]:
         (with_node("MatMul", np.ones((4000, 1)), np.ones((1, 4000))), "makes a value of shape (4000, 4000)"),
         (with_node("Add", np.ones((4000, 1)), np.ones((1, 4000))), "makes a value of shape (4000, 4000)"),
         (with_node("Loop", np.array(10**12)), "got the operator Loop, expected those of an LSTM classifier"),
-        (doubled, "expected at most 4,194,304 numbers"),
-        (elsewhere("../secret"), "got an array in the file '../secret', expected a file beside the model"),
+        (doubled, "expected at most 8,388,608 numbers in all values together"),
+        (many_values, "makes a value of shape (1000000,), expected at most 8,388,608 numbers in all values"),
+        (many_copies, "expected at most 8,388,608 numbers in all values together"),
+        (many_nodes, "got a graph of more than 1,048,576 bytes without its arrays"),
+        (weights_of_images, "computes other logits"),
+        (of_another_domain, "got operators of mine, expected those of ONNX alone"),
+        (dropout(training=True), "got a Dropout in training mode"),
+        (elsewhere("../secret"), "got an array in the file '../secret' (not the name of a file beside"),
         (elsewhere("nowhere"), "got an array in the file 'nowhere'"),
         (elsewhere("x.onnx"), "got more bytes of arrays than x.onnx has, expected each once"),
         (elsewhere("x.onnx", "-9"), "got a damaged file"),
+        (elsewhere("x.onnx", "1" * 5000), "got a damaged file"),
         (lambda model: model.graph.input[0].type.tensor_type.shape.dim[0].__setattr__("dim_value", 2**40),
          "got an input of shape"),
     ],
@@ -203,6 +273,28 @@ def test_hostile_and_other_models_are_refused(
     (tmp_path / "secret").write_bytes(bytes(10**6))
     (tmp_path / "folder").mkdir()
     assert words in changed(change, tmp_path / "folder" / "x.onnx")
+
+
+def test_graphs_that_would_fill_the_memory_are_refused_before(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    for change in (many_values, many_copies):
+        changed(change, path)  # imports, once
+        tracemalloc.start()
+        try:
+            with pytest.raises(ConversionError):
+                read_file(path)
+            # Twice 8 million numbers would be 128 MB, and 40 values 320 MB.
+            assert tracemalloc.get_traced_memory()[1] < 80e6
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_dropout_at_inference_is_no_matter(tmp_path: Path) -> None:
+    params = random_params(ARCHITECTURES[1])
+    model = onnx_files.onnx_model(params)
+    dropout(training=False)(model)
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    assert_same_bits(interchange.read_weights(tmp_path / "x.onnx"), params)
 
 
 def test_arrays_in_a_second_file_are_read(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     assert "got nothing at the end of the name" in refusal(tmp_path / "x")
     for name in ("x.pth", "x.BIN"):
         assert "safetensors.torch.save_file(model.state_dict()" in refusal(tmp_path / name)
-    assert "got no such file" in refusal(tmp_path / "none.keras")
+    assert "cannot be read (No such file or directory)" in refusal(tmp_path / "none.keras")
     (tmp_path / "folder.keras").mkdir()
     assert "got a folder" in refusal(tmp_path / "folder.keras")
 
@@ -87,8 +87,19 @@ def test_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
     with h5py.File(said, "w") as file:
         file.attrs.create("model_config", ["{}"] * 1000, dtype=h5py.string_dtype())
 
+    # It says of its weights that they are nearly as many packed bytes.
+    lying = packed("model.weights.h5", bytes(10**7), deflated)
+    content = bytearray(lying.read_bytes())
+    with zipfile.ZipFile(lying) as archive:
+        packed_size = archive.getinfo("model.weights.h5").compress_size.to_bytes(4, "little")
+    place = content.rindex(packed_size)  # in the list at the end
+    content[place : place + 4] = (9_000_000).to_bytes(4, "little")
+    lying = tmp_path / "lying.keras"
+    lying.write_bytes(content)
+
     for path, words in (
-        (packed("model.weights.h5", bytes(10**7), deflated), "got a model.weights.h5 that grows"),
+        (packed("model.weights.h5", bytes(10**7), deflated), "got a model.weights.h5 of 10,000,000 bytes in"),
+        (lying, "got a model.weights.h5 of 10,000,000 bytes in a file of"),
         (
             packed("config.json", b"[" + b"{}," * 10**6 + b"1]", deflated),
             "got a config.json of 3,000,003 bytes",
@@ -112,10 +123,12 @@ def test_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
     for suffix in interchange.SUFFIXES:
         os.mkfifo(tmp_path / f"x{suffix}")
-        assert "got something else (a pipe, a device), expected a file" in refusal(tmp_path / f"x{suffix}")
+        assert "cannot be read (not a file, but a pipe, a socket or a device)" in refusal(
+            tmp_path / f"x{suffix}"
+        )
     (tmp_path / "x").symlink_to("/dev/zero")
     (tmp_path / "y.h5").symlink_to("x")
-    assert "got something else" in refusal(tmp_path / "y.h5")
+    assert "cannot be read (not a file" in refusal(tmp_path / "y.h5")
     with (tmp_path / "large.safetensors").open("wb") as file:
         file.truncate(2**31 + 1)  # of nothing, on most disks
     assert "got a file of 2,147,483,649 bytes, expected at most 2,147,483,648" in refusal(
@@ -154,10 +167,19 @@ def test_counters_are_no_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pytorch", "safetensors"])
 def test_a_changed_bit_of_an_exported_file_is_found(tmp_path: Path, name: str) -> None:
     pytest.importorskip("safetensors")
-    content = interchange.FORMATS[name].encode(PARAMS, {})
+    content = interchange.FORMATS[name].encode(PARAMS, {"producer": "lstm_jax 1", "pixel_mean": "0.1307"})
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     assert_same_bits(interchange.read_weights(path), PARAMS)
+    kind = b"pt" if name == "pytorch" else b"lstm_jax"
+    for old, new in (
+        (b"0.1307", b"0.1507"),
+        (b"pixel_mean", b"pixel_std_"),
+        (b'"%s"' % kind, b'"%s"' % kind[::-1]),
+    ):
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+        assert "got arrays and metadata of SHA-256" in refusal(path)
     begin = 8 + int.from_bytes(content[:8], "little")
     for place in random.Random(0).sample(range(8 * begin, 8 * len(content)), 20):
         damaged = bytearray(content)
@@ -243,6 +265,15 @@ def test_files_of_keras_2_are_read(tmp_path: Path, names: str, biases: bool, bid
                 file[place.replace("upper", "lstm_9").replace("lower", "lstm_10")] = array
     read = interchange.read_file(tmp_path / "weights.h5")
     assert_same_bits(read.params, expected)
+    assert read.granted == interchange.GRANTED_OF_KERAS_3
+    # And where the file lists the layers, this does, whatever they are called.
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.attrs["layer_names"] = [b"dropout", b"lstm_2", b"lstm_1", b"head"]
+        for place, array in zip(places, weights, strict=True):
+            if biases or array.ndim > 1:
+                file[place.replace("upper", "lstm_2").replace("lower", "lstm_1")] = array
+    read = interchange.read_file(tmp_path / "weights.h5")
+    assert_same_bits(read.params, expected)
     assert read.granted == interchange.GRANTED_OF_KERAS
     with h5py.File(path, "a") as file:
         del file["model_weights/head"]
@@ -309,7 +340,7 @@ FORWARD = (1, "config", "layer")
         ((3, "config"), {"activation": "relu"}, "got activation='relu' in the layer 'head'"),
         ((0,), {"class_name": "Rescaling"}, "got the layers Rescaling, Bidirectional, Bidirectional, Dense"),
         ((2,), {"class_name": "Dense"}, "got the layers Bidirectional, Dense, Dense"),
-        ((2,), {"class_name": 3}, "got a description of no layers as Keras 2 or 3 writes it"),
+        ((2,), {"class_name": 3}, "got a description that cannot be read (TypeError"),
     ],
 )
 def test_models_of_keras_that_compute_something_else_are_refused(
@@ -330,9 +361,9 @@ def test_models_of_keras_whose_layers_are_unknown_are_refused(tmp_path: Path) ->
     path = tmp_path / "x.keras"
     for change, words in (
         ({"class_name": "Mine"}, "got a model of class Mine, whose layers the file does not describe"),
-        ({"config": {"layers": 7}}, "got a description of no layers as Keras 2 or 3 writes it"),
+        ({"config": {"layers": 7}}, "got a description that cannot be read"),
         ({"config": {"layers": []}}, "got the layers none, expected"),
-        ({"config": {}}, "a description of no layers as Keras 2 or 3 writes it (KeyError: 'layers')"),
+        ({"config": {}}, "got a description that cannot be read (KeyError: 'layers'); expected one of Keras"),
     ):
         path.write_bytes(
             with_config(keras_files.keras_model(PARAMS), operator.methodcaller("update", change))
