@@ -70,6 +70,17 @@ def test_it_is_built_once(compiler: Path, tmp_path: Path) -> None:
     assert calls(compiler) == 1
 
 
+def test_at_import_nothing_is_built_and_nothing_said(
+    compiler: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build.load_if_built()
+    assert build.must_be_built()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    build.load_if_built()
+    assert calls(compiler) == 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_its_name_depends_on_all_that_it_is_made_of(
     compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
