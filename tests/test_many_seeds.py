@@ -148,8 +148,6 @@ def test_a_finished_run_is_not_repeated_and_gives_all_back(many: Any, data_dir: 
     assert mended.summary == result.summary
     told = "written again from the saved state: it lacked or had another per_seed"
     assert told in " ".join(listener.messages)
-        listener.messages
-    )
 
 
 @pytest.mark.parametrize("optimizer", EVERY_OPTION)
