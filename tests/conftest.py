@@ -1,5 +1,6 @@
 """What tests share: strict JAX, two CPU devices, prepared MNIST, a home of their own, fake frameworks."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -35,8 +36,52 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Where one test has dozens of variants, each of which compiles programs of its own: a third of them runs with
+# the whole suite, all of them with ``--all`` or when the file is named.
+SWEEPS = (
+    "test_adapters_jax",
+    "test_adapters_other",
+    "test_augmentation",
+    "test_drop_in",
+    "test_dropout",
+    "test_kernels",
+    "test_lstm",
+    "test_lstm_in_context",
+    "test_model",
+    "test_optimizer",
+    "test_wrappers",
+)
+SHARE = 3
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run what has passed with the same source, too")
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="every variant of every test, and what has passed with the same source",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all") or not all(Path(argument).is_dir() for argument in config.args):
+        return
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = {
+        item
+        for name, of_one in variants.items()
+        if Path(name.partition("::")[0]).stem in SWEEPS
+        for item in sorted(of_one, key=_drawn)[-(-len(of_one) // SHARE) :]
+    }
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _drawn(item: pytest.Item) -> str:
+    """As if by lot, and the same on every machine: no implementation is always left out."""
+    return hashlib.sha256(item.nodeid.encode()).hexdigest()
 
 
 @pytest.fixture
