@@ -36,22 +36,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Where one test has dozens of variants, each of which compiles programs of its own: a third of them runs with
-# the whole suite, all of them with ``--all`` or when the file is named.
-SWEEPS = (
-    "test_adapters_jax",
-    "test_adapters_other",
-    "test_augmentation",
-    "test_drop_in",
-    "test_dropout",
-    "test_kernels",
-    "test_lstm",
-    "test_lstm_in_context",
-    "test_model",
-    "test_optimizer",
-    "test_wrappers",
-)
-SHARE = 3
+# Many tests have dozens of variants, each of which compiles programs of its own or starts a process. Of each
+# test the whole suite runs one variant in so many; ``--all``, or naming the file, runs every one.
+SHARE = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,8 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
     left_out = {
         item
-        for name, of_one in variants.items()
-        if Path(name.partition("::")[0]).stem in SWEEPS
+        for of_one in variants.values()
         for item in sorted(of_one, key=_drawn)[-(-len(of_one) // SHARE) :]
     }
     if left_out:
