@@ -39,6 +39,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests have dozens of variants, each of which compiles programs of its own or starts a process. Of each
 # test the whole suite runs one variant in so many; ``--all``, or naming the file, runs every one.
 SHARE = 4
+# What measures, and starts a process for each framework: minutes of every run.
+OF_MEASURING = ("test_adapters_", "test_augmentation_gallery", "test_benchmark", "test_compare")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,6 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for of_one in variants.values()
         for item in sorted(of_one, key=_drawn)[-(-len(of_one) // SHARE) :]
     }
+    left_out |= {item for item in items if item.path.name.startswith(OF_MEASURING)}
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
