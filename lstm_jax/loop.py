@@ -249,12 +249,12 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
         return None
     assert summary is not None
     tell_end(console, summary, run.path)
-    if params is None:
-        console.message("Its final parameters are not in its checkpoints any more: nothing was compared.")
     longer = how_to_go_on(config, summary, run.path)
     console.message(
         f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
     )
+    if params is None:
+        console.message("Its final parameters are not in its checkpoints any more: nothing was compared.")
     return TrainResult(params, history, summary, None, run.path)
 
 
