@@ -280,7 +280,7 @@ def test_where_the_learning_rate_follows_from_the_length_it_is_said_how_to_go_on
         options = {**small, "run_dir": tmp_path / name, name: option}
         train(Config(**options, steps=2))
         commands = (
-            f"python -m lstm_jax export {tmp_path / name} --format safetensors; "
+            f"python -m lstm_jax export {tmp_path / name} --format safetensors && "
             f"python -m lstm_jax import {tmp_path / name / 'params.safetensors'} --run-dir ANOTHER"
         )
         with pytest.raises(RunDirectoryError) as refusal:

@@ -43,7 +43,7 @@ def test_the_two_main_commands() -> None:
     # CI makes its environment from the same file and runs the same tests.
     ci = (PROJECT / ".ci" / "run").read_text()
     assert "-r requirements-dev.txt" in ci
-    assert "\npython -m pytest -n 2\n" in ci
+    assert '\npython -m pytest -n 2 "$@"\n' in ci
 
 
 def shorter(command: str) -> str:

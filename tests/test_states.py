@@ -1,6 +1,5 @@
 """Saved states beside what does not belong to them: files of file managers, states of other runs, readers."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -306,22 +305,27 @@ def test_a_folder_in_the_place_of_that_note_is_told(tmp_path: Path) -> None:
         read(tmp_path / "c", [])
 
 
-def test_what_lies_beside_the_states_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_has_the_name_of_a_state_is_refused_and_left_alone(tmp_path: Path, kind: str) -> None:
     with saved(tmp_path / "c", 2):
         pass
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").touch()
     (tmp_path / "c" / "9.orbax-checkpoint-tmp").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "c" / "8").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "c" / "7").write_text("a file of somebody")
     (tmp_path / "c" / "old").mkdir()
-    with Checkpoints(tmp_path / "c", report=print) as checkpoints:
+    if kind == "link":
+        (tmp_path / "c" / "8").symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "c" / "8").write_text("a file of somebody")
+    with pytest.raises(CheckpointError, match=r"8: got no folder, expected a saved state or nothing; move"):
+        Checkpoints(tmp_path / "c", report=print)
+    with Checkpoints(tmp_path / "c", report=print, read_only=True) as checkpoints:  # readers need not care
         assert checkpoints.newest_step == 2
-        with contextlib.suppress(CheckpointError):
-            checkpoints.save(8, {"a": jnp.zeros(3)}, {})
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["file"]
     assert (tmp_path / "c" / "old").is_dir()
-    assert (tmp_path / "c" / "7").read_text() == "a file of somebody"
+    assert (tmp_path / "c" / "8").is_symlink() == (kind == "link")
+    if kind == "file":
+        assert (tmp_path / "c" / "8").read_text() == "a file of somebody"
 
 
 def test_a_second_damaged_state_of_a_step_does_not_replace_the_first(tmp_path: Path) -> None:
