@@ -4,9 +4,10 @@ import argparse
 import contextlib
 import sys
 
-from lstm_jax import command_line, config
-from lstm_jax.console import TerminalConsole
-from lstm_jax.signals import StopSignals
+from lstm_jax import config
+from lstm_jax.commands import command_line
+from lstm_jax.runs.console import TerminalConsole
+from lstm_jax.system.signals import StopSignals
 
 PROG = "train.py"
 
@@ -30,9 +31,10 @@ def main() -> int:
     settings = read_config(sys.argv[1:])
     with StopSignals() as stop, contextlib.closing(TerminalConsole()) as console:
         # Only now: importing JAX takes most of a second, and `--help` or a typing mistake need none of it.
-        from lstm_jax import loop, runtime
+        from lstm_jax import devices
+        from lstm_jax.runs import loop
 
-        runtime.start(devices=settings.devices)
+        devices.start(devices=settings.devices)
         result = loop.train(settings, console=console, stop=stop)
     return 0 if result.stopped_by is None else command_line.SIGNAL_EXIT_CODE + result.stopped_by
 

@@ -12,10 +12,10 @@ from lstm_jax.version import __version__
 
 if TYPE_CHECKING:
     from lstm_jax.config import Config
-    from lstm_jax.data import load_dataset
-    from lstm_jax.loop import train
+    from lstm_jax.data.dataset import load_dataset
     from lstm_jax.lstm import LSTM
     from lstm_jax.model import LSTMClassifier
+    from lstm_jax.runs.loop import train
 
 __all__ = ["LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "train"]
 
@@ -23,8 +23,8 @@ _HOME = {
     "LSTM": "lstm_jax.lstm",
     "Config": "lstm_jax.config",
     "LSTMClassifier": "lstm_jax.model",
-    "load_dataset": "lstm_jax.data",
-    "train": "lstm_jax.loop",
+    "load_dataset": "lstm_jax.data.dataset",
+    "train": "lstm_jax.runs.loop",
 }
 
 if "jax" in sys.modules:  # else the command line, or a program that has no use for the kernel yet

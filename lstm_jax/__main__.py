@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import numpy as np
 import tyro
 
-from lstm_jax import command_line
 from lstm_jax.benchmark.options import Benchmark
-from lstm_jax.command_line import note as _note
+from lstm_jax.commands import command_line
+from lstm_jax.commands.command_line import note as _note
+from lstm_jax.commands.exchange import Export, Import
 from lstm_jax.compare.options import Compare
 from lstm_jax.config import ChosenBest, ChosenSeed, Config, shown_option
 from lstm_jax.errors import ConfigError, ImageError, printable
-from lstm_jax.exchange_commands import Export, Import
 
 if TYPE_CHECKING:
-    from lstm_jax.data import Dataset
+    from lstm_jax.data.dataset import Dataset
 
 PROG = "python -m lstm_jax"
 
@@ -60,25 +60,26 @@ class Evaluate:
         """Print the evaluation, and write it where asked to."""
         import jax
 
-        from lstm_jax import evaluation, evaluation_report, runtime
-        from lstm_jax.evaluation_files import write_report
-        from lstm_jax.run_directory import refuse_links_on_the_way
-        from lstm_jax.trained import load_trained
+        from lstm_jax import devices, evaluation
+        from lstm_jax.report import figures
+        from lstm_jax.report.files import write_report
+        from lstm_jax.runs.run_directory import refuse_links_on_the_way
+        from lstm_jax.runs.trained import load_trained
 
         if self.output is not None:
             refuse_links_on_the_way(self.run_dir, self.output)
-        runtime.start(devices=None)
+        devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         dataset = self._dataset(trained.config)
-        mesh = runtime.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
+        mesh = devices.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
         # They were read to one device, and here there may be several.
-        params = jax.device_put(trained.params, runtime.replicated(mesh))
-        report = evaluation_report.report_on(evaluation.predict(predict, params, dataset.test, mesh=mesh))
+        params = jax.device_put(trained.params, devices.replicated(mesh))
+        report = figures.report_on(evaluation.predict(predict, params, dataset.test, mesh=mesh))
         seed = f"seed {trained.seed}, " if trained.config.seeds > 1 else ""
         images = f"{len(dataset.test):,} test images of {dataset.name}"
         print(f"{self.run_dir}, {seed}step {trained.step}, on {images}")
-        print(evaluation_report.as_text(report, most_mistakes=self.mistakes))
+        print(figures.as_text(report, most_mistakes=self.mistakes))
         if self.output is not None:
             about = {
                 "run": self.run_dir.name,
@@ -95,8 +96,8 @@ class Evaluate:
 
         The run directory may come from somebody else: what its config.json names is no place to write to.
         """
-        from lstm_jax.data import load_dataset
-        from lstm_jax.prepared import version_dir
+        from lstm_jax.data.dataset import load_dataset
+        from lstm_jax.data.prepared import version_dir
 
         there = config.data_dir
         if self.data_dir is None and there is not None and version_dir(config.dataset, there).is_dir():
@@ -128,11 +129,11 @@ class Predict:
         """Print one line per image; one that cannot be read is an error, but does not stop the others."""
         if not self.images:
             raise ImageError("no image given: name at least one PNG or JPEG file after the run directory")
-        from lstm_jax import runtime
-        from lstm_jax.images import read_digit
-        from lstm_jax.trained import load_trained
+        from lstm_jax import devices
+        from lstm_jax.data.images import read_digit
+        from lstm_jax.runs.trained import load_trained
 
-        runtime.start(devices=None)
+        devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=_note)
         failed = False
         for path in self.images:

@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
-from lstm_jax import runtime
-from lstm_jax.data import Split
-from lstm_jax.idx import NUM_CLASSES
+from lstm_jax import devices
+from lstm_jax.data.dataset import Split
+from lstm_jax.data.idx import NUM_CLASSES
 from lstm_jax.model import LSTMClassifier, Params, logits_of
 
 # Examples per call: large enough for the call itself to cost nothing, small enough for any memory.
@@ -90,11 +90,11 @@ def _compile(model: LSTMClassifier, mesh: Mesh, answer: Callable[[Array], Array]
     ) -> tuple[Float32[Array, " whole"], Array, Int32[Array, " whole"]]:
         logits = logits_of(model, params, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        whole = jax.lax.all_gather((losses, answer(logits), labels), runtime.DATA_AXIS, tiled=True)
+        whole = jax.lax.all_gather((losses, answer(logits), labels), devices.DATA_AXIS, tiled=True)
         return whole[0], whole[1], whole[2]
 
-    shared = P(runtime.DATA_AXIS)
-    return runtime.over_devices(score, mesh, in_specs=(P(), shared, shared))
+    shared = P(devices.DATA_AXIS)
+    return devices.over_devices(score, mesh, in_specs=(P(), shared, shared))
 
 
 def evaluate(
@@ -139,10 +139,10 @@ def _scored(score: Score, params: Params, split: Split, mesh: Mesh) -> Iterator[
     fills it is left out of the results. Each process loads its own share.
     """
     batch_size = -(-BATCH_SIZE // mesh.size) * mesh.size
-    rows = runtime.own_rows(batch_size)
+    rows = devices.own_rows(batch_size)
     for own in split.batches(batch_size, rows=rows):
         filled = (_fill(own.image, rows, 0), _fill(own.label, rows, NO_EXAMPLE))
-        image, label = (runtime.place(mesh, array, P(runtime.DATA_AXIS)) for array in filled)
+        image, label = (devices.place(mesh, array, P(devices.DATA_AXIS)) for array in filled)
         results = [np.asarray(result) for result in score(params, image, label)]
         real = results[-1] != NO_EXAMPLE
         yield [result[real] for result in results]

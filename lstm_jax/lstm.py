@@ -38,7 +38,13 @@ from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Int32, Key
 
-from lstm_jax.arguments import (
+from lstm_jax.dropout import recurrent_mask, without_some_weights
+from lstm_jax.kernels.choice import Task, choose
+from lstm_jax.kernels.fused import fused
+from lstm_jax.kernels.gates import GATES
+from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, Size, last_step, masked
+from lstm_jax.kernels.native import native
+from lstm_jax.layer.arguments import (
     as_carry,
     as_lengths,
     check_features,
@@ -46,14 +52,8 @@ from lstm_jax.arguments import (
     in_dtypes_of_steps,
     without_spoilt_padding,
 )
-from lstm_jax.dropout import recurrent_mask, without_some_weights
-from lstm_jax.gates import GATES
-from lstm_jax.kernels.choice import Task, choose
-from lstm_jax.kernels.fused import fused
-from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, Size, last_step, masked
-from lstm_jax.kernels.native import native
-from lstm_jax.parameters import LSTMCellParameters
-from lstm_jax.wrappers import in_parts, in_shards
+from lstm_jax.layer.parameters import LSTMCellParameters
+from lstm_jax.layer.wrappers import in_parts, in_shards
 
 # --------------------------------------------------------------------------------------------------
 # The reference implementations. To add one, write a function as `Implementation` has it, name it in

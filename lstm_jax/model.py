@@ -18,8 +18,8 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 
 from lstm_jax.config import Config
+from lstm_jax.data.idx import NUM_CLASSES
 from lstm_jax.dropout import ExampleDropout
-from lstm_jax.idx import NUM_CLASSES
 from lstm_jax.lstm import LSTM
 from lstm_jax.sequences import as_sequence
 

@@ -25,9 +25,9 @@ from jaxtyping import Array, Float32, Int32, Key, UInt8, UInt32
 
 from lstm_jax.augmentation import Augmentation, augment
 from lstm_jax.config import Config
+from lstm_jax.devices import DATA_AXIS, mean_over_devices, over_devices, replicated
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.optimizer import averaged, build_optimizer
-from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, replicated
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,11 @@ import jax
 import pytest
 
 from lstm_jax import load_dataset
+from tests.helpers.project import PROJECT, Run
 
 if TYPE_CHECKING:  # a fault in the comparison is one of its tests alone
-    from small_comparison import StartProcess
-
     from lstm_jax.compare.work import Examples
-
-PROJECT = Path(__file__).parents[1]
+    from tests.helpers.small_comparison import StartProcess
 
 # Two devices in this process, so that sharing a batch is tested wherever the tests run.
 jax.config.update("jax_platforms", "cpu")
@@ -111,9 +109,6 @@ def data_dir(shared: Path) -> Path:
     return path
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
 @pytest.fixture(scope="session")
 def environment(
     tmp_path_factory: pytest.TempPathFactory, data_dir: Path, compilation_cache: None
@@ -146,7 +141,7 @@ def run(environment: dict[str, str]) -> Run:
 @pytest.fixture(scope="session")
 def digits() -> "Examples":
     """For comparisons of frameworks."""
-    from small_comparison import few_digits
+    from tests.helpers.small_comparison import few_digits
 
     return few_digits()
 
@@ -155,9 +150,7 @@ def digits() -> "Examples":
 def start(tmp_path: Path) -> "Iterator[StartProcess]":
     """Starts fake frameworks, and ends them after the test."""
     from lstm_jax.compare.processes import Process
-
-    # `tests` can only be imported under `python -m pytest`, which other tests do not need.
-    from tests.fake_frameworks import FRAMEWORKS
+    from tests.helpers.fake_frameworks import FRAMEWORKS
 
     processes: list[Process] = []
 

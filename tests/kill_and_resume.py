@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.checkpoint import CHECKSUMS, digest
-from lstm_jax.trained import load_state
+from lstm_jax.runs.checkpoint import CHECKSUMS, digest
+from lstm_jax.runs.trained import load_state
 
 PROJECT = Path(__file__).parents[1]
 # Of a kill that waits for a new state: seconds from that to the kill, at most. The run may be near its end.

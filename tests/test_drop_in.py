@@ -15,7 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references import (
+
+from lstm_jax import LSTM, LSTMClassifier
+from lstm_jax.errors import ImplementationError
+from lstm_jax.layer.arguments import check_features
+from tests.helpers.references import (
     FLOAT32,
     HIDDEN,
     Tree,
@@ -26,10 +30,6 @@ from references import (
     flax_rnn,
     random_like,
 )
-
-from lstm_jax import LSTM, LSTMClassifier
-from lstm_jax.arguments import check_features
-from lstm_jax.errors import ImplementationError
 
 # --------------------------------------------------------------------------------------------------
 # Uses inside of a module

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from references import (
+
+from lstm_jax import LSTM, LSTMClassifier
+from lstm_jax.dropout import recurrent_mask, without_some_weights
+from tests.helpers.references import (
     BFLOAT16,
     FLOAT32,
     Case,
@@ -21,9 +24,6 @@ from references import (
     random_like,
     results_and_gradients,
 )
-
-from lstm_jax import LSTM, LSTMClassifier
-from lstm_jax.dropout import recurrent_mask, without_some_weights
 
 TIME, HIDDEN, RATE = 6, 4, 0.4
 

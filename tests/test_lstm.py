@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from references import (
+
+from lstm_jax import LSTM, config
+from tests.helpers.references import (
     FLOAT32,
     HIDDEN,
     INPUTS,
@@ -39,8 +41,6 @@ from references import (
     random_like,
     results_and_gradients,
 )
-
-from lstm_jax import LSTM, config
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -15,9 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PROJECT
 from jax.experimental import serialize_executable
-from references import (
+
+from lstm_jax import LSTM, config, lstm
+from lstm_jax.errors import ImplementationError
+from tests.helpers.project import PROJECT
+from tests.helpers.references import (
     BFLOAT16,
     FLOAT32,
     HIDDEN,
@@ -35,9 +38,6 @@ from references import (
     random_case,
     results_and_gradients,
 )
-
-from lstm_jax import LSTM, config, lstm
-from lstm_jax.errors import ImplementationError
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

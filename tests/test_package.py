@@ -4,15 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Run
 
 import lstm_jax
 from lstm_jax import lstm
 from lstm_jax.config import IMPLEMENTATIONS
+from tests.helpers.project import PROJECT, Run
 
 
 def test_public_names_are_there_and_documented() -> None:
@@ -35,25 +34,6 @@ def test_public_names_are_there_and_documented() -> None:
 def test_names_of_implementations_agree() -> None:
     # config.py may not import JAX, so it names them a second time.
     assert ("auto", *lstm.IMPLEMENTATIONS) == IMPLEMENTATIONS
-
-
-def test_every_module_with_shapes_is_checked() -> None:
-    options = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"][
-        "addopts"
-    ]
-    checked = next(option for option in options if option.startswith("--jaxtyping-packages=")).split("=")[1]
-    with_shapes = {
-        ".".join(path.relative_to(PROJECT).with_suffix("").parts)
-        for path in (PROJECT / "lstm_jax").rglob("*.py")
-        if "from jaxtyping import" in path.read_text()
-    }
-    assert set(checked.split(",")) == {*with_shapes, "beartype.beartype"}
-
-
-def test_every_package_is_in_the_wheel() -> None:
-    packages = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {path.parent for path in (PROJECT / "lstm_jax").rglob("__init__.py")}
-    assert set(packages) == {".".join(folder.relative_to(PROJECT).parts) for folder in folders}
 
 
 def test_the_changelog_knows_this_version() -> None:
@@ -125,6 +105,6 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == f"{site / 'lstm_jax' / '__init__.py'} 55000 [5 0 4 1 9 2 1 3 1 4]"
-    assert (site / "lstm_jax" / "assets" / "mnist" / "README.md").exists()
+    assert (site / "lstm_jax" / "data" / "mnist" / "README.md").exists()
     for path in (PROJECT / "lstm_jax" / "kernels" / "cpp").iterdir():  # built where it is installed
         assert (site / path.relative_to(PROJECT)).read_bytes() == path.read_bytes()

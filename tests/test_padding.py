@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references import FLOAT32, HIDDEN, LENGTHS, TIME, Case, Tree, a_case, assert_equal
 
 from lstm_jax import LSTM
-from lstm_jax.arguments import without_spoilt_padding
+from lstm_jax.layer.arguments import without_spoilt_padding
+from tests.helpers.references import FLOAT32, HIDDEN, LENGTHS, TIME, Case, Tree, a_case, assert_equal
 
 VALID = np.arange(TIME)[None] < np.array(LENGTHS)[:, None]  # (batch, time)
 SPOILS = [jnp.nan, -jnp.inf, 3e38]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT
 from PIL import Image
 
 from lstm_jax.config import Config, option
+from tests.helpers.project import PROJECT
 
 README = (PROJECT / "README.md").read_text()
 

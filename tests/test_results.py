@@ -5,9 +5,9 @@ import re
 import shlex
 
 import pytest
-from conftest import PROJECT
 
 from lstm_jax.config import Config
+from tests.helpers.project import PROJECT
 from train import read_config
 
 DOCUMENT = (PROJECT / "docs" / "RESULTS.md").read_text()

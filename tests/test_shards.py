@@ -10,11 +10,18 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from references import FLOAT32, Tree, assert_equal, each_implementation, random_case, random_like
 
 from lstm_jax import LSTM
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.choice import Task, fastest
+from tests.helpers.references import (
+    FLOAT32,
+    Tree,
+    assert_equal,
+    each_implementation,
+    random_case,
+    random_like,
+)
 
 CASE = random_case(4, (6,), 3, 5)
 LENGTHS = jnp.array([4, 1, 2, 4, 3, 9])

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from lstm_jax import command_line, runtime
+from lstm_jax import devices
 from lstm_jax.augmentation import Augmentation
 from lstm_jax.benchmark.timing import Run, Timing, take_turns
+from lstm_jax.commands import command_line
 from lstm_jax.config import Config, recipe_config
-from lstm_jax.data import Split, load_dataset
+from lstm_jax.data.dataset import Split, load_dataset
 from lstm_jax.errors import ConfigError
 from lstm_jax.training import RESIDENT_SPEC, Method, Resident, compile_train_epoch, init_state_on
 
@@ -45,7 +46,7 @@ class AugmentationCost:
 
     def run(self) -> int:
         """Print the table."""
-        runtime.start(devices=None)
+        devices.start(devices=None)
         images = load_dataset("mnist").train
         runs = {name: prepare(images, augmentation) for name, augmentation in variants().items()}
         for title, clock in (("wall clock", time.perf_counter), ("processor time", time.process_time)):
@@ -69,12 +70,12 @@ def prepare(images: Split, augmentation: Augmentation) -> Run:
     """Compile an epoch of the tutorial's steps with this augmentation."""
     config = Config()
     method = dataclasses.replace(method_of(config), augmentation=augmentation)
-    mesh = runtime.make_mesh(devices=1, batch_size=config.batch_size)
+    mesh = devices.make_mesh(devices=1, batch_size=config.batch_size)
     epoch = compile_train_epoch(method, mesh, data_spec=RESIDENT_SPEC)
     (image, label) = next(images.batches(len(images)))
     order = np.random.default_rng(0).integers(0, len(images), (STEPS, config.batch_size), np.int32)
     arrays = zip((image, label.astype(np.int32), order), RESIDENT_SPEC, strict=True)
-    data = Resident(*(runtime.place(mesh, array, spec) for array, spec in arrays))
+    data = Resident(*(devices.place(mesh, array, spec) for array, spec in arrays))
     state = init_state_on(mesh, method, config.seed)
 
     def run(steps: int) -> None:

@@ -20,10 +20,10 @@ from jaxtyping import Array, Float32, Int32
 
 from lstm_jax.benchmark.timing import Clock, Run
 from lstm_jax.benchmark.work import LEARNING_RATE, NUM_BATCHES, Answer, CannotRunError, Params, Prepared, Task
+from lstm_jax.devices import DATA_AXIS, mean_over_devices, over_devices, place, replicated
 from lstm_jax.errors import ImplementationError, one_line
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.lstm import LSTM
-from lstm_jax.runtime import DATA_AXIS, mean_over_devices, over_devices, place, replicated
 
 # What keeps the compiler from dropping work must not change a number: this is far below the last digit of
 # any parameter, and far above the denormal numbers.

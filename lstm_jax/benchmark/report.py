@@ -12,7 +12,7 @@ from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.benchmark.size import Size, forward_flop, train_flop
 from lstm_jax.benchmark.timing import Timing
 from lstm_jax.benchmark.work import MEASURES
-from lstm_jax.cores import usable_cores
+from lstm_jax.system.cores import usable_cores
 from lstm_jax.version import __version__
 
 BASELINE = "flax"

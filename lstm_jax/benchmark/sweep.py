@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 from jax.sharding import Mesh
 
-from lstm_jax import runtime
+from lstm_jax import devices
 from lstm_jax.benchmark import jax_lstm, torch_lstm
 from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.benchmark.plot import write_plots
@@ -26,7 +26,7 @@ from lstm_jax.benchmark.work import (
     difference,
     make_task,
 )
-from lstm_jax.files import write_whole
+from lstm_jax.system.files import write_whole
 
 PEAK = ("peak", "product")
 
@@ -35,14 +35,14 @@ Prepare = Callable[[str, Task], Prepared]
 
 def run(options: Benchmark) -> None:
     """Measure all sizes: tables go to standard output, notes to standard error, the rest to files."""
-    runtime.start(devices=options.devices)
+    devices.start(devices=options.devices)
     # Compilation is timed: no program may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     sizes = options.sizes()
-    meshes = {s.batch: runtime.make_mesh(devices=options.devices, batch_size=s.batch) for s in sizes}
+    meshes = {s.batch: devices.make_mesh(devices=options.devices, batch_size=s.batch) for s in sizes}
     options.output.mkdir(parents=True, exist_ok=True)
     # What JAX does once in a process is nobody's first step.
-    jax_lstm.prepare(BASELINE, make_task(TINY_SIZE), runtime.make_mesh(devices=1, batch_size=1))
+    jax_lstm.prepare(BASELINE, make_task(TINY_SIZE), devices.make_mesh(devices=1, batch_size=1))
     results: list[SizeResult] = []
     print(heading(options))
     for number, size in enumerate(sizes, 1):

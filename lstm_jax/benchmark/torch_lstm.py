@@ -24,8 +24,8 @@ from lstm_jax.benchmark.work import (
     Task,
     make_task,
 )
-from lstm_jax.convert import from_pytorch, to_pytorch
-from lstm_jax.cores import fastest, thread_counts, usable_cores
+from lstm_jax.exchange.layouts import from_pytorch, to_pytorch
+from lstm_jax.system.cores import fastest, thread_counts, usable_cores
 
 
 class Model:
@@ -128,7 +128,7 @@ def prepare(task: Task, *, devices: int, seconds: float, clock: Clock = time.per
 
 
 def as_classifier(params: Params) -> Params:
-    """The parameters of a task as `lstm_jax.convert` and `LSTMClassifier` name them."""
+    """The parameters of a task as `lstm_jax.exchange.layouts` and `LSTMClassifier` name them."""
     return {"lstm_0_forward": {"cell": params["cell"]}, "head": params["head"]}
 
 

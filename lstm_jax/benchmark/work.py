@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int32
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.benchmark.timing import Run
-from lstm_jax.gates import GATES
+from lstm_jax.kernels.gates import GATES
 
 MEASURES = ("forward", "gradient", "train step", "dispatched")
 

@@ -14,10 +14,10 @@ from lstm_jax.compare.options import Compare
 from lstm_jax.compare.report import as_text, write_report
 from lstm_jax.compare.results import Results, as_json, read_results
 from lstm_jax.compare.work import Examples
-from lstm_jax.data import load_dataset
+from lstm_jax.data.dataset import load_dataset
 from lstm_jax.errors import ConfigError
-from lstm_jax.files import write_whole
-from lstm_jax.signals import StopSignals
+from lstm_jax.system.files import write_whole
+from lstm_jax.system.signals import StopSignals
 
 
 def run(options: Compare) -> int:

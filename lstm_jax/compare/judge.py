@@ -48,7 +48,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from lstm_jax.compare.adapter import Decay, Gradient, Params
-from lstm_jax.convert import Joined, join_gates, split_gates
+from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 

@@ -10,8 +10,8 @@ from lstm_jax.benchmark.options import LARGEST
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.frameworks import FRAMEWORKS
 from lstm_jax.config import option, recipe_config, shown_option
-from lstm_jax.cores import CAN_BE_LIMITED, usable_cores
 from lstm_jax.errors import ConfigError
+from lstm_jax.system.cores import CAN_BE_LIMITED, usable_cores
 
 # An image has rows of 28 pixels; sequences of any length are made of the rows of real digits.
 INPUTS = 28

@@ -22,7 +22,7 @@ from lstm_jax.compare.tables import (
     scaling_tables,
     speed_table,
 )
-from lstm_jax.files import write_whole
+from lstm_jax.system.files import write_whole
 
 NO_PICTURES = "There are no pictures: matplotlib is not installed (`pip install matplotlib`)."
 

@@ -7,8 +7,8 @@ from jaxtyping import Float32, Int32, UInt8
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import NUM_CLASSES, Params
-from lstm_jax.convert import Joined, split_gates
-from lstm_jax.data import MemorySplit, Split, epoch_order
+from lstm_jax.data.dataset import MemorySplit, Split, epoch_order
+from lstm_jax.exchange.layouts import Joined, split_gates
 
 WHITE = np.float32(255)
 FORGET_BIAS = 1.0

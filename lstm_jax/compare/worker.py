@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int32
 from lstm_jax.benchmark.size import Size
 from lstm_jax.benchmark.timing import Run
 from lstm_jax.compare.adapter import Adapter, Decay, Gradient, Params
-from lstm_jax.cores import fastest, thread_counts, usable_cores
+from lstm_jax.system.cores import fastest, thread_counts, usable_cores
 
 # What is measured.
 TRAIN, INFER, LATENCY = "train", "infer", "latency"

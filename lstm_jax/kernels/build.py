@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 import jax
 
-from lstm_jax.caches import cache_dir, processor, why_not_private
 from lstm_jax.errors import one_line
-from lstm_jax.files import sync
+from lstm_jax.system.caches import cache_dir, processor, why_not_private
+from lstm_jax.system.files import sync
 
 SOURCE = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")

@@ -17,7 +17,7 @@ import numpy as np
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
-from lstm_jax.convert import Joined, join_gates, split_gates
+from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
 
 GATES = "igfo"
 ADDED_TO_FORGET_GATE = 1.0

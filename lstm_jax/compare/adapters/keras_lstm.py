@@ -30,8 +30,8 @@ from jaxtyping import Float32, Int32
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Decay, Gradient, Params
-from lstm_jax.convert import from_keras, to_keras
 from lstm_jax.errors import ImplementationError
+from lstm_jax.exchange.layouts import from_keras, to_keras
 
 ON_TENSORFLOW: bool = keras.config.backend() == "tensorflow"
 if ON_TENSORFLOW:

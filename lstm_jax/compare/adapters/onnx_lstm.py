@@ -14,9 +14,9 @@ from jaxtyping import Float32, Int32
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import Adapter, Params
-from lstm_jax.cores import usable_cores
 from lstm_jax.errors import ImplementationError
-from lstm_jax.onnx_files import onnx_model
+from lstm_jax.exchange.onnx_files import onnx_model
+from lstm_jax.system.cores import usable_cores
 
 
 class OnnxRuntime(Adapter):

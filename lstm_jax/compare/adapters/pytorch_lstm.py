@@ -32,7 +32,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Decay, Gradient, Params
-from lstm_jax.convert import from_pytorch, to_pytorch
+from lstm_jax.exchange.layouts import from_pytorch, to_pytorch
 
 # `torch.compile` gives up on a function that it has compiled so often: 8 times, if not told otherwise. Here
 # it compiles once for each size, mode and number of threads.

@@ -1,0 +1,139 @@
+"""What every command has in common: reading options, and saying in one line what went wrong.
+
+tyro reads the options. It explains a mistake in a box of several lines; a log file, a terminal and
+a script are better served by one, so the box is turned into one line here.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+from lstm_jax.errors import UserError, one_line, printable
+from lstm_jax.system.signals import Interrupted
+
+T = TypeVar("T")
+
+USAGE_EXIT_CODE = 2
+# What somebody may write behind an option that is a switch.
+TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "1", "0")
+# A shell reports 128 + N for a program that signal N ended; a stopped run must not look finished.
+SIGNAL_EXIT_CODE = 128
+
+
+def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: Any = None) -> T:
+    """Read command-line options into ``kind`` (a dataclass or a function).
+
+    Args:
+        kind: what to build or call; its fields or parameters are the options.
+        args: the words after the program's name.
+        prog: the program's name in help and messages.
+        default: an instance of ``kind`` that gives the default values.
+
+    Raises:
+        SystemExit: with code 0 after ``--help``, with code 2 after a mistake, told in one line.
+    """
+    for word in args:
+        if word == "" or re.fullmatch("--[a-z_-]+=", word):  # an unset variable of the shell, most likely
+            fail(prog, f"{word.rstrip('=') or 'an option'}: got an empty value", code=USAGE_EXIT_CODE)
+    defaults = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(args), prog=prog, **defaults)
+    except SystemExit as stop:
+        if stop.code:
+            told = value_of_a_switch(args, complaint.getvalue()) or box_on_one_line(complaint.getvalue())
+            fail(prog, f"{told} ({prog} --help lists the options)", code=stop.code)
+        raise
+
+
+def value_of_a_switch(args: Sequence[str], box: str) -> str | None:
+    """What to say of ``--bidirectional true``, where tyro's error box calls the value an unknown option."""
+    unknown = re.fullmatch(r"Unrecognized options: (\S+)", box_on_one_line(box))
+    if unknown is None or unknown[1].lower() not in TRUTH_VALUES:
+        return None
+    words = [part for word in args for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for option, value in itertools.pairwise(words):
+        if option.startswith("--") and value == unknown[1]:
+            name = option.removeprefix("--no-").removeprefix("--")
+            return f"{option}: got {value!r}, expected no value: --{name} switches it on, --no-{name} off"
+    return None
+
+
+def box_on_one_line(box: str) -> str:
+    """The text of one of tyro's error boxes, without its frame, title and last advice."""
+    sections: list[list[str]] = [[]]
+    for line in (line.strip(" │") for line in box.splitlines()):
+        if re.fullmatch("[─-]+", line) or line.startswith(("╭", "╰")):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    told = [" ".join(section) for section in sections if section]
+    if "╭" not in box:  # where the output cannot show a frame, the title is a section of its own
+        told = told[1:]
+    told = [text for text in told if not text.startswith("For full helptext")]
+    text = re.sub(r"^Error parsing [A-Z]\w*: ", "", "; ".join(told))
+    wrong_type = re.match(r"Error parsing (--[\w-]+): .*('.*'); Argument helptext: \S+ (INT|FLOAT)", text)
+    if wrong_type:
+        name, got, kind = wrong_type.groups()
+        text = f"{name}: got {got}, expected a {'whole number' if kind == 'INT' else 'number'}"
+    of_two = re.match(r"Error parsing (--[\w-]+): .* (INT|FLOAT)\|{([\w-]+)} .* from \[('.*?')\]", text)
+    if of_two:
+        name, kind, word, got = of_two.groups()
+        text = f"{name}: got {got}, expected a {'whole number' if kind == 'INT' else 'number'}, or '{word}'"
+    return text
+
+
+def fail(prog: str, message: str, *, code: int | str | None = 1) -> NoReturn:
+    """Print one line to standard error and exit with ``code``."""
+    print(f"{prog}: error: {printable(message)}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the result: standard output stays clean for programs."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show_any_text() -> None:
+    """Let the name of a folder be printed where the terminal's encoding has no such letter: as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) -> None:
+    """Run a command to its exit code; a user's mistake, a full disk or Ctrl-C is told in one line.
+
+    Args:
+        command: returns the exit code.
+        prog: the program's name in messages.
+        goes_on: whether the same command goes on where this one was stopped.
+    """
+    show_any_text()
+    try:
+        code = command()
+    except UserError as error:
+        fail(prog, str(error))
+    except MemoryError as error:
+        fail(prog, f"out of memory ({one_line(error)})")
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        else:
+            fail(prog, f"{error.filename}: {one_line(error)}" if error.filename else one_line(error))
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+        advice = "; the same command goes on from what is saved" if goes_on else ""
+        print(f"{prog}: stopped by {number.name}{advice}", file=sys.stderr)
+        code = SIGNAL_EXIT_CODE + number
+    raise SystemExit(code or 0)

@@ -1,0 +1,113 @@
+"""A builder for TensorFlow Datasets that needs no TensorFlow.
+
+TFDS has builders for these data sets, but they need TensorFlow to unpack archives and to write
+PNG images. This one stores raw pixels in ArrayRecord files and keeps the published order, so that
+example i on disk is image i of the archive.
+
+Importing this module imports TFDS (0.4 s) and registers the builder: import it where it is needed.
+"""
+
+import contextlib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from lstm_jax.data import archives, idx
+from lstm_jax.errors import DataError, one_line
+
+
+class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS has no types
+    """28 x 28 grey images in 10 classes: MNIST and the data sets made to replace it.
+
+    Attributes:
+        archive_dir: folder of the four archives, None to download them.
+        report: receives one line before each long step.
+    """
+
+    VERSION = tfds.core.Version(archives.VERSION)
+    BUILDER_CONFIGS = [  # noqa: RUF012 (the way TFDS wants it)
+        tfds.core.BuilderConfig(name="mnist", description="Handwritten digits"),
+        tfds.core.BuilderConfig(name="fashion_mnist", description="Pictures of clothes"),
+        tfds.core.BuilderConfig(name="kmnist", description="Handwritten hiragana"),
+    ]
+
+    def __init__(
+        self,
+        *,
+        archive_dir: Path | None = None,
+        report: Callable[[str], None] = lambda message: None,
+        **kwargs: Any,
+    ):
+        super().__init__(file_format="array_record", **kwargs)
+        self.archive_dir = archive_dir
+        self.report = report
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Tensor(shape=idx.IMAGE_SHAPE, dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=idx.NUM_CLASSES),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="28 x 28 grey images in 10 classes, in the order in which they were published.",
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,  # TFDS would else store the examples sorted by a hash
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        expected = archives.expected_archives(self.builder_config.name)
+        if self.archive_dir is not None:
+            paths = archives.paths_in(self.archive_dir)
+        else:
+            paths = {name: [path] for name, path in self._download(dl_manager, expected).items()}
+        splits = archives.read_splits(self.builder_config.name, paths, expected)
+        counts = " + ".join(f"{len(examples.labels):,}" for examples in splits.values())
+        self.report(
+            f"Preparing {self.builder_config.name} ({counts} images) in {self.data_dir_root}, "
+            "once; this takes some seconds"
+        )
+        return {split: self._generate_examples(examples) for split, examples in splits.items()}
+
+    def _generate_examples(self, examples: archives.Examples) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i, (image, label) in enumerate(zip(*examples, strict=True)):
+            yield i, {"image": image, "label": int(label)}
+
+    def _download(
+        self, dl_manager: tfds.download.DownloadManager, expected: dict[str, archives.Archive]
+    ) -> dict[str, Path]:
+        urls = {filename: archive.url for filename, archive in expected.items()}
+        megabytes = sum(archive.size for archive in expected.values()) / 1e6
+        self.report(f"Downloading {self.builder_config.name} ({megabytes:.0f} MB)")
+        try:
+            _require_answer(next(iter(urls.values())))
+            return {name: Path(path) for name, path in dl_manager.download(urls).items()}
+        except Exception as error:
+            # TFDS, requests and urllib3 each have exceptions of their own for a broken download.
+            raise DataError(
+                f"cannot download {self.builder_config.name} ({one_line(error)}); get these four files, "
+                f"put them into one folder and name it with --archive-dir: {' '.join(urls.values())}"
+            ) from error
+
+    # TFDS announces on stdout what `report` has said already.
+
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+def _require_answer(url: str) -> None:
+    """Raises OSError unless some server answers for a URL.
+
+    TFDS repeats a failing request ten times, which takes more than three minutes without a network.
+    """
+    request = urllib.request.Request(url, method="HEAD")
+    with contextlib.suppress(urllib.error.HTTPError):  # an answer, which TFDS will judge
+        urllib.request.urlopen(request, timeout=10).close()

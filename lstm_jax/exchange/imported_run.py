@@ -1,0 +1,92 @@
+"""A run directory that begins with weights from elsewhere, before its first training step.
+
+`python -m lstm_jax evaluate`, `predict` and `export` read it as any other, and ``train.py`` with the same
+options goes on from it.
+"""
+
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax import devices
+from lstm_jax.config import PLACES, SEQUENCE_LENGTHS, Config, option
+from lstm_jax.data.idx import IMAGE_SHAPE, NUM_CLASSES
+from lstm_jax.errors import ConversionError
+from lstm_jax.exchange.layouts import Architecture, Params
+from lstm_jax.kernels.choice import Task, choose
+from lstm_jax.runs.checkpoint import Checkpoints
+from lstm_jax.runs.run_directory import CHECKPOINTS, CONFIG
+from lstm_jax.runs.summary import Notes
+from lstm_jax.system.files import whole, write_whole
+from lstm_jax.training import Method, init_state
+
+
+def config_for(architecture: Architecture, options: Config) -> Config:
+    """The options of a run with this architecture, all else as in ``options``.
+
+    Raises:
+        ConversionError: if the model does not read what the task of the options gives it in a time step, or
+            names other than 10 classes.
+        ConfigError: if it is larger than that of a run may be.
+    """
+    inputs = math.prod(IMAGE_SHAPE) // SEQUENCE_LENGTHS[options.task]
+    for what, got, expected in (
+        (f"inputs at each time step for --task {options.task}", architecture.inputs, inputs),
+        ("classes", architecture.num_classes, NUM_CLASSES),
+    ):
+        if got != expected:
+            raise ConversionError(
+                f"got a model of {got} {what}, expected {expected}: a run is about images of 28 rows of 28 "
+                "pixels in 10 classes (from Python, lstm_jax.exchange.formats.read_weights reads any size)"
+            )
+    return dataclasses.replace(
+        options,
+        hidden_size=architecture.hidden_size,
+        num_layers=architecture.num_layers,
+        bidirectional=architecture.bidirectional,
+    )
+
+
+def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) -> None:
+    """Write a run directory with these parameters, at its step 0. It appears when it is complete.
+
+    Args:
+        params: the parameters.
+        config: the options of the run, with ``run_dir`` and with the architecture of ``params``.
+        report: called with a line about what goes wrong on the way.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    # For names and shapes: `scan` is there on every machine, and the number of steps does not matter.
+    method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
+    fresh = init_state(method, config.seed)
+    params = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), fresh.params, params)
+    state = fresh._replace(params=params, opt_state=method.optimizer.init(params))
+    # As if it had been trained here so far, so that train.py has no change to tell of.
+    notes = Notes(
+        devices=devices.make_mesh(devices=config.devices, batch_size=config.batch_size).size,
+        implementation=choose(config.implementation, Task.of_run(config)),
+    )
+    with whole(config.run_directory()) as folder:
+        folder.mkdir()
+        states = folder / CHECKPOINTS
+        with Checkpoints(states, report=report, options=config.identity()) as checkpoints:
+            checkpoints.save(0, state, dataclasses.asdict(notes))
+        write_whole(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def training_command(config: Config) -> str:
+    """The command that goes on with a run: its folder, and the options that differ from the defaults."""
+    usual = Config().to_dict()
+    words = ["python", "train.py", "--run-dir", str(config.run_directory())]
+    for key, value in config.to_dict().items():
+        if key in PLACES or value == usual[key]:
+            continue
+        words += [option(key)] if value is True else [option(key), str(value)]
+    return shlex.join(words)

@@ -1,0 +1,402 @@
+"""Files of Keras, written and read without Keras: ``.keras`` models, and HDF5 files of models and weights.
+
+A ``.keras`` file is a ZIP archive of ``config.json``, which describes the layers, ``metadata.json``, and
+``model.weights.h5``, an HDF5 file with one group for each layer, which ``model.save_weights`` writes alone:
+
+    layers/lstm/cell/vars/0, 1, 2                          kernel, recurrent kernel, bias
+    layers/bidirectional/forward_layer/cell/vars/0, 1, 2   (and backward_layer)
+    layers/lstm_1/..., layers/dense/vars/0, 1
+
+The second layer of a kind has ``_1`` behind its name, and so on. Before, Keras wrote all of a model as one
+HDF5 file, ``model.h5``: the description in the attribute ``model_config``, the weights under the names of
+layers and variables, and its weights alone the same without ``model_weights``:
+
+    model_weights/lstm/lstm/lstm_cell/kernel:0, recurrent_kernel:0, bias:0
+    model_weights/bidirectional/bidirectional/forward_lstm/lstm_cell/...   (and backward_lstm)
+    model_weights/dense/dense/kernel:0, bias:0
+
+Keras itself would build whatever objects the file names, which is more trust than weights need; and it takes
+many seconds to start. Here a file is JSON and arrays, nothing else, and links out of it are not followed.
+Nothing is unpacked before its declared size is known to be in proportion to the file.
+"""
+
+import io
+import json
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.exchange.keras_models import Description, describe
+from lstm_jax.exchange.layouts import Architecture, Params, architecture_of, to_keras
+from lstm_jax.exchange.metadata import LARGEST_FILE, OURS, PRODUCER
+from lstm_jax.exchange.packages import required
+
+# The version of Keras whose format this is; newer ones read it.
+KERAS_VERSION = "3.0.0"
+# In metadata.json our own words are under `OURS`; Keras reads nothing of it.
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+
+# Keras does not compress weights, and they hardly shrink: numbers look random.
+MOST_COMPRESSION = 10
+# Bytes of a description. One layer takes 2 kB at most.
+LARGEST_DESCRIPTION = 2 * 2**20
+# Bytes that a list of names could take at worst: for larger files their numbers tell the order of layers.
+LARGEST_LIST = 2**28
+
+# Of a weight in the files of Keras 3: its layer (of its kind, by number), its direction, its place.
+CELL = re.compile("(?P<layer>.*?)(/(?P<direction>forward|backward)_layer)?/cell/vars/(?P<kind>[012])")
+HEAD = re.compile("(?P<layer>.*)/vars/(?P<kind>[01])")
+CELL_KINDS, HEAD_KINDS = ("kernel", "recurrent_kernel", "bias"), ("kernel", "bias")
+# Of a weight in an HDF5 file as Keras 2 writes them.
+OLD = re.compile(
+    "(model_weights/)?(?P<layer>[^/]+)/(?P<inner>.*/)?(?P<kind>kernel|recurrent_kernel|bias)(:0)?"
+)
+# The input layer that we write: Keras keeps its name when it saves a model again, but not our metadata.
+INPUT_NAME = re.compile("images_(?P<task>rows|columns|pixels|permuted)(_(?P<permutation_seed>.+))?")
+
+
+class KerasWeights(NamedTuple):
+    """What a file of Keras holds.
+
+    Attributes:
+        arrays: the weights by the names they have in the file, in the order of `from_keras`, with zeros for
+            the biases that the model does not have.
+        bidirectional: whether there are cells that read backwards.
+        described: whether the file describes its layers, and the description was checked.
+        lists_layers: whether it says at least their order.
+        metadata: what it says besides.
+    """
+
+    arrays: dict[str, np.ndarray]
+    bidirectional: bool
+    described: bool
+    lists_layers: bool
+    metadata: Mapping[str, str]
+
+
+def keras_model(params: Params, metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A ``.keras`` file: a sequential model from images (batch, time, inputs) to logits.
+
+    Args:
+        params: the parameters of `LSTMClassifier`.
+        metadata: what the file is to say besides; the input is named after the task and its permutation.
+
+    Raises:
+        ConversionError: if h5py is missing.
+    """
+    architecture = architecture_of(params)
+    weights = io.BytesIO()
+    with required("h5py").File(weights, "w") as file:
+        for name, array in zip(_names(architecture), to_keras(params), strict=True):
+            file[name] = array
+    about = {
+        "keras_version": KERAS_VERSION,
+        "date_saved": time.strftime("%Y-%m-%d@%H:%M:%S"),
+        OURS: dict(metadata),
+    }
+    told = [metadata[key] for key in ("task", "permutation_seed") if key in metadata]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(METADATA, json.dumps(about))
+        archive.writestr(CONFIG, json.dumps(_model_config(architecture, "_".join(["images", *told]))))
+        archive.writestr(WEIGHTS, weights.getvalue())
+    return content.getvalue()
+
+
+def _names(architecture: Architecture) -> Iterator[str]:
+    """The HDF5 paths of the weights, in the order of `to_keras`."""
+    for layer, direction, _ in architecture.cells():
+        number = f"_{layer}" if layer else ""
+        name = f"bidirectional{number}/{direction}_layer" if architecture.bidirectional else f"lstm{number}"
+        yield from (f"layers/{name}/cell/vars/{variable}" for variable in range(3))
+    yield from ("layers/dense/vars/0", "layers/dense/vars/1")
+
+
+def _model_config(architecture: Architecture, input_name: str) -> dict[str, Any]:
+    """The description of the model."""
+    shape = [None, None, architecture.inputs]  # any batch, any number of time steps
+    layers = [_config("InputLayer", name=input_name, batch_shape=shape, dtype="float32")]
+    for layer in range(architecture.num_layers):
+        name = f"lstm_{layer}"
+        options = {
+            "units": architecture.hidden_size,
+            "return_sequences": layer < architecture.num_layers - 1,
+            "activation": "tanh",
+            "recurrent_activation": "sigmoid",
+            "use_bias": True,
+        }
+        if architecture.bidirectional:
+            forward = _config("LSTM", name=f"{name}_forward", go_backwards=False, **options)
+            backward = _config("LSTM", name=f"{name}_backward", go_backwards=True, **options)
+            both = {"layer": forward, "backward_layer": backward, "merge_mode": "concat"}
+            layers.append(_config("Bidirectional", name=name, **both))
+        else:
+            layers.append(_config("LSTM", name=name, go_backwards=False, **options))
+    layers.append(
+        _config("Dense", name="head", units=architecture.num_classes, activation="linear", use_bias=True)
+    )
+    model = _config("Sequential", name="lstm_classifier", layers=layers)
+    return {**model, "module": "keras", "build_config": {"input_shape": shape}}
+
+
+def _config(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"module": "keras.layers", "class_name": kind, "config": settings, "registered_name": None}
+
+
+def read_keras(content: bytes, *, is_archive: bool) -> KerasWeights:
+    """The weights in the content of a file of Keras.
+
+    If the file describes the model, it is one that computes what `LSTMClassifier` does.
+
+    Args:
+        content: of the file.
+        is_archive: whether it is a ``.keras`` file, else it is one of HDF5.
+
+    Raises:
+        ConversionError: if it is not such a file, or a model of other layers; if h5py is missing.
+    """
+    description = None
+    metadata: dict[str, str] = {}
+    if is_archive:
+        model, metadata, content = _unpacked(content)
+        description = describe(model)
+    try:
+        with required("h5py").File(io.BytesIO(content), "r") as file:
+            if "model_config" in file.attrs:
+                description = describe(_parsed(_text(file, "model_config"), "model_config"))
+            arrays = _variables(file, len(content))
+            listed = _listed_layers(file, len(content), {_place(path)[0].name for path in arrays})
+    except ConversionError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ConversionError(
+            f"got a damaged file, or none of HDF5 ({one_line(error)}); expected one that Keras writes"
+        ) from error
+    if description and (match := INPUT_NAME.fullmatch(description.input_name)):
+        metadata = {**{key: text for key, text in match.groupdict().items() if text}, **metadata}
+    if metadata:  # all that is read here are words of ours
+        metadata = {PRODUCER: OURS, **metadata}
+    weights, bidirectional = _in_order(arrays, description, listed)
+    return KerasWeights(weights, bidirectional, description is not None, bool(listed), metadata)
+
+
+def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
+    """The description, our metadata and the HDF5 file in a ``.keras`` file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            texts = [name for name in (CONFIG, METADATA) if name == CONFIG or name in archive.namelist()]
+            for name in (*texts, WEIGHTS):
+                _check_packed_size(archive.getinfo(name), len(content))
+            model, *about = [_parsed(archive.read(name).decode(), name) for name in texts]
+            weights = archive.read(WEIGHTS)
+    except ConversionError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        OverflowError,
+        NotImplementedError,
+    ) as error:
+        raise ConversionError(
+            f"got a damaged file, or none of Keras 3 ({one_line(error)}); expected one that "
+            "model.save('model.keras') writes"
+        ) from error
+    ours = about[0].get(OURS) if about and isinstance(about[0], dict) else None
+    texts_of_ours = ours.items() if isinstance(ours, dict) else ()
+    return model, {name: text for name, text in texts_of_ours if isinstance(text, str)}, weights
+
+
+def _check_packed_size(member: zipfile.ZipInfo, file_size: int) -> None:
+    """Refuse a small file that would fill the memory when it is unpacked."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The other methods are unpacked at once, whatever size is declared.
+        raise ConversionError(
+            f"got a {member.filename} compressed by method {member.compress_type}, expected 0 or 8, stored "
+            "or deflated"
+        )
+    if member.filename != WEIGHTS and member.file_size > LARGEST_DESCRIPTION:
+        raise ConversionError(
+            f"got a {member.filename} of {member.file_size:,} bytes, expected at most {LARGEST_DESCRIPTION:,}"
+        )
+    # Of the packed size the archive may say what it likes; that of the file is known.
+    most = min(LARGEST_FILE, MOST_COMPRESSION * file_size)
+    if member.filename == WEIGHTS and member.file_size > most:
+        raise ConversionError(
+            f"got a {member.filename} of {member.file_size:,} bytes in a file of {file_size:,}, expected at "
+            f"most {most:,}: those of a trained model hardly shrink"
+        )
+
+
+def _text(file: Any, name: str) -> str:
+    """A text among the attributes of a file."""
+    declared = file.attrs.get_id(name)
+    if declared.shape != () or declared.get_storage_size() > LARGEST_DESCRIPTION:
+        raise ConversionError(
+            f"got the attribute {name} of shape {declared.shape} and {declared.get_storage_size():,} bytes, "
+            f"expected one text of at most {LARGEST_DESCRIPTION:,}"
+        )
+    text = file.attrs[name]
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def _listed_layers(file: Any, file_size: int, found: set[str]) -> tuple[str, ...]:
+    """The layers in their order, as Keras 2 lists them beside the weights; nothing if some are not in it."""
+    attributes = file.get("model_weights", file).attrs
+    if "layer_names" not in attributes:
+        return ()
+    declared = attributes.get_id("layer_names")
+    # Each text may be as long as the file, and all of them may lie in the same place.
+    if len(declared.shape) != 1 or declared.shape[0] * file_size > LARGEST_LIST:
+        return ()
+    listed = tuple(
+        each.decode() if isinstance(each, bytes) else str(each) for each in attributes["layer_names"]
+    )
+    return listed if found <= {*listed} else ()
+
+
+def _parsed(text: str, name: str) -> Any:
+    if len(text) > LARGEST_DESCRIPTION:
+        raise ConversionError(
+            f"got a {name} of {len(text):,} bytes, expected at most {LARGEST_DESCRIPTION:,}"
+        )
+    return json.loads(text)
+
+
+def _variables(file: Any, file_size: int) -> dict[str, np.ndarray]:
+    """The arrays of an HDF5 file by their paths, but for those of an optimizer."""
+    h5py = required("h5py")
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        for key in item if isinstance(item, h5py.Group) else ():
+            if not isinstance(item.get(key, getlink=True), h5py.HardLink):
+                raise ConversionError(
+                    f"{name}/{key}: got a link that may lead out of the file, expected none"
+                )
+        shape = getattr(item, "shape", None)
+        if shape is None or name.startswith(("optimizer/", "optimizer_weights/")) or "seed_generator" in name:
+            return  # a group, or what only training needs
+        if item.external or item.is_virtual or item.nbytes > file_size:
+            raise ConversionError(
+                f"{name}: got an array that is not in the file, expected its {item.nbytes} bytes"
+            )
+        if item.dtype.kind not in "fiub":  # else it is not of the declared size: texts, references
+            raise ConversionError(f"{name}: got values of type {item.dtype}, expected numbers")
+        found[name] = item
+
+    visit("", file)
+    file.visititems(visit)
+    declared = sum(item.nbytes for item in found.values())
+    if declared > file_size:
+        raise ConversionError(
+            f"got arrays of {declared:,} bytes together, expected at most the {file_size:,} of the file: "
+            "Keras does not compress them"
+        )
+    return {name: item[()] for name, item in found.items()}
+
+
+class _Layer(NamedTuple):
+    """Where weights lie in a file.
+
+    Attributes:
+        name: of the layer in the file.
+        backward: whether this is the part of a Bidirectional layer that reads backwards.
+    """
+
+    name: str
+    backward: bool
+
+
+def _place(path: str) -> tuple[_Layer, str]:
+    """The layer of a weight, and which of its weights this is; as text, if it is none of those known."""
+    if match := CELL.fullmatch(path):
+        kind = CELL_KINDS[int(match["kind"])]
+        return _Layer(match["layer"], match["direction"] == "backward"), kind
+    if match := HEAD.fullmatch(path):
+        return _Layer(match["layer"], False), HEAD_KINDS[int(match["kind"])]
+    if match := OLD.fullmatch(path):
+        inner = (match["inner"] or "").split("/")
+        return _Layer(match["layer"], any(part.startswith("backward_") for part in inner)), match["kind"]
+    group, _, kind = path.rpartition("/")
+    return _Layer(group, False), kind
+
+
+def _in_order(
+    arrays: Mapping[str, np.ndarray], description: Description | None, listed: Sequence[str]
+) -> tuple[dict[str, np.ndarray], bool]:
+    """The arrays of cell after cell, and then of the head; whether there are cells that read backwards."""
+    layers: dict[_Layer, dict[str, str]] = {}
+    for path in arrays:
+        layer, kind = _place(path)
+        if kind in layers.setdefault(layer, {}):
+            raise ConversionError(
+                f"got both {layers[layer][kind]} and {path}, expected one {kind} in a layer"
+            )
+        layers[layer][kind] = path
+    cells = [layer for layer, kinds in layers.items() if "recurrent_kernel" in kinds]
+    heads = [layer for layer in layers if layer not in cells]
+    if not cells or len(heads) != 1:
+        names = ", ".join(sorted(layer.name for layer in layers)[:4])
+        raise ConversionError(
+            f"got {len(cells)} LSTM cells and {len(heads)} other layers ({names}), expected at least one "
+            "cell and one Dense layer, saved by Keras 2 or 3"
+        )
+    in_order = [*sorted(cells, key=_ordering(cells, description.names if description else listed)), *heads]
+    _check_as_described(in_order, layers, description)
+    weights: dict[str, np.ndarray] = {}
+    for layer in in_order:
+        kinds = layers[layer]
+        expected = CELL_KINDS if layer in cells else HEAD_KINDS
+        if not {*expected} - {"bias"} <= {*kinds} <= {*expected}:
+            raise ConversionError(
+                f"got {', '.join(sorted(kinds))} in the layer {layer.name}, expected {', '.join(expected)}"
+            )
+        for kind in expected:
+            # A bias that is not there adds nothing.
+            kernel = arrays[kinds["kernel"]]
+            name = kinds.get(kind, f"{kinds['kernel']} (no bias)")
+            weights[name] = arrays[name] if kind in kinds else np.zeros(kernel.shape[-1:], np.float32)
+    return weights, any(cell.backward for cell in cells)
+
+
+def _ordering(cells: Sequence[_Layer], in_order: Sequence[str]) -> Callable[[_Layer], Any]:
+    """What to sort cells by: by the layer, forward before backward."""
+    names = {cell.name for cell in cells}
+    if names <= {*in_order}:  # of a file of Keras 2
+        order = {name: number for number, name in enumerate(in_order)}
+        return lambda cell: (order[cell.name], cell.backward)
+    numbered = {name: re.fullmatch("(.*?)_?([0-9]{0,9})", name, re.DOTALL) for name in names}
+    if len({match and match[1] for match in numbered.values()}) > 1:
+        raise ConversionError(
+            f"got layers whose order the file does not tell ({', '.join(sorted(names))}), expected names "
+            "that differ in a number, as those in a Sequential model do"
+        )
+    numbers = {name: int(match[2] or 0) for name, match in numbered.items() if match}
+    return lambda cell: (numbers[cell.name], cell.backward)
+
+
+def _check_as_described(
+    in_order: Sequence[_Layer], layers: Mapping[_Layer, Mapping[str, str]], description: Description | None
+) -> None:
+    """Refuse weights of another model than the description in the same file."""
+    if description is None:
+        return
+    found = (tuple("bias" in layers[each] for each in in_order), any(each.backward for each in in_order))
+    expected = (description.use_bias, description.bidirectional)
+    if found != expected:
+        raise ConversionError(
+            f"got {len(in_order)} layers and directions with weights, {sum(found[0])} of them with a bias, "
+            f"expected {len(expected[0])} and {sum(expected[0])}: the file describes another model than it "
+            "holds"
+        )

@@ -1,0 +1,154 @@
+"""The content of an ONNX file: a model with its arrays, no larger in memory than in proportion to them.
+
+Arrays take the memory that they take in the file, all else up to a hundred times as much: a node of two bytes
+becomes an object. So what is no array is measured before it is read.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.exchange.metadata import LARGEST_FILE
+from lstm_jax.exchange.packages import required
+from lstm_jax.system.files import read_bytes
+
+# Bytes of a graph without its arrays. A layer takes some kB, with the stack traces of PyTorch some more.
+LARGEST_GRAPH = 2**20
+
+# The fields that lead to arrays, by their numbers in ONNX's protocol: graph, initializer, and the numbers in
+# it; graph, node, attribute, tensor, and the numbers in it.
+_NUMBERS: Mapping[int, Any] = MappingProxyType(dict.fromkeys((4, 5, 7, 9, 10)))
+_TO_ARRAYS: Mapping[int, Any] = MappingProxyType({7: {5: _NUMBERS, 1: {5: {5: _NUMBERS}}}})
+
+
+def read_model(content: bytes, folder: Path) -> Any:
+    """The ``onnx.ModelProto`` of a file with this content, with the arrays that lie in files beside it.
+
+    Raises:
+        ConversionError: if it is damaged or too large, or if arrays lie elsewhere; if onnx is missing.
+    """
+    onnx = required("onnx")
+    model = onnx.ModelProto()
+    try:
+        described = 0
+        for size in _without_arrays(memoryview(content), _TO_ARRAYS):
+            described += size
+            if described > LARGEST_GRAPH:
+                raise ConversionError(
+                    f"got a graph of more than {LARGEST_GRAPH:,} bytes without its arrays, expected one of "
+                    "an LSTM classifier"
+                )
+        model.ParseFromString(content)
+        if not model.graph.node:
+            raise ValueError("no graph")
+    except ConversionError:
+        raise
+    except (required("google.protobuf.message").DecodeError, ValueError, IndexError) as error:
+        raise ConversionError(f"got a damaged file, or none of ONNX ({one_line(error)})") from error
+    _take_in(onnx, model.graph.initializer, folder)
+    return model
+
+
+def array_of(onnx: Any, tensor: Any) -> np.ndarray:
+    """An array in a file, as it is stored.
+
+    Raises:
+        ConversionError: if it is not in the file, or holds other values than finite numbers.
+    """
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ConversionError(f"{tensor.name}: got a constant that is not in the file, expected all in it")
+    array = np.asarray(onnx.numpy_helper.to_array(tensor))
+    if array.dtype.name not in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"):
+        raise ConversionError(f"{tensor.name}: got values of type {array.dtype}, expected floats")
+    if array.dtype.kind not in "ib" and not np.isfinite(array.astype(np.float32)).all():
+        raise ConversionError(f"{tensor.name}: got NaN or infinite values, expected finite ones")
+    return array
+
+
+def _without_arrays(message: memoryview, to_arrays: Mapping[int, Any]) -> Iterator[int]:
+    """The sizes of the parts of a message that are not numbers in its arrays."""
+    for number, head, part in _fields(message):
+        below = to_arrays.get(number, {})
+        if below is None:
+            yield head
+        elif below:
+            yield head
+            yield from _without_arrays(part, below)
+        else:
+            yield head + len(part)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """The number of each field of a message, the bytes before its content, and this; empty for a number."""
+    place = 0
+    while place < len(message):
+        start = place
+        key, place = _varint(message, place)
+        kind = key & 7
+        if kind == 2:
+            size, place = _varint(message, place)
+        elif kind in (1, 5):
+            size = {1: 8, 5: 4}[kind]
+        elif kind == 0:
+            size, (_, place) = 0, _varint(message, place)
+        else:
+            raise ValueError(f"a field of kind {kind}")
+        if place + size > len(message):
+            raise ValueError("truncated")
+        if kind == 2:
+            yield key >> 3, place - start, message[place : place + size]
+        else:
+            yield key >> 3, place + size - start, message[:0]
+        place += size
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """A whole number in groups of seven bits, and the place behind it."""
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = message[place + shift // 7]
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, place + shift // 7 + 1
+    raise ValueError("a number of more than ten bytes")
+
+
+def _take_in(onnx: Any, tensors: Sequence[Any], folder: Path) -> None:
+    """Put arrays that lie in a second file, as PyTorch exports them, into the model: from beside it alone."""
+    files: dict[str, bytes] = {}
+    taken = 0
+    for tensor in tensors:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        where = {each.key: each.value for each in tensor.external_data}
+        name = where.get("location", "")
+        if name not in files:
+            files[name] = _beside(folder, name, tensor.name)
+        offset, length = (where.get(key, "0") for key in ("offset", "length"))
+        # Eighteen digits are more than any file has bytes.
+        known = all(re.fullmatch("[0-9]{1,18}", text) for text in (offset, length))
+        part = files[name][int(offset) : int(offset) + int(length)] if known else b""
+        taken += len(part)
+        if taken > sum(map(len, files.values())):  # many arrays in the same place
+            raise ConversionError(f"got more bytes of arrays than {', '.join(files)} has, expected each once")
+        tensor.raw_data = part
+        tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def _beside(folder: Path, name: str, tensor: str) -> bytes:
+    """The content of a file in the folder of the model: of none elsewhere, whatever the model says."""
+    try:
+        if not name or Path(name).name != name or (folder / name).is_symlink():
+            raise ValueError("not the name of a file beside the model")
+        return read_bytes(folder / name, most_bytes=LARGEST_FILE)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConversionError(
+            f"{tensor}: got an array in the file {name[:80]!r} ({reason}), expected a file beside the model, "
+            f"of at most {LARGEST_FILE:,} bytes"
+        ) from error

@@ -1,0 +1,154 @@
+"""An evaluation as files: evaluation.json, and pictures of what it says.
+
+confusion.png and reliability.png need matplotlib; mistakes.png does not.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from lstm_jax.data.dataset import Split
+from lstm_jax.errors import RunDirectoryError, one_line
+from lstm_jax.report.figures import Bin, Mistake, Report, as_json
+from lstm_jax.system.files import whole, write_whole
+
+# Mistakes in the picture, the surest ones: more cannot be looked at.
+MOST_SHOWN = 100
+COLUMNS = 10
+MAGNIFICATION = 3
+GAP = 10
+CAPTION_HEIGHT = 30
+FONT_SIZE = 12
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#dddddd"  # of Okabe & Ito, which the colour-blind tell apart
+
+
+def write_report(
+    report: Report,
+    split: Split,
+    folder: Path,
+    *,
+    about: Mapping[str, Any],
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Write evaluation.json and the pictures.
+
+    Args:
+        report: what to write.
+        split: the examples that it is about.
+        folder: where to; it is made.
+        about: what else to say in the JSON: which model, which examples.
+        note: called with a line about what could not be written, and about where the rest is.
+
+    Raises:
+        RunDirectoryError: if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"--output: got {folder}, expected a folder that can be made: {one_line(error)}"
+        ) from error
+    write_whole(folder / "evaluation.json", json.dumps({**about, **as_json(report)}, indent=1) + "\n")
+    shown = report.mistakes[:MOST_SHOWN]
+    if shown:
+        with whole(folder / "mistakes.png") as file:
+            draw_mistakes(shown, images_of(shown, split)).save(file, optimize=True)
+    try:
+        write_plots(report, folder)
+    except ImportError:
+        note("no confusion.png, reliability.png: matplotlib is not installed (pip install matplotlib)")
+    note(f"written to {folder}")
+
+
+def images_of(mistakes: Sequence[Mistake], split: Split) -> UInt8[np.ndarray, "mistakes 28 28"]:
+    """The images of mistakes, in their order."""
+    order = np.array([mistake.index for mistake in mistakes])
+    return next(split.batches(len(order), order=order)).image
+
+
+def draw_mistakes(mistakes: Sequence[Mistake], images: UInt8[np.ndarray, "mistakes 28 28"]) -> Image.Image:
+    """A gallery: each image with its number, its class -> the class it was given, and the probability."""
+    width, height = 28 * MAGNIFICATION + GAP, 28 * MAGNIFICATION + CAPTION_HEIGHT + GAP
+    rows, columns = -(-len(mistakes) // COLUMNS), min(len(mistakes), COLUMNS)
+    picture = Image.new("L", (columns * width + GAP, rows * height + GAP), 255)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    for number, (mistake, image) in enumerate(zip(mistakes, images, strict=True)):
+        left, top = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
+        side = 28 * MAGNIFICATION
+        tile = Image.fromarray(255 - image).resize((side, side), Image.Resampling.NEAREST)
+        picture.paste(tile, (left, top))
+        caption = f"{mistake.index}\n{mistake.true} as {mistake.named}, {mistake.probability:.1%}"
+        pen.text((left, top + side), caption, fill=0, font=font, spacing=1)
+    return picture
+
+
+def write_plots(report: Report, folder: Path) -> None:
+    """Write confusion.png and reliability.png.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    # Figure and not pyplot: no display is looked for, and nothing stays open.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.size": 11}):
+        figure = Figure(figsize=(6.0, 6.0), layout="constrained")
+        _draw_confusion(figure.subplots(), report.evaluation.confusion)
+        with whole(folder / "confusion.png") as file:
+            figure.savefig(file, dpi=120)
+        figure = Figure(figsize=(6.0, 7.0), layout="constrained")
+        _draw_calibration(figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]), report)
+        with whole(folder / "reliability.png") as file:
+            figure.savefig(file, dpi=120)
+
+
+def _draw_confusion(ax: Any, confusion: Int[np.ndarray, "classes classes"]) -> None:
+    """Counts; what is wrong is coloured, for next to what is right nobody would see it."""
+    wrong = confusion - np.diag(np.diag(confusion))
+    ax.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
+    for (true, named), count in np.ndenumerate(confusion):
+        if true == named:
+            ax.add_patch(_square(true, named))
+        dark = true != named and count > 0.6 * wrong.max()
+        ax.text(
+            named, true, count or "", ha="center", va="center", color="white" if dark else "black", size=9
+        )
+    ax.set_xticks(range(len(confusion)))
+    ax.set_yticks(range(len(confusion)))
+    ax.set_xlabel("named class")
+    ax.set_ylabel("true class")
+    right = int(np.trace(confusion))
+    ax.set_title(f"{right:,} of {confusion.sum():,} named rightly")
+
+
+def _square(row: int, column: int) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, color=GREY)
+
+
+def _draw_calibration(axes: Any, report: Report) -> None:
+    """Accuracy against probability, bin by bin, and below it how many examples there are."""
+    above, below = axes
+    bins: list[Bin] = [b for b in report.bins if b.examples]
+    edges, width = [b.above for b in bins], [b.up_to - b.above for b in bins]
+    above.bar(edges, [b.accuracy for b in bins], width, align="edge", color=BLUE, edgecolor="white")
+    above.plot([b.probability for b in bins], [b.accuracy for b in bins], "o", color="black", markersize=4)
+    above.plot([0, 1], [0, 1], "--", color=ORANGE, label="calibrated")
+    above.set_ylabel("accuracy")
+    above.set_ylim(0, 1.02)
+    above.set_title(f"expected calibration error {report.calibration_error:.2%}")
+    above.legend(loc="upper left")
+    below.bar(edges, [b.examples for b in bins], width, align="edge", color=GREY, edgecolor="white")
+    below.set_yscale("log")
+    below.set_ylim(bottom=0.5)  # a single image is seen
+    below.set_ylabel("images")
+    below.set_xlabel("probability of the named class")
+    below.set_xlim(0, 1)

@@ -1,0 +1,451 @@
+"""The loop over epochs: what happens between compiled steps, from an empty folder to a summary.
+
+A run is a line of steps. At the end of each epoch (and after every ``checkpoint_every`` steps, and when
+it is told to stop) the state and the notes about it are saved together. A run that goes on reads the
+newest whole state and computes from there the same bits as if it had never stopped: the order of the
+images and all random keys follow from the seed, the epoch and the step.
+"""
+
+import dataclasses
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax import devices
+from lstm_jax.config import Config
+from lstm_jax.data.dataset import VALIDATION_SIZE, Dataset, load_dataset
+from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
+from lstm_jax.evaluation import Score, compile_score, evaluate
+from lstm_jax.kernels.choice import Task, choose, will_build
+from lstm_jax.model import Params
+from lstm_jax.runs.checkpoint import Checkpoints, digest
+from lstm_jax.runs.console import Console
+from lstm_jax.runs.feed import Feed, make_feed
+from lstm_jax.runs.history import has_ended, loss_sums, steps_to_keep
+from lstm_jax.runs.plan import Plan
+from lstm_jax.runs.run_directory import DamagedJSONError, Record, RunDirectory, how_to_begin_with_weights
+from lstm_jax.runs.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
+from lstm_jax.runs.summary import (
+    Notes,
+    mend,
+    over_seeds,
+    result_in_words,
+    summarise,
+    tell_end,
+    tell_start,
+)
+from lstm_jax.runs.trained import load_state
+from lstm_jax.system.signals import Interrupted, StopSignals
+from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
+from lstm_jax.version import __version__
+
+# Seconds between two looks at signals and the progress bar: one program runs that long. Not less: a program
+# begins with new memory for all that a step saves, and large steps took a quarter of their time to get it.
+DISPATCH_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What `train` returns.
+
+    Attributes:
+        params: the model's parameters (of many seeds, with an axis of seeds before the others); None if
+            the run was finished before and they are lost.
+        history: one record per epoch, as in ``metrics.jsonl``; empty if they are lost.
+        summary: the contents of ``summary.json``; None if the run was stopped before its end.
+        stopped_by: the signal that stopped the run; None if it came to its end.
+        run_dir: the run directory.
+    """
+
+    params: Params | None
+    history: tuple[Record, ...]
+    summary: Record | None
+    stopped_by: signal.Signals | None
+    run_dir: Path
+
+
+def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
+    """Train the model that a configuration describes, or go on with it, in its run directory.
+
+    A finished run is not repeated. It goes on if more ``epochs`` or ``steps`` are asked for, and it may
+    (`Config.may_go_on`).
+
+    Called in the main thread, SIGINT (Ctrl-C), SIGTERM and SIGHUP save the state first. Then Ctrl-C raises
+    `Interrupted`, which is a KeyboardInterrupt, and the others do what they would have done without this:
+    they end the process, or call the program's own handler; when that returns, so does this, with the
+    signal in ``stopped_by``.
+
+    Args:
+        config: the options.
+        console: hears about the progress; by default nobody does.
+        stop: hears signals; by default this function does while it runs. Who gives it also says what a
+            signal means: the result tells it, in ``stopped_by``, and nothing is raised for it once training
+            has begun.
+
+    Raises:
+        UserError: an option that cannot be, data that is missing or damaged, a run directory that
+            cannot be written or belongs to another configuration, a loss that is not finite.
+        Interrupted: Ctrl-C, at any time; or a signal before training began, with nothing to save.
+    """
+    if stop is not None:
+        return _train(config, console or Console(), stop)
+    stop = StopSignals()
+    try:
+        with stop:
+            result = _train(config, console or Console(), stop)
+    except Interrupted as interrupt:
+        stop.hand_back(interrupt.number)
+        raise
+    # One may have come after the last step, too.
+    if (by := result.stopped_by or stop.received) is not None:
+        saved = f"the state is saved in {result.run_dir}; the same call goes on from it"
+        stop.hand_back(by, saved if result.summary is None else f"the run in {result.run_dir} is finished")
+    return result
+
+
+def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
+    started = time.perf_counter()
+    versions = {"version of lstm_jax": __version__, "version of jax": jax.__version__}
+    devices.agree({**versions, **config.shared()})
+    if not devices.is_leader():
+        console = Console()
+    mesh = devices.make_mesh(devices=config.devices, batch_size=config.batch_size)
+    with stop.at_once():
+        implementation = devices.together(lambda: prepare_implementation(config, console))
+    devices.agree({"what --implementation auto chooses": implementation})
+    with devices.leader_first(lambda: RunDirectory(config, leader=devices.is_leader())) as run:
+        ended = run.has_summary and not run.becomes_other
+        if ended and (result := finished(run, config, mesh, console)) is not None:
+            return result
+        with devices.leader_first(
+            lambda: Checkpoints(run.checkpoints, report=console.message, options=config.identity())
+        ) as checkpoints:
+            with stop.at_once():
+                dataset = devices.together(
+                    lambda: load_dataset(
+                        config.dataset,
+                        data_dir=config.data_dir,
+                        archive_dir=config.archive_dir,
+                        input=config.input,
+                        validation_size=0 if config.train_on_all else VALIDATION_SIZE,
+                        report=console.message,
+                    )
+                )
+            plan = Plan.of(config, num_examples=len(dataset.train))
+            method = Method.of(config, total_steps=plan.total_steps)
+            # What `auto` stands for, said and chosen once.
+            method = dataclasses.replace(method, model=method.model.clone(implementation=implementation))
+            state = init_state_on(mesh, method, seed_of(config))
+            notes = Notes(devices=mesh.size, implementation=implementation)
+            if (restored := checkpoints.restore(state)) is not None:
+                state, notes = restored.state, Notes.from_json(restored.notes)
+                refuse_what_is_behind(config, plan, state.steps_taken)
+                state, notes = with_epoch_open(config, plan, mesh, state, notes)
+            elif run.has_summary and run.becomes_other:
+                raise CheckpointError(
+                    f"{run.checkpoints}: got no saved state, expected that of the end of this finished run; "
+                    "put it back, or name another --run-dir"
+                )
+            if not has_ended(config, notes.history, state.steps_taken):
+                notes = computed_here(notes, mesh, implementation, console)
+            tell_start(console, config, dataset, state, mesh, implementation)
+            feed = make_feed(dataset.train, mesh, batch_size=config.batch_size, seed=seed_of(config))
+            loop = Loop(
+                config=config,
+                plan=plan,
+                mesh=mesh,
+                dataset=dataset,
+                feed=feed,
+                train_epoch=compile_train_epoch(method, mesh, data_spec=feed.spec),
+                score=compile_score(method.model, mesh),
+                run=run,
+                checkpoints=checkpoints,
+                console=console,
+                stop=stop,
+                started=started - notes.wall_seconds,
+            )
+            return loop.run_to_end(state, notes)
+
+
+def computed_here(notes: Notes, mesh: Mesh, implementation: str, console: Console) -> Notes:
+    """The notes of a run that goes on with these devices and this implementation; changes are told."""
+    changes = []
+    if notes.devices != mesh.size:
+        changes.append(f"had {notes.devices} devices so far and now has {mesh.size}")
+    if notes.implementation != implementation:
+        changes.append(f"was computed by {notes.implementation} so far and now by {implementation}")
+    for change in changes:
+        console.message(f"This run {change}: it goes on the same up to float32 rounding, not bit by bit.")
+    return dataclasses.replace(notes, devices=mesh.size, implementation=implementation)
+
+
+def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:
+    """Raise ConfigError if a run is to end before the step that it has come to."""
+    if taken <= plan.total_steps:
+        return
+    if config.steps is not None:
+        told = f"--steps: got {config.steps}, expected at least {taken}"
+    else:
+        told = f"--epochs: got {config.epochs}, expected at least {-(-taken // plan.steps_per_epoch)}"
+    raise ConfigError(f"{told}: this run has taken {taken} steps; name another --run-dir for a shorter one")
+
+
+def with_epoch_open(
+    config: Config, plan: Plan, mesh: Mesh, state: TrainState, notes: Notes
+) -> tuple[TrainState, Notes]:
+    """A state to go on from, where the run ended within an epoch and is to become longer.
+
+    As if it had never ended there: the record of the cut epoch goes, and its losses count again.
+    """
+    _, done, end = plan.epoch_of(state.steps_taken)
+    if not 0 < done < end or not notes.history or notes.history[-1]["step"] != state.steps_taken:
+        return state, notes
+    sums = np.array(loss_sums(config, notes.history, done), np.float32)
+    state = state._replace(loss_sum=devices.place(mesh, sums.reshape(np.shape(state.loss_sum)), P()))
+    cut = notes.history[-1]
+    notes = dataclasses.replace(notes, history=notes.history[:-1], epoch_seconds=cut["train_seconds"])
+    return state, notes
+
+
+def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) -> TrainResult | None:
+    """The result of a run that came to its end before; None if what is left of it must come to it again.
+
+    What is said of it is compared with the state of its end, if that is still there, and mended.
+    """
+    summary: Record | None = None
+    try:
+        summary = run.read_summary()
+    except DamagedJSONError as error:
+        console.message(str(error))
+    params: Params | None = None
+    history: tuple[Record, ...] = ()
+    try:
+        restored = load_state(run.path, report=console.message)
+        state, notes = restored.state, Notes.from_json(restored.notes)
+        same = digest(state.evaluated_params) == (summary or {}).get("parameters_sha256")
+        if notes.history and (same or has_ended(config, notes.history, restored.step)):
+            params, history = state.evaluated_params, notes.history
+            run.mend_metrics(history)
+            right, wrong = mend(summary or {}, summarise(config, state, notes, mesh))
+            if wrong:
+                told = (
+                    f"it lacked or had another {', '.join(wrong)}" if summary else "so far as that knows it"
+                )
+                console.message(f"summary.json, written again from the saved state: {told}")
+                run.write_summary(right)
+            summary = right
+    except CheckpointError as error:
+        console.message(str(error))
+    try:
+        result_in_words(summary or {})
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        console.message(f"{run.path}: its summary.json tells no result; it is written again after training")
+        return None
+    assert summary is not None
+    tell_end(console, summary, run.path)
+    longer = how_to_go_on(config, summary, run.path)
+    console.message(
+        f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
+    )
+    if params is None:
+        console.message("Its final parameters are not in its checkpoints any more: nothing was compared.")
+    return TrainResult(params, history, summary, None, run.path)
+
+
+def how_to_go_on(config: Config, summary: Record, path: Path) -> str:
+    """What makes a finished run longer."""
+    here = f"with --run-dir {shlex.quote(str(path))}"
+    if summary.get("stopped_early"):
+        return f"give more --patience, or none, {here}"
+    if config.may_go_on:
+        return f"give more --epochs or --steps {here}"
+    return how_to_begin_with_weights(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What one call of `train` works with; the state and the notes pass through its methods.
+
+    Attributes:
+        config: the options.
+        plan: how many steps there are.
+        mesh: the devices.
+        dataset: the splits.
+        feed: brings the training batches to the devices.
+        train_epoch: takes steps.
+        score: evaluates.
+        run: the run directory.
+        checkpoints: the saved states.
+        console: hears about the progress.
+        stop: hears signals.
+        started: when the run would have begun if it had never stopped, by `time.perf_counter`.
+    """
+
+    config: Config
+    plan: Plan
+    mesh: Mesh
+    dataset: Dataset
+    feed: Feed
+    train_epoch: TrainEpoch
+    score: Score
+    run: RunDirectory
+    checkpoints: Checkpoints
+    console: Console
+    stop: StopSignals
+    started: float
+
+    def run_to_end(self, state: TrainState, notes: Notes) -> TrainResult:
+        """Take all steps that are left, or stop early if told to."""
+        self.run.begin(notes.history)
+        state = self.compile(state)
+        while not self.has_ended(state, notes):
+            if self.told_to_stop():
+                return self.stopped(state, notes)
+            state, notes = self.run_epoch(state, notes)
+        notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
+        summary = summarise(self.config, state, notes, self.mesh)
+        self.run.write_summary(summary)
+        tell_end(self.console, summary, self.run.path)
+        return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
+
+    def has_ended(self, state: TrainState, notes: Notes) -> bool:
+        """Whether the run is at its end."""
+        return has_ended(self.config, notes.history, state.steps_taken)
+
+    def compile(self, state: TrainState) -> TrainState:
+        """Compile the training program by running it over no steps, so that no epoch's time includes it."""
+        epoch, done, _ = self.plan.epoch_of(state.steps_taken)
+        self.feed.begin(epoch, done)
+        return self.take_steps(state, done, done)
+
+    def take_steps(self, state: TrainState, start: int, stop: int) -> TrainState:
+        """Take the steps ``start`` to ``stop - 1`` of the epoch that the feed has begun."""
+        data = self.feed.take(start, stop)
+        return jax.block_until_ready(self.train_epoch(state, *data, seed_of(self.config)))
+
+    def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes]:
+        """Take the steps left of an epoch, evaluate and save; when told to stop, save and return."""
+        epoch, done, end = self.plan.epoch_of(state.steps_taken)
+        self.feed.begin(epoch, done)
+        self.console.epoch_started(epoch + 1, self.plan.epochs, done, end)
+        every = self.config.checkpoint_every
+        pace = 1  # steps in one program
+        while done < end:
+            until_save = every - state.steps_taken % every if every else end - done
+            count = devices.from_leader(min(pace, until_save, end - done, self.feed.limit))
+            clock = time.perf_counter()
+            state = self.take_steps(state, done, done + count)
+            seconds = time.perf_counter() - clock
+            notes = dataclasses.replace(
+                notes,
+                epoch_seconds=notes.epoch_seconds + seconds,
+                train_seconds=notes.train_seconds + seconds,
+            )
+            self.refuse_nonfinite(state)
+            pace = max(1, int(DISPATCH_SECONDS * count / seconds))
+            done += count
+            self.console.advanced(count)
+            if done < end and (count == until_save or self.told_to_stop()):
+                self.save(state, notes)
+                if self.told_to_stop():
+                    return state, notes
+        record = self.evaluate(state, notes, epoch + 1, steps=end)
+        notes = dataclasses.replace(notes, history=(*notes.history, record), epoch_seconds=0.0)
+        no_loss = np.zeros_like(np.asarray(state.loss_sum))
+        state = state._replace(loss_sum=devices.place(self.mesh, no_loss, P()))
+        # The order matters: what is in the saved state can be copied to the metrics again, not the reverse.
+        self.save(state, notes)
+        self.run.add(record)
+        self.console.epoch_finished(self.plan.epochs, record)
+        return state, notes
+
+    def evaluate(self, state: TrainState, notes: Notes, epoch: int, steps: int) -> Record:
+        """The figures of an epoch of so many steps that has just ended; of many seeds, see `over_seeds`.
+
+        Those of the validation split are None if there is none.
+        """
+        losses = np.ravel(state.loss_sum).tolist()
+        figures = [
+            {"train_loss": loss / steps, **self.scores(params)}
+            for loss, (_, params) in zip(losses, members(self.config, state.evaluated_params), strict=True)
+        ]
+        examples = steps * self.config.batch_size * self.config.seeds
+        return {
+            "epoch": epoch,
+            "step": state.steps_taken,
+            **over_seeds(self.config, figures),
+            "train_seconds": notes.epoch_seconds,
+            "examples_per_second": examples / notes.epoch_seconds,
+        }
+
+    def scores(self, params: Params) -> Record:
+        """Loss and accuracy of one model on the validation and test splits."""
+        validation = None
+        if len(self.dataset.validation):
+            validation = evaluate(self.score, params, self.dataset.validation, mesh=self.mesh)
+        test = evaluate(self.score, params, self.dataset.test, mesh=self.mesh)
+        return {
+            "validation_loss": validation and validation.loss,
+            "validation_accuracy": validation and validation.accuracy,
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+        }
+
+    def save(self, state: TrainState, notes: Notes) -> None:
+        """Save a state that is good to go on from."""
+        # A finite loss can still have had a gradient that was not.
+        if (seed := seed_with_nonfinite(self.config, state.params)) is not None:
+            raise self.nonfinite("parameters", "are", state.steps_taken, seed)
+        notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
+        keep = steps_to_keep(self.config, notes.history)
+        self.checkpoints.save(state.steps_taken, state, dataclasses.asdict(notes), keep=keep)
+
+    def refuse_nonfinite(self, state: TrainState) -> None:
+        """Raise NonFiniteLossError if a loss was infinite or NaN."""
+        if (found := first_nonfinite_loss(self.config, state)) is not None:
+            raise self.nonfinite("loss", "is", *found)
+
+    def nonfinite(self, what: str, verb: str, step: int, seed: int) -> NonFiniteLossError:
+        """The error that says what to do."""
+        whose = f" of seed {seed}" if self.config.seeds > 1 else ""
+        saved = self.checkpoints.newest_step
+        kept = f"the state of step {saved} is kept" if saved is not None else "no state was saved before it"
+        return NonFiniteLossError(
+            f"the {what}{whose} {verb} not finite at step {step}; {kept} in {self.run.path}; "
+            f"try a smaller --learning-rate (it was {self.config.learning_rate:g}) in another --run-dir"
+        )
+
+    def told_to_stop(self) -> bool:
+        """Whether any process has got a signal."""
+        return bool(devices.largest(self.stop.received or 0))
+
+    def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
+        """The result of a run that was told to stop."""
+        if self.checkpoints.newest_step != state.steps_taken:  # told before the first step of this call
+            self.save(state, notes)
+        by = self.stop.received or signal.SIGTERM  # heard by another process
+        saved = f"step {state.steps_taken} of {self.plan.total_steps} is saved in {self.run.path}"
+        self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
+        return TrainResult(state.evaluated_params, notes.history, None, by, self.run.path)
+
+    def wall_seconds(self) -> float:
+        """Seconds spent in `train` since the start of the run."""
+        return time.perf_counter() - self.started
+
+
+def prepare_implementation(config: Config, console: Console) -> str:
+    """The name of the implementation that computes the LSTM, ready to be used.
+
+    Raises:
+        ImplementationError: if it cannot be used here.
+    """
+    task = Task.of_run(config)
+    if will_build(config.implementation, task):
+        console.message("Building the native kernel, once; this takes some seconds")
+    return choose(config.implementation, task)

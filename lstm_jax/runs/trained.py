@@ -1,0 +1,148 @@
+"""A trained model, read from its run directory: for evaluation, prediction and use from Python."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+
+from lstm_jax import devices
+from lstm_jax.config import Config
+from lstm_jax.errors import CheckpointError, ConfigError
+from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
+from lstm_jax.runs.checkpoint import Checkpoints, Restored
+from lstm_jax.runs.history import best_of, of_each_seed
+from lstm_jax.runs.run_directory import CHECKPOINTS, read_config
+from lstm_jax.runs.seeds import in_words, member, seed_of
+from lstm_jax.runs.summary import Notes
+from lstm_jax.training import Method, TrainState, init_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model and its parameters.
+
+    Attributes:
+        config: the options it was trained with.
+        model: the classifier.
+        params: its parameters; their moving average, if it was trained with one.
+        step: the training steps they have seen.
+        seed: the seed of its run; what was imported was trained from another, which nobody knows here.
+    """
+
+    config: Config
+    model: LSTMClassifier
+    params: Params
+    step: int
+    seed: int
+
+    def probabilities(self, images: UInt8[np.ndarray, "batch 28 28"]) -> Float32[np.ndarray, "batch classes"]:
+        """The probability of each class for images of grey levels, white (255) on black."""
+        return np.asarray(_probabilities(self.model, self.params, images))
+
+
+@partial(jax.jit, static_argnums=0)
+def _probabilities(
+    model: LSTMClassifier, params: Params, images: UInt8[Array, "batch 28 28"]
+) -> Float[Array, "batch classes"]:
+    return jax.nn.softmax(logits_of(model, params, images))
+
+
+def load_trained(
+    run_dir: str | Path,
+    *,
+    seed: int | None = None,
+    best: bool = False,
+    report: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Read the model of a run: its newest whole state. Nothing in the folder is changed.
+
+    Args:
+        run_dir: a folder that `train` wrote, of a finished or an unfinished run.
+        seed: which of the models of a run of many seeds; by default the first.
+        best: read the state after the seed's best epoch on validation instead.
+        report: called with a line about every state that is damaged or of another run, about which of many
+            seeds this is, and about which epoch was the best.
+
+    Raises:
+        RunDirectoryError: if the folder is not a run directory.
+        ConfigError: if the run has no such seed, or no validation images to be best on.
+        CheckpointError: if no state has been saved, none is whole, or that of the best epoch was not kept.
+    """
+    config = read_config(Path(run_dir))
+    seed = config.seed if seed is None else seed
+    if seed not in config.all_seeds:
+        there = "one" if config.seeds > 1 else "the only one"
+        holds = f"{run_dir}, which holds {in_words(config)}"
+        raise ConfigError(f"--seed: got {seed}, expected {there} of {holds}")
+    restored = load_state(run_dir, report=report)
+    if config.seeds > 1:
+        report(f"{run_dir} holds {in_words(config)}; this is seed {seed} (--seed names another)")
+    if best:
+        restored = _best(run_dir, config, config.all_seeds.index(seed), restored, report)
+    params = member(config, restored.state.evaluated_params, config.all_seeds.index(seed))
+    # Wherever it was trained: what computes it here is for this machine to say.
+    model = build_model(dataclasses.replace(config, implementation="auto"))
+    return Trained(config, model, params, restored.step, seed)
+
+
+def _best(
+    run_dir: str | Path,
+    config: Config,
+    index: int,
+    newest: Restored[TrainState],
+    report: Callable[[str], None],
+) -> Restored[TrainState]:
+    """The state after the best epoch of the seed number ``index``, from 0."""
+    if config.train_on_all:
+        raise ConfigError(f"--best: got a run with --train-on-all in {run_dir}, expected one with validation")
+    record = best_of(of_each_seed(config, Notes.from_json(newest.notes).history)[index])
+    if record is None:
+        raise CheckpointError(f"{run_dir}: no epoch has ended yet; train for one first")
+    report(f"{run_dir}: epoch {record['epoch']}, the best on validation so far")
+    return (
+        newest if record["step"] == newest.step else load_state(run_dir, step=record["step"], report=report)
+    )
+
+
+def load_state(
+    run_dir: str | Path, *, step: int | None = None, report: Callable[[str], None] = lambda text: None
+) -> Restored[TrainState]:
+    """Read all that the newest whole state of a run holds: parameters, optimizer, counters, notes.
+
+    The states of many seeds are one, with an axis of seeds before every other.
+
+    Args:
+        run_dir: a folder that `train` wrote.
+        step: read the state of this step instead of the newest.
+        report: called with a line about every state that is damaged or of another run.
+
+    Raises:
+        RunDirectoryError: if the folder is not a run directory.
+        CheckpointError: if no state has been saved, or none is whole; if that of ``step`` is not there.
+    """
+    run_dir = Path(run_dir)
+    # Only names and shapes are read off the method: for them nothing need be built, and the number of
+    # steps does not matter.
+    config = read_config(run_dir)
+    method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
+    on_one_device = devices.replicated(devices.make_mesh(devices=1, batch_size=devices.process_count()))
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
+        jax.eval_shape(partial(init_run, method), seed_of(config)),
+    )
+    with Checkpoints(
+        run_dir / CHECKPOINTS, report=report, read_only=True, options=config.identity()
+    ) as checkpoints:
+        restored = checkpoints.restore(like, step=step)
+    if restored is None and step is not None:
+        raise CheckpointError(
+            f"{run_dir}: got no whole state of step {step}, expected the one after the best epoch; it was "
+            "damaged, or trained by a version that kept only the newest: use the newest, without --best"
+        )
+    if restored is None:
+        raise CheckpointError(f"{run_dir}: no state has been saved yet; train for an epoch first")
+    return restored

@@ -1,0 +1,1 @@
+"""The machine: its caches, cores, files and signals."""

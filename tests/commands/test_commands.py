@@ -1,0 +1,143 @@
+"""``python -m lstm_jax``: evaluate and predict, as a user calls them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lstm_jax import load_dataset
+from lstm_jax.config import Config
+from lstm_jax.runs.loop import train
+from lstm_jax.runs.trained import load_trained
+from tests.helpers.project import Run
+
+
+@pytest.fixture(scope="module")
+def run_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that reads most digits rightly."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(Config(data_dir=data_dir, run_dir=path, steps=400, devices=1))
+    return path
+
+
+def test_evaluate_prints_what_training_found(run: Run, run_dir: Path) -> None:
+    done = run("-m", "lstm_jax", "evaluate", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert f"accuracy {last['test_accuracy']:.2%}" in done.stdout
+    assert f"loss {last['test_loss']:.4f}" in done.stdout
+    lines = done.stdout.splitlines()
+    per_class = lines[lines.index("accuracy per class") + 1 :][:10]
+    assert [line.split()[0] for line in per_class] == [str(digit) for digit in range(10)]
+    rows = [[int(word) for word in line.split()] for line in lines[-10:]]
+    assert [row[0] for row in rows] == list(range(10))
+    confusion = np.array(rows)[:, 1:]
+    assert confusion.sum() == 10_000
+    assert f"({np.trace(confusion):,} of 10,000)" in done.stdout
+    np.testing.assert_array_equal(
+        confusion.sum(axis=1), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    )
+
+
+def test_predict_names_digits_in_pictures(run: Run, run_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    # Digits that the model reads rightly in their original form must be read in any presentation.
+    test = load_dataset("mnist", data_dir=data_dir).test
+    images, labels = next(test.batches(300))
+    probabilities = load_trained(run_dir).probabilities(images)
+    sure = [
+        int(
+            np.flatnonzero(
+                (labels == digit) & (probabilities.max(1) > 0.98) & (probabilities.argmax(1) == digit)
+            )[0]
+        )
+        for digit in (0, 1, 3, 7)
+    ]
+    expected = {}
+    for i, chosen in enumerate(sure):
+        big = Image.fromarray(images[chosen]).resize((140 + 40 * i, 140 + 40 * i), Image.Resampling.BICUBIC)
+        canvas = Image.new("L", (400, 350))
+        canvas.paste(big, (20 * i, 60))
+        dark_on_light = i % 2 == 0
+        picture = canvas.point(lambda grey: 255 - grey) if dark_on_light else canvas.convert("RGB")
+        path = tmp_path / (f"digit {i}.png" if i < 2 else f"digit {i}.jpg")
+        picture.save(path)
+        expected[str(path)] = int(labels[chosen])
+    done = run("-m", "lstm_jax", "predict", run_dir, *expected)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expected)
+    for line, (path, digit) in zip(lines, expected.items(), strict=True):
+        named, probability = line.removeprefix(f"{path}: ").removesuffix(")").split(" (probability ")
+        assert int(named) == digit, line
+        assert 0.3 < float(probability) <= 1
+
+
+def test_an_unreadable_image_does_not_stop_the_others(run: Run, run_dir: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good.png"
+    canvas = np.full((60, 60), 255, np.uint8)
+    canvas[10:50, 28:34] = 0
+    Image.fromarray(canvas).save(good)
+    (tmp_path / "bad.png").write_text("not an image")
+    done = run("-m", "lstm_jax", "predict", run_dir, tmp_path / "bad.png", good, tmp_path / "none.png")
+    assert done.returncode == 1
+    assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [str(good)]
+    errors = done.stderr.splitlines()
+    assert len(errors) == 2
+    assert "bad.png" in errors[0]
+    assert "none.png" in errors[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["evaluate", "nowhere"], 1, ["nowhere", "not a run directory", "no such folder"]),
+        (["predict", "tests", "x.png"], 1, ["tests", "not a run directory", "no config.json"]),
+        (["predict", "nowhere"], 1, ["no image given"]),
+        (["evaluate"], 2, ["RUN_DIR"]),
+        (["evaluate", "nowhere", "--split"], 2, ["--split"]),
+        (["explain"], 2, ["unknown command 'explain'", "evaluate, predict"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run: Run, args: list[str], code: int, words: list[str]) -> None:
+    done = run("-m", "lstm_jax", *args)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_run_without_a_state_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    done = run("-m", "lstm_jax", "evaluate", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "no checkpoints here yet" in done.stderr
+
+
+def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(
+    run: Run, run_dir: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    newest = copy / "checkpoints" / "400"
+    shutil.copytree(newest, copy / "checkpoints" / "401")
+    damaged = copy / "checkpoints" / "401" / "state" / "_METADATA"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    done = run("-m", "lstm_jax", "evaluate", copy)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert f"{copy / 'checkpoints' / '401'} is damaged" in done.stderr
+    assert "step 400" in done.stdout
+    assert damaged.exists()  # evaluating changes nothing
+
+
+def test_help(run: Run) -> None:
+    for args in ([], ["--help"]):
+        done = run("-m", "lstm_jax", *args)
+        assert "evaluate" in done.stdout
+        assert "predict" in done.stdout
+    for command in ("evaluate", "predict"):
+        assert "Folder that train.py wrote" in run("-m", "lstm_jax", command, "--help").stdout
