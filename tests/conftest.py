@@ -12,11 +12,27 @@ from typing import TYPE_CHECKING
 # Imported, the package loads a kernel that the user's cache holds: none for the tests, which build their own.
 os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
 
+# Most of the time of most tests is XLA compiling for them what runs once and briefly: without optimization it
+# compiles in half the time. The same for the processes that tests start; who sets XLA_FLAGS decides alone.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
+import jaxtyping
 import pytest
 
-from lstm_jax import load_dataset
 from tests.helpers.project import PROJECT, Run
+
+# Shapes in the signatures are checked while the tests run, and only then. `Config` checks itself.
+jaxtyping.install_import_hook(
+    [
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+        for path in (PROJECT / "lstm_jax").rglob("*.py")
+        if "from jaxtyping import" in path.read_text()
+    ],
+    "beartype.beartype",
+)
+
+from lstm_jax import load_dataset  # noqa: E402  hooked before it is imported
 
 if TYPE_CHECKING:  # a fault in the comparison is one of its tests alone
     from lstm_jax.compare.work import Examples
