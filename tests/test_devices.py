@@ -101,7 +101,7 @@ def test_what_one_process_does_first_the_others_find() -> None:
 NO_DEVICE = "error: JAX finds no device to run on: JAX_PLATFORMS is cuda "
 # Every command that computes with JAX, as far as its first use of it; and a script.
 NEEDING_DEVICES = {
-    "train": "import train; train.main()",
+    "train": "from lstm_jax import __main__ as m; m.main(['train'])",
     "train as a library": "from lstm_jax import Config, train; train(Config(run_dir='run'))",
     "evaluate": "from lstm_jax import __main__ as m; m.main(['evaluate', 'run'])",
     "predict": "from lstm_jax import __main__ as m; m.main(['predict', 'run', 'digit.png'])",

@@ -6,9 +6,9 @@ import shlex
 
 import pytest
 
+from lstm_jax.commands.train import read_config
 from lstm_jax.config import Config
 from tests.helpers.project import PROJECT
-from train import read_config
 
 DOCUMENT = (PROJECT / "docs" / "RESULTS.md").read_text()
 RUNS = PROJECT / "docs" / "results"

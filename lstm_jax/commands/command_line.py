@@ -12,7 +12,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -26,6 +27,18 @@ USAGE_EXIT_CODE = 2
 TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "1", "0")
 # A shell reports 128 + N for a program that signal N ended; a stopped run must not look finished.
 SIGNAL_EXIT_CODE = 128
+# What [project.scripts] in pyproject.toml calls the installed program.
+SCRIPT = "lstm-jax"
+
+# Of the commands that read a run.
+RunDir = Annotated[
+    Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR", help="Folder of a trained run.")
+]
+
+
+def program() -> str:
+    """Return the program's name in messages: how its user started it."""
+    return SCRIPT if Path(sys.argv[0]).stem == SCRIPT else "python -m lstm_jax"
 
 
 def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: Any = None) -> T:
@@ -94,8 +107,13 @@ def box_on_one_line(box: str) -> str:
 
 def fail(prog: str, message: str, *, code: int | str | None = 1) -> NoReturn:
     """Print one line to standard error and exit with ``code``."""
-    print(f"{prog}: error: {printable(message)}", file=sys.stderr, flush=True)
+    complain(prog, message)
     raise SystemExit(code)
+
+
+def complain(prog: str, message: str) -> None:
+    """Print one line to standard error."""
+    print(f"{prog}: error: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:

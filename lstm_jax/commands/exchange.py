@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from lstm_jax.commands.command_line import RunDir
 from lstm_jax.commands.command_line import note as _note
 from lstm_jax.config import (
     DATASETS,
@@ -33,8 +34,7 @@ FormatName = Literal["pytorch", "keras", "safetensors", "onnx"]
 class Export:
     """Write the newest weights of a run as a file for PyTorch, Keras, ONNX, or any reader of safetensors."""
 
-    run_dir: Annotated[Path, Positional, arg(metavar="RUN_DIR")]
-    """Folder that train.py wrote."""
+    run_dir: RunDir
     format: FormatName
     """'pytorch' is safetensors with PyTorch's names and layouts, 'safetensors' with those of lstm_jax."""
     output: Annotated[Path | None, shown_option("FILE", "in RUN_DIR, named after the format")] = None

@@ -84,7 +84,7 @@ def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) 
 def training_command(config: Config) -> str:
     """The command that goes on with a run: its folder, and the options that differ from the defaults."""
     usual = Config().to_dict()
-    words = ["python", "train.py", "--run-dir", str(config.run_directory())]
+    words = ["python", "-m", "lstm_jax", "train", "--run-dir", str(config.run_directory())]
     for key, value in config.to_dict().items():
         if key in PLACES or value == usual[key]:
             continue

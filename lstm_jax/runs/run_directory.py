@@ -268,9 +268,7 @@ def read_config(path: Path) -> Config:
     """
     if not (path / CONFIG).is_file():
         found = "no such folder" if not path.exists() else "no config.json in it"
-        raise RunDirectoryError(
-            f"{path}: not a run directory ({found}); expected a folder that train.py wrote"
-        )
+        raise RunDirectoryError(f"{path}: not a run directory ({found}); expected the folder of a run")
     try:
         values = _read_json(path / CONFIG)
     except DamagedJSONError as error:

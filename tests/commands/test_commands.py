@@ -1,7 +1,9 @@
-"""``python -m lstm_jax``: evaluate and predict, as a user calls them."""
+"""``python -m lstm_jax``: the commands, as a user calls them."""
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,9 @@ import pytest
 from PIL import Image
 
 from lstm_jax import load_dataset
+from lstm_jax.__main__ import main
+from lstm_jax.__main__ import run as run_command
+from lstm_jax.commands import command_line
 from lstm_jax.config import Config
 from lstm_jax.runs.loop import train
 from lstm_jax.runs.trained import load_trained
@@ -99,7 +104,7 @@ def test_an_unreadable_image_does_not_stop_the_others(run: Run, run_dir: Path, t
         (["predict", "nowhere"], 1, ["no image given"]),
         (["evaluate"], 2, ["RUN_DIR"]),
         (["evaluate", "nowhere", "--split"], 2, ["--split"]),
-        (["explain"], 2, ["unknown command 'explain'", "evaluate, predict"]),
+        (["explain"], 2, ["unknown command 'explain'", "train, evaluate, predict"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(run: Run, args: list[str], code: int, words: list[str]) -> None:
@@ -134,10 +139,59 @@ def test_a_damaged_newest_state_is_named_and_the_one_before_is_used(
     assert damaged.exists()  # evaluating changes nothing
 
 
-def test_help(run: Run) -> None:
-    for args in ([], ["--help"]):
-        done = run("-m", "lstm_jax", *args)
-        assert "evaluate" in done.stdout
-        assert "predict" in done.stdout
-    for command in ("evaluate", "predict"):
-        assert "Folder that train.py wrote" in run("-m", "lstm_jax", command, "--help").stdout
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for args, code in (([], command_line.USAGE_EXIT_CODE), (["--help"], 0)):
+        assert main(args) == code
+        told = capsys.readouterr().out
+        for name in ("train", "evaluate", "predict", "benchmark", "compare", "export", "import"):
+            assert re.search(rf"^  {name} +[A-Z][^\n]+\.$", told, re.MULTILINE), name
+    for command in ("evaluate", "predict", "export"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        assert "Folder of a trained run" in capsys.readouterr().out
+
+
+def test_train_is_a_command_like_the_others(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"--data-dir {data_dir} --run-dir {tmp_path}/run --hidden-size 3 --steps 2 --devices 2"
+    assert main(["train", *options.split()]) == 0
+    assert "Test accuracy" in capsys.readouterr().out.splitlines()[-1]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--hidden-size", "many"])
+    told = capsys.readouterr().err
+    assert told.startswith("python -m lstm_jax train: error: --hidden-size: got 'many', expected a whole")
+    assert told.endswith("(python -m lstm_jax train --help lists the options)\n")
+
+
+def test_messages_name_the_program_that_was_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for started, shown in (
+        ("/usr/local/bin/lstm-jax", "lstm-jax"),
+        ("lstm_jax/__main__.py", "python -m lstm_jax"),
+    ):
+        monkeypatch.setattr(sys, "argv", [started, "explain"])
+        with pytest.raises(SystemExit, match="2"):
+            run_command()
+        assert capsys.readouterr().err.startswith(f"{shown}: error: unknown command 'explain', expected one")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["train"], "python -m lstm_jax: stopped by SIGINT; the same command goes on from what is saved\n"),
+        (["predict", "run", "x.png"], "python -m lstm_jax: stopped by SIGINT\n"),
+    ],
+)
+def test_only_training_goes_on_after_ctrl_c(
+    args: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lstm_jax.__main__.main", interrupted)
+    monkeypatch.setattr(sys, "argv", ["lstm_jax/__main__.py", *args])
+    with pytest.raises(SystemExit, match="130"):
+        run_command()
+    assert capsys.readouterr().err == told

@@ -33,10 +33,15 @@ def test_help_names_and_explains_every_option(run: Run) -> None:
 
 def test_reading_options_does_not_import_jax(run: Run) -> None:
     # --help and a typing mistake are answered at once; importing JAX takes most of a second.
-    code = (
-        "import sys, train; train.read_config([]); print(sorted({'jax', 'flax', 'numpy'} & set(sys.modules)))"
-    )
-    assert run("-c", code).stdout.strip() == "[]"
+    code = """
+import sys
+from lstm_jax.commands import train
+train.read_config([])
+print(sorted({"jax", "flax", "numpy"} & set(sys.modules)))
+import lstm_jax.__main__
+print(sorted({"jax", "flax"} & set(sys.modules)))
+"""
+    assert run("-c", code).stdout == "[]\n[]\n"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def test_reading_options_does_not_import_jax(run: Run) -> None:
 def test_mistakes_are_told_in_one_line(
     args: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import train
+    from lstm_jax.commands import train
 
     with pytest.raises(SystemExit) as stop:
         train.read_config(args)
@@ -107,7 +112,7 @@ def test_a_mistake_is_one_line_in_any_encoding(encoding: str, environment: dict[
 def test_a_switch_that_is_given_a_value(
     args: list[str], given: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import train
+    from lstm_jax.commands import train
 
     with pytest.raises(SystemExit, match="2"):
         train.read_config(args)
@@ -118,7 +123,7 @@ def test_a_switch_that_is_given_a_value(
 
 
 def test_options_override_the_recipe() -> None:
-    import train
+    from lstm_jax.commands import train
 
     config = train.read_config(
         ["--recipe", "tutorial", "--hidden-size", "32", "--bidirectional", "--steps", "9"]

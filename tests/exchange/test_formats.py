@@ -156,7 +156,7 @@ def test_import_makes_a_run_to_evaluate_and_to_export(
     assert done.returncode == 0, done.stderr
     assert f"Made {imported}: 2 x LSTM-12 in both directions, from {file}." in done.stdout
     assert (
-        f"python train.py --run-dir {imported} --hidden-size 12 --num-layers 2 --bidirectional "
+        f"python -m lstm_jax train --run-dir {imported} --hidden-size 12 --num-layers 2 --bidirectional "
         "--learning-rate 0.001\n"
     ) in done.stdout
     assert sorted(path.name for path in imported.parent.iterdir()) == ["imported"]
@@ -242,7 +242,7 @@ def test_import_tells_what_it_takes_for_granted(tmp_path: Path, capsys: pytest.C
         "It reads columns of pixels.\nIt sees each pixel p, 0 (black) to 1 (white), as (p - 0.1307)" in told
     )
     assert "Taken for granted" not in told
-    assert f"python train.py --run-dir {tmp_path}/asked --task columns" in told
+    assert f"python -m lstm_jax train --run-dir {tmp_path}/asked --task columns" in told
 
 
 def test_training_goes_on_from_imported_weights(trained: Trained, data_dir: Path, tmp_path: Path) -> None:
@@ -266,7 +266,8 @@ def test_the_command_to_train_further_finds_the_imported_run(tmp_path: Path) -> 
     options = Config(run_dir=tmp_path / "a run", dataset="kmnist", seed=3, epochs=2)
     config = imported_run.config_for(Architecture(28, 7, 1, False, 10), options)
     assert imported_run.training_command(config) == (
-        f"python train.py --run-dir '{tmp_path}/a run' --dataset kmnist --hidden-size 7 --epochs 2 --seed 3"
+        f"python -m lstm_jax train --run-dir '{tmp_path}/a run' --dataset kmnist --hidden-size 7 --epochs 2 "
+        "--seed 3"
     )
 
 

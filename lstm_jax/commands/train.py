@@ -1,0 +1,47 @@
+"""``python train.py`` and ``python -m lstm_jax train``: train, or continue, one run."""
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+
+from lstm_jax import config
+from lstm_jax.commands import command_line
+from lstm_jax.recipes import RECIPES
+from lstm_jax.runs.console import TerminalConsole
+from lstm_jax.system.signals import StopSignals
+
+
+def read_config(args: Sequence[str], *, prog: str = "train.py") -> config.Config:
+    """Return the configuration that the command line asks for: a recipe, and what overrides it.
+
+    Args:
+        args: the words after the program's name.
+        prog: the program's name in help and messages.
+
+    Raises:
+        SystemExit: with code 0 after ``--help``, with code 2 after a mistake, told in one line.
+        ConfigError: if an option has an impossible value.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", nargs="?")
+    first.add_argument("--epochs", nargs="?", default=argparse.SUPPRESS)
+    given = vars(first.parse_known_args(args)[0])
+    # The full parser refuses an unknown recipe: it knows how to say it.
+    name = given["recipe"] if given["recipe"] in RECIPES else "tutorial"
+    # As an override, so that the recipe's steps make way; the full parser reads the value.
+    length = {"epochs": config.Config.epochs} if "epochs" in given else {}
+    default = config.recipe_config(name, **length)
+    return command_line.parse(config.Config, args, prog=prog, default=default)
+
+
+def main(args: Sequence[str], *, prog: str) -> int:
+    """Train, or continue, one run; return the exit code, 128 + N after signal N."""
+    settings = read_config(args, prog=prog)
+    with StopSignals() as stop, contextlib.closing(TerminalConsole()) as console:
+        # Only now: importing JAX takes most of a second, and `--help` or a typing mistake need none of it.
+        from lstm_jax import devices
+        from lstm_jax.runs import loop
+
+        devices.start(devices=settings.devices)
+        result = loop.train(settings, console=console, stop=stop)
+    return 0 if result.stopped_by is None else command_line.SIGNAL_EXIT_CODE + result.stopped_by
