@@ -42,8 +42,10 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_every_dependency_has_its_reason() -> None:
     reasons = (PROJECT / "CONTRIBUTING.md").read_text()
-    for file in ("requirements.txt", "requirements-dev.txt", "requirements-compare.txt"):
-        for name in re.findall(r"^([A-Za-z][\w-]*)", (PROJECT / file).read_text(), re.MULTILINE):
+    files = list(PROJECT.glob("requirements*.txt"))
+    assert len(files) == 6
+    for file in files:
+        for name in re.findall(r"^([A-Za-z][\w-]*)", file.read_text(), re.MULTILINE):
             assert f"| {name} |" in reasons, name
 
 
@@ -72,13 +74,17 @@ print("none of them")
     assert done.stdout.endswith("none of them\n")
 
 
-def test_the_wheel_brings_the_archives(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_wheel_brings_the_archives_and_the_command(tmp_path: Path, environment: dict[str, str]) -> None:
     # Installed elsewhere and run from elsewhere, so that nothing of this checkout is seen.
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     wheels, site, home = tmp_path / "wheels", tmp_path / "site", tmp_path / "home"
     source = tmp_path / "source"
-    others = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(PROJECT, source, ignore=others)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PROJECT / "lstm_jax", source / "lstm_jax", ignore=ignore)
+    for file in (PROJECT / name for name in ("LICENSE", "README.md", "pyproject.toml")):
+        shutil.copy(file, source)
+    for file in PROJECT.glob("requirements*.txt"):
+        shutil.copy(file, source)
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, source],
         check=True,
@@ -106,5 +112,15 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == f"{site / 'lstm_jax' / '__init__.py'} 55000 [5 0 4 1 9 2 1 3 1 4]"
     assert (site / "lstm_jax" / "data" / "mnist" / "README.md").exists()
+    metadata = next(site.glob("lstm_jax-*.dist-info/METADATA")).read_text()
+    assert re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE) == ["compare", "export", "plots"]
+    assert 'Requires-Dist: safetensors>=0.8; extra == "export"' in metadata
+    told = subprocess.run(
+        [site / "bin" / "lstm-jax", "train", "--hidden-size", "many"],
+        env={**environment, "HOME": str(home), "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    ).stderr
+    assert told.startswith("lstm-jax train: error: --hidden-size: got 'many', expected a whole number")
     for path in (PROJECT / "lstm_jax" / "kernels" / "cpp").iterdir():  # built where it is installed
         assert (site / path.relative_to(PROJECT)).read_bytes() == path.read_bytes()

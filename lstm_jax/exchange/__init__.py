@@ -10,7 +10,6 @@
     onnx_content.py  the bytes of an ONNX file
     flax_files.py    msgpack files of Flax
     imported_run.py  a run directory that begins with such weights
-    packages.py      packages that only some formats need
 
 Begin with `formats.py`.
 """

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.errors import ConversionError, one_line
-from lstm_jax.exchange.packages import required
+from lstm_jax.system.packages import required
 
 # How Flax marks arrays, and NumPy's scalars, among the extensions of MessagePack.
 _ARRAYS = (1, 3)

@@ -17,8 +17,8 @@ from lstm_jax.errors import ConversionError, one_line
 from lstm_jax.exchange import flax_files, keras_files, layouts, onnx_files, onnx_reader
 from lstm_jax.exchange.layouts import Architecture, Params
 from lstm_jax.exchange.metadata import DIGEST, LARGEST_FILE, check_digest, digest
-from lstm_jax.exchange.packages import required
 from lstm_jax.system.files import read_bytes
+from lstm_jax.system.packages import required
 
 
 class Format(NamedTuple):

@@ -36,7 +36,7 @@ from lstm_jax.errors import ConversionError, one_line
 from lstm_jax.exchange.keras_models import Description, describe
 from lstm_jax.exchange.layouts import Architecture, Params, architecture_of, to_keras
 from lstm_jax.exchange.metadata import LARGEST_FILE, OURS, PRODUCER
-from lstm_jax.exchange.packages import required
+from lstm_jax.system.packages import required
 
 # The version of Keras whose format this is; newer ones read it.
 KERAS_VERSION = "3.0.0"

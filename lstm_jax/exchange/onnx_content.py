@@ -14,8 +14,8 @@ import numpy as np
 
 from lstm_jax.errors import ConversionError, one_line
 from lstm_jax.exchange.metadata import LARGEST_FILE
-from lstm_jax.exchange.packages import required
 from lstm_jax.system.files import read_bytes
+from lstm_jax.system.packages import required
 
 # Bytes of a graph without its arrays. A layer takes some kB, with the stack traces of PyTorch some more.
 LARGEST_GRAPH = 2**20

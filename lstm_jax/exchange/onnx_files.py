@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_jax.exchange.layouts import ONNX_GATES, Params, architecture_of, join_gates
 from lstm_jax.exchange.metadata import DIGEST, digest
-from lstm_jax.exchange.packages import required
+from lstm_jax.system.packages import required
 
 # Of the operators (opset) and of the file: old enough for every ONNX Runtime of the last years.
 ONNX_OPSET, ONNX_IR_VERSION = 17, 8

@@ -22,7 +22,7 @@ from lstm_jax.exchange.layouts import ONNX_GATES, Joined, Params, from_flat, spl
 from lstm_jax.exchange.metadata import check_digest
 from lstm_jax.exchange.onnx_content import array_of, read_model
 from lstm_jax.exchange.onnx_files import onnx_model
-from lstm_jax.exchange.packages import required
+from lstm_jax.system.packages import required
 
 # Logits of two graphs of the same weights, in float64, of which exporters may have rounded the sums of two
 # float32 biases, or made constants of float32.

@@ -16,6 +16,7 @@ from lstm_jax.data.dataset import Split
 from lstm_jax.errors import RunDirectoryError, one_line
 from lstm_jax.report.figures import Bin, Mistake, Report, as_json
 from lstm_jax.system.files import whole, write_whole
+from lstm_jax.system.packages import how_to_install
 
 # Mistakes in the picture, the surest ones: more cannot be looked at.
 MOST_SHOWN = 100
@@ -62,7 +63,8 @@ def write_report(
     try:
         write_plots(report, folder)
     except ImportError:
-        note("no confusion.png, reliability.png: matplotlib is not installed (pip install matplotlib)")
+        advice = how_to_install("plots")
+        note(f"no confusion.png, reliability.png: matplotlib is not installed ({advice})")
     note(f"written to {folder}")
 
 

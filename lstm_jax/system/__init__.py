@@ -1,1 +1,1 @@
-"""The machine: its caches, cores, files and signals."""
+"""The machine: its caches, cores, files, packages and signals."""

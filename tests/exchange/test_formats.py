@@ -20,11 +20,11 @@ from lstm_jax.errors import CheckpointError, ConfigError, ConversionError
 from lstm_jax.exchange import formats, imported_run, layouts
 from lstm_jax.exchange.layouts import Architecture
 from lstm_jax.exchange.metadata import DIGEST, Inputs, described, digest, said
-from lstm_jax.exchange.packages import required
 from lstm_jax.runs.checkpoint import Checkpoints
 from lstm_jax.runs.loop import train
 from lstm_jax.runs.trained import Trained, load_trained
 from lstm_jax.system.files import whole
+from lstm_jax.system.packages import required
 from tests.helpers.mnist import oracle
 from tests.helpers.project import PROJECT, Run
 from tests.helpers.weights import assert_same_bits, random_params
@@ -366,7 +366,7 @@ def test_a_missing_package_is_named(
         ("onnx", lambda: formats.FORMATS["onnx"].encode(params_of(trained), {})),
         ("h5py", lambda: formats.FORMATS["keras"].encode(params_of(trained), {})),
     ):
-        with pytest.raises(ConversionError, match=f"needs the package {package}, .*requirements-compare.txt"):
+        with pytest.raises(ConversionError, match=f"needs the package {package}, .*requirements-export.txt"):
             use()
     assert required("json") is json
 

@@ -1,0 +1,41 @@
+"""Packages that only some commands need, and what to do where they are missing."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from lstm_jax.errors import ConversionError, one_line
+
+# The extras in pyproject.toml. Each is what a file of requirements lists: requirements-export.txt, and so on.
+Extra = Literal["compare", "export", "plots"]
+
+_ROOT = Path(__file__).parents[2]
+
+
+def how_to_install(extra: Extra, *, root: Path = _ROOT) -> str:
+    """Return the command that installs what an extra names.
+
+    Args:
+        extra: the extra.
+        root: the folder that holds the package. A checkout has the files of requirements there; where the
+            package is installed, there are none.
+    """
+    file = root / f"requirements-{extra}.txt"
+    return f"pip install -r {os.path.relpath(file)}" if file.is_file() else f'pip install "lstm_jax[{extra}]"'
+
+
+def required(module: str) -> Any:
+    """Import a module of a package that the extra ``export`` names.
+
+    Raises:
+        ConversionError: if it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ConversionError(
+            f"this needs the package {package}, which cannot be imported ({one_line(error)}); to install it: "
+            f"{how_to_install('export')}"
+        ) from error
