@@ -1,7 +1,7 @@
-"""What a run is: one frozen dataclass, one documented line per option.
+"""The options of a run: one frozen dataclass, one documented line per option.
 
-Nothing heavy is imported here, so that ``python train.py --help`` answers at once: JAX is imported
-after the command line has been read and found possible.
+Nothing heavy is imported here, so that ``python train.py --help`` answers at once. JAX is imported
+after the command line has been read and accepted.
 """
 
 import dataclasses
@@ -133,7 +133,7 @@ class Config:
     input: InputName = "memory"
     """'memory' holds the images on the device, 'stream' reads batches from disk while training."""
     train_on_all: bool = False
-    """Train on all 60,000 training images; none are left to choose the best epoch on."""
+    """Train on all 60,000 training images; none are left for validation."""
     task: TaskName = "rows"
     """What one step reads: a row, a column, or a pixel (784 steps) in order or in a permuted order."""
     permutation_seed: Annotated[int | Literal["bit-reversal"], arg(metavar="INT|bit-reversal")] = 92916
@@ -144,23 +144,23 @@ class Config:
     num_layers: int = 1
     """LSTM layers, one on top of the other."""
     bidirectional: bool = False
-    """Read the rows from the top and from the bottom, and use the last output of both."""
+    """Read the sequence in both directions, and use the last output of each."""
     dropout_rate: float = 0.0
     """Share of each layer's outputs that is dropped on the way to the next layer."""
     output_dropout_rate: float = 0.0
     """Share of the last layer's last outputs that is dropped on the way to the dense layer."""
     recurrent_dropout_rate: float = 0.0
-    """Share of the hidden units dropped on the way to the next time step; an image drops the same in all."""
+    """Share of the hidden units dropped on the way to the next step; for an image, the same in all steps."""
     recurrent_weight_dropout_rate: float = 0.0
-    """Share of the recurrent weights that is dropped, the same in all time steps of a training step."""
+    """Share of the recurrent weights that is dropped, the same weights in all time steps."""
     forget_bias: Annotated[float | Literal["chrono"], arg(metavar="FLOAT|chrono")] = 1.0
-    """Initial value of the forget gate's bias; chrono spreads memories over the length of the sequence."""
+    """Initial value of the forget gate's bias; 'chrono' draws it for the length of the sequence."""
     implementation: ImplementationName = "auto"
-    """How the LSTM is computed; the numbers are the same."""
+    """How the LSTM is computed; the numbers are the same, the speed is not."""
     dtype: DtypeName = "float32"
-    """Type of the computation; parameters are float32 always."""
+    """Type of the computation; parameters are always float32."""
     remat: Annotated[int | None, shown_option("INT", "none")] = None
-    """Cut sequences into so many parts and compute each again for its gradient: less memory, more time."""
+    """Cut sequences into this many parts and recompute each for its gradient: less memory, more time."""
 
     batch_size: int = 128
     """Images per training step, over all devices."""
@@ -169,48 +169,50 @@ class Config:
     steps: Annotated[int | None, _LENGTH, shown_option("INT", "none")] = None
     """Training steps, instead of whole epochs."""
     patience: Annotated[int | None, shown_option("INT", "none")] = None
-    """Stop after so many epochs without a better accuracy on validation; of many seeds, when all have."""
+    """Stop after this many epochs without a better validation accuracy; many seeds, when all have."""
     optimizer: OptimizerName = "adam"
-    """'adamw': Adam with decoupled weight decay; 'muon': nearly orthogonal updates of the LSTM's kernels."""
+    """'adamw': Adam with decoupled weight decay. 'muon': nearly orthogonal updates of the LSTM's kernels,
+    NAdam for the rest."""
     learning_rate: float = 0.01
-    """Step size of the optimizer, the largest of its schedule."""
+    """Step size of the optimizer; with a schedule, the largest."""
     schedule: ScheduleName = "constant"
-    """How the learning rate falls from its largest value to the end of training."""
+    """How the learning rate falls until the last step."""
     warmup: float = 0.0
-    """Share of all steps over which the learning rate first rises, in a line."""
+    """Share of all steps over which the learning rate first rises linearly."""
     final_learning_rate_share: float = 0.0
     """Where a linear or cosine schedule ends, as a share of the learning rate."""
     weight_decay: float = 0.0
-    """In a step, kernels (with muon: those of the LSTM) lose this share, times the learning rate."""
+    """Share of itself, times the learning rate, that a kernel loses in a step; with 'muon', kernels of the
+    LSTM only. Biases do not decay."""
     clip_norm: Annotated[float | None, shown_option("FLOAT", "none")] = None
-    """Scale gradients down to this global norm, if theirs is larger."""
+    """Largest global norm of the gradients; larger ones are scaled down to it."""
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     ema_decay: Annotated[float | None, shown_option("FLOAT", "none")] = None
-    """Evaluate an exponential moving average of the weights, which keeps this share of itself per step."""
+    """Evaluate an exponential moving average of the weights, which keeps this share of itself in a step."""
     augment_rotation: float = 0.0
-    """Turn training images by up to so many degrees, at random, each time anew."""
+    """Turn training images by up to this many degrees, drawn anew each time."""
     augment_shift: float = 0.0
-    """Move training images by up to so many pixels, vertically and horizontally."""
+    """Move training images by up to this many pixels, vertically and horizontally."""
     augment_scale: float = 0.0
     """Stretch or shrink training images by up to this share, in height and in width."""
     augment_shear: float = 0.0
-    """Slant training images by up to so many pixels per pixel of height."""
+    """Slant training images by up to this many pixels per pixel of height."""
     augment_elastic: float = 0.0
-    """Bend training images by so many pixels (root mean square)."""
+    """Bend training images by this many pixels (root mean square)."""
     augment_smoothness: float = 4.0
     """How far a bend reaches, in pixels (standard deviation of a Gaussian)."""
     seed: int = 0
-    """Fixes initial weights, order of the images, dropout and augmentation."""
+    """Determines the initial weights, the order of the images, dropout and augmentation."""
     seeds: int = 1
-    """Train so many seeds at once, from --seed on, in one program; report their mean and spread."""
+    """Number of seeds to train at once, from --seed on, in one program; reports their mean and spread."""
 
     run_dir: Annotated[Path | None, shown_option("DIR", "in runs/, named after these options")] = None
     """Folder of this run."""
     devices: Annotated[int | None, shown_option("INT", "as many as divide the batch; on a CPU, 1")] = None
-    """Devices to share each batch. On a CPU, N makes N CPU devices."""
+    """Number of devices that share each batch. On a CPU, N makes N CPU devices."""
     checkpoint_every: Annotated[int | None, shown_option("INT", "none")] = None
-    """Save after every so many steps as well, not only after each epoch."""
+    """Save after every N steps as well, not only after each epoch."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""

@@ -35,7 +35,7 @@ PUBLISHED = {"train": 60_000, "test": 10_000}
 
 OWN_DATA = (
     f"--archive-dir takes the published files of {', '.join(DATASETS)} only; for other classes or sizes, use "
-    "lstm_jax.LSTMClassifier in a program of your own (README.md, Use it as a library)"
+    "lstm_jax.LSTMClassifier in a program of your own (docs/layer.md)"
 )
 
 _GZIP = b"\x1f\x8b"  # what packed files begin with

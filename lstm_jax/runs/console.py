@@ -64,7 +64,7 @@ class TerminalConsole(Console):
         many = "per_seed" in record
         figures = [
             f"epoch {record['epoch']:{len(str(epochs))}d}/{epochs}",
-            f"cost {record['train_loss']:.4f}",
+            f"loss {record['train_loss']:.4f}",
         ]
         if record["validation_accuracy"] is not None:
             figures.append(f"{'val' if many else 'validation'} {record['validation_accuracy']:.2%}")

@@ -191,7 +191,7 @@ def tell_start(
     if state.steps_taken:
         console.message(f"Continuing after step {state.steps_taken}")
     scored = "validation and test" if len(dataset.validation) else "test"
-    console.message(f"Each epoch: cost (mean training loss), accuracy on {scored} images, speed")
+    console.message(f"Each epoch: mean training loss, accuracy on {scored} images, speed")
 
 
 def tell_end(console: Console, summary: Record, path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: P
     assert len(epochs) == 2  # 429 steps and 21
     for line in epochs:
         assert re.fullmatch(
-            r"epoch \d/2  cost \d\.\d{4}  validation \d+\.\d\d%  test \d+\.\d\d%  \d+\.\d s  [\d,]+ images/s",
+            r"epoch \d/2  loss \d\.\d{4}  validation \d+\.\d\d%  test \d+\.\d\d%  \d+\.\d s  [\d,]+ images/s",
             line,
         )
         assert len(line) <= 80
@@ -268,7 +268,7 @@ def test_a_progress_bar_shows_on_a_terminal(environment: dict[str, str], tmp_pat
     assert b"20/20" in shown
     assert "━".encode() in shown
     # The bar makes way for the epoch's line.
-    assert re.search(rb"\x1b\[2Kepoch 1/1  cost", shown)
+    assert re.search(rb"\x1b\[2Kepoch 1/1  loss", shown)
 
 
 def test_other_folders_and_files_are_told_in_one_line(run: Run, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_user_is_told_of_each_seed_and_of_all(many: Any, capsys: pytest.Capt
 
     TerminalConsole().epoch_finished(10, {**result.history[-1], "examples_per_second": 123_456.7})
     line = capsys.readouterr().out.rstrip("\n")
-    expected = r"epoch  2/10  cost \d\.\d{4}  val \d+\.\d\d%  test \d+\.\d\d% \+- \d+\.\d\d  123,457 images/s"
+    expected = r"epoch  2/10  loss \d\.\d{4}  val \d+\.\d\d%  test \d+\.\d\d% \+- \d+\.\d\d  123,457 images/s"
     assert re.fullmatch(expected, line)
     assert len(line) <= 80
 
