@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import lstm_jax
 from lstm_jax import lstm
@@ -47,6 +48,20 @@ def test_every_dependency_has_its_reason() -> None:
     for file in files:
         for name in re.findall(r"^([A-Za-z][\w-]*)", file.read_text(), re.MULTILINE):
             assert f"| {name} |" in reasons, name
+
+
+def test_hooks_and_workflow_run_what_ci_runs() -> None:
+    ci = (PROJECT / ".ci" / "run").read_text()
+    hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entries = {hook["id"]: hook["entry"].removesuffix(" --force-exclude") for hook in hooks}
+    for tool in ("ruff", "ruff-format", "mypy"):
+        assert f"\n{entries[tool]} " in ci or f"\n{entries[tool]}\n" in ci, tool
+    assert entries["fast-tests"].startswith("python -m pytest ")
+    job = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())["jobs"]["checks"]
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    oldest = re.search(r'requires-python = ">=(.+)"', (PROJECT / "pyproject.toml").read_text())
+    assert oldest is not None
+    assert job["strategy"]["matrix"]["python"][0] == oldest[1]
 
 
 def test_nothing_imports_tensorflow(run: Run, tmp_path: Path) -> None:
