@@ -1,6 +1,6 @@
-"""Random changes of training images, on the device: turned, moved, stretched, slanted, and bent.
+"""Random changes of training images on the device: rotation, shift, scale, shear, elastic bends.
 
-A pixel of a changed image is what the image has at another place, between its pixels bilinearly:
+A pixel of a changed image is read from another place of the image, bilinearly between its pixels:
 
     changed[y, x] = image[Y(y, x), X(y, x)]            0 outside of the image
     (Y, X) = A (y, x) + t + bend(y, x)                 counted from the centre of the image
@@ -9,11 +9,10 @@ A undoes a random change of height and width, a shear and a rotation, in this or
 
 The bend is the elastic distortion of Simard, Steinkraus & Platt (2003), "Best Practices for Convolutional
 Neural Networks Applied to Visual Document Analysis": independent uniform noise for Y and for X, smoothed by
-a Gaussian. They draw a number for each pixel. A Gaussian leaves little of what is finer than itself, so we
-draw one for every 1.5 standard deviations down and across: a tenth of the numbers, and hardly another field
-(no covariance of it is further from theirs than 5 % of the variance). ``elastic`` is the root mean square of
-the bend in pixels, the same at every pixel; their "sigma 4, alpha 34" is one of 1.38 pixels, by
-alpha / (2 sigma sqrt(3 pi)).
+a Gaussian. They draw a number for each pixel. A Gaussian removes almost all that is finer than itself. So
+one number for every 1.5 standard deviations down and across is enough: a tenth of the numbers, for a field
+whose covariances are within 5 % of the variance of theirs. ``elastic`` is the root mean square of the bend in
+pixels, the same at every pixel. Their "sigma 4, alpha 34" is 1.38 pixels: alpha / (2 sigma sqrt(3 pi)).
 
 Such a bend is a sum of products of a function of y and a function of x, and so is the affine part:
 
@@ -21,13 +20,13 @@ Such a bend is a sum of products of a function of y and a function of x, and so 
 
 which is two small matrix products.
 
-What costs time is to read 4 pixels for each pixel. On a CPU the code below takes two fifths of the time of a
-training step with the native kernel (`docs/augmentation.md`), and no more because it
+Reading 4 pixels for each pixel takes most of the time. On a CPU the code below adds two fifths to a training
+step with the native kernel (`docs/augmentation.md`). Three things keep it from more. It
 
 - packs the 4 into one word, so that there is one read;
 - works in the order (rows, batch, columns) in which the LSTM reads, so that nothing is transposed;
-- writes what is expensive to compute twice where XLA does not fuse it into the loop of its reader: after
-  a matrix product, or in a loop of its own.
+- writes what is expensive to compute twice where XLA cannot fuse it into the loop of its reader: after a
+  matrix product, or in a loop of its own.
 """
 
 import dataclasses
@@ -47,14 +46,14 @@ SPACING = 1.5
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How strongly images are changed; all zeros leave them as they are.
+    """The strength of each change; all zeros leave images as they are.
 
-    But for the elastic field, what an example gets is drawn uniformly from minus to plus these values.
+    All but the elastic field are drawn uniformly, for each example, from minus to plus these values.
 
     Attributes:
         rotation: degrees.
         shift: pixels, vertically and horizontally.
-        scale: share by which height and width grow or shrink, each for itself; below 1.
+        scale: share by which height and width grow or shrink, independently; below 1.
         shear: pixels to the side per pixel of height.
         elastic: root mean square of the elastic displacement, vertically and horizontally, in pixels.
         smoothness: standard deviation of the Gaussian that smooths the elastic displacement, in pixels.
@@ -74,7 +73,7 @@ class Augmentation:
 
 
 class Changes(NamedTuple):
-    """What happens to each image of a batch. Pairs are vertical and horizontal.
+    """The change of each image of a batch. Pairs are vertical and horizontal.
 
     Attributes:
         angle: of the rotation, in radians.
@@ -97,17 +96,17 @@ def augment(
     index: Int[Array, " batch"],
     settings: Augmentation,
 ) -> Float32[Array, "batch rows columns"]:
-    """Change each image in its own random way.
+    """Change each image at random.
 
     Args:
-        key: of this step; what an example gets follows from it and from the example's index alone, and
-            so not, but for rounding, from how a batch is spread over devices.
+        key: of this step. The change of an example follows from it and from the example's index alone. How
+            a batch is spread over devices changes the rounding only.
         images: grey levels 0 to 255; at least 2 rows and columns.
         index: the place of each image in the whole batch.
-        settings: what is changed, and how strongly.
+        settings: the strength of each change.
 
     Returns:
-        Grey levels from 0 to 255, no longer whole numbers; what comes from outside of an image is 0.
+        Grey levels from 0 to 255, not whole numbers in general; what is outside of an image is 0.
     """
     if not settings.is_active:
         return images.astype(jnp.float32)
@@ -120,18 +119,18 @@ def augment(
 def draw_changes(
     key: Key[Array, ""], index: Int[Array, " batch"], settings: Augmentation, rows: int, columns: int
 ) -> Changes:
-    """Draw what happens to each image.
+    """Draw the change of each image.
 
-    The random numbers are the Threefry hash, which is behind JAX's own, of (index, 0), (index, 1), ...: one
-    call for the whole batch. A key folded for each example would take a call, a loop on a CPU, more.
+    The random numbers are the Threefry hash (JAX's own generator) of (index, 0), (index, 1), ...: one call
+    for the whole batch. A key folded for each example would take one call more, which is a loop on a CPU.
     """
     down, across = (len(_bumps(settings, size)) for size in (rows, columns))
     counters = jnp.broadcast_arrays(
         index.astype(jnp.uint32)[None, :], jnp.arange(3 + down * across, dtype=jnp.uint32)[:, None]
     )
-    # The first two words: all of a Threefry key, half of those of other kinds of keys.
+    # The first two words: all of a Threefry key, half of other kinds of keys.
     bits = threefry_2x32(jax.random.key_data(key)[:2], jnp.stack(counters))
-    # From -1 to 1. By way of signed integers: processors convert these in one instruction.
+    # From -1 to 1, by way of signed integers, which processors convert in one instruction.
     uniform = jax.lax.bitcast_convert_type(bits, jnp.int32).astype(jnp.float32) * 2.0**-31
     # Uniform numbers from -1 to 1 have a root mean square of 1 / sqrt(3).
     bends = uniform[:, 3:] * (settings.elastic * math.sqrt(3.0))
@@ -147,7 +146,7 @@ def draw_changes(
 def places(
     changes: Changes, settings: Augmentation, rows: int, columns: int
 ) -> tuple[Float32[Array, "rows batch columns"], Float32[Array, "rows batch columns"]]:
-    """Where each pixel of the changed images is read: Y and X, counted from the first pixel."""
+    """Compute where each pixel of the changed images is read: Y and X, counted from the first pixel."""
     height, width = changes.size
     cos, sin = jnp.cos(changes.angle), jnp.sin(changes.angle)
     shear, zero = changes.shear, jnp.zeros_like(cos)
@@ -163,8 +162,8 @@ def places(
         z = jnp.stack([jnp.stack(row) for row in affine])
         down, across, _ = bends.shape
         z = jnp.pad(z, ((0, down), (0, across), (0, 0))) + jnp.pad(bends, ((2, 0), (2, 0), (0, 0)))
-        # TPUs, and GPUs if asked to, would round the factors to 8 or 11 bits: places would be off by
-        # tenths of a pixel.
+        # TPUs, and GPUs if asked to, round factors to 8 or 11 bits: places would be off by tenths of a
+        # pixel.
         partial = jnp.einsum("iy,ijb->ybj", u, z, precision=jax.lax.Precision.HIGHEST)
         return jnp.einsum("ybj,jx->ybx", partial, v, precision=jax.lax.Precision.HIGHEST)
 
@@ -172,13 +171,13 @@ def places(
 
 
 def _basis(settings: Augmentation, size: int) -> Float32[np.ndarray, "terms size"]:
-    """1, the distance from the centre, and the bumps, at each pixel of an axis."""
+    """Compute 1, the distance from the centre, and the bumps, at each pixel of an axis."""
     position = _positions(size)
     return np.concatenate([[np.ones(size), position], _bumps(settings, size)]).astype(np.float32)
 
 
 def _bumps(settings: Augmentation, size: int) -> Float[np.ndarray, "bumps size"]:
-    """Gaussians along an axis, scaled to have squares that add up to 1 at each pixel."""
+    """Compute Gaussians along an axis, scaled so that their squares add up to 1 at each pixel."""
     if not settings.elastic:
         return np.zeros((0, size))
     distance = SPACING * settings.smoothness
@@ -197,14 +196,14 @@ def read(
     y: Float32[Array, "height batch width"],
     x: Float32[Array, "height batch width"],
 ) -> Float32[Array, "height batch width"]:
-    """Read images at any places, bilinearly; outside of an image, and more and more beyond its edge, 0."""
+    """Read images bilinearly at any places. Beyond the edge, values fall to 0 within a pixel."""
     batch, rows, columns = images.shape
-    # Of each place, the upper left of the four pixels that are read. Near an edge these may be further
-    # away than the nearest four; their weights are then 0.
+    # The upper left of the four pixels that are read for each place. Near an edge these may be further away
+    # than the nearest four; their weights are 0 then.
     top = jnp.clip(y.astype(jnp.int32), 0, rows - 2)
     left = jnp.clip(x.astype(jnp.int32), 0, columns - 2)
     first = jnp.arange(batch, dtype=jnp.int32)[None, :, None] * (rows * columns)
-    # Unsigned, or JAX would add a test for indices from the end, which makes the loop half as fast.
+    # Unsigned: else JAX adds a test for indices from the end, which makes the loop half as fast.
     place = (first + top * columns + left).astype(jnp.uint32)
     four = _packed(images).at[place].get(mode="promise_in_bounds")
 
@@ -221,16 +220,16 @@ def read(
 
 
 def _packed(images: UInt8[Array, "batch rows columns"]) -> UInt32[Array, " places"]:
-    """Of each pixel: itself, its right neighbour, the one below, and the right neighbour of that, as bytes.
+    """Pack each pixel, its right neighbour, the one below, and the right neighbour of that into a word.
 
-    There are none for the last pixels, whose neighbours would be beyond the end. Written as a loop because
-    XLA keeps what a loop reads and writes in memory. It would fuse the same expression into the reading of
-    it, and pack four pixels again for each that is read, which costs more than all else here. Of two rounds,
-    a half of the places each, because XLA does away with a loop of one.
+    The last pixels have no word: their neighbours would be beyond the end. This is a loop because XLA keeps
+    what a loop reads and writes in memory. Without a loop XLA would fuse the packing into the reading and
+    pack four pixels again for each read, which costs more than all else here. The loop has two rounds of
+    half the places each, because XLA removes a loop of one round.
     """
     columns = images.shape[2]
     flat, places = images.reshape(-1), images.size - columns - 1
-    half = (places + 1) // 2  # of an odd number, the second half begins one earlier
+    half = (places + 1) // 2  # with an odd number, the second half begins one place earlier
 
     def add(index: Int[Array, ""], packed: UInt32[Array, " places"]) -> UInt32[Array, " places"]:
         start = jnp.minimum(index * half, places - half)

@@ -1,7 +1,7 @@
-"""What is dropped while training: outputs, units of the state on their way to the next step, weights.
+"""Dropout while training: of outputs, of units of the state on the way to the next step, of weights.
 
-Nothing here is done at evaluation. Everything dropped is made up for by scaling what is kept by
-1 / (1 - rate), so that expectations stay (Srivastava et al. 2014).
+Evaluation drops nothing. What is kept is scaled by 1 / (1 - rate), so that expectations stay
+(Srivastava et al. 2014).
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,13 @@ from lstm_jax.kernels.interface import CellParameters, promoted
 def kept_units(
     key: Key[Array, ""], example_index: Int[Array, " batch"], shape: tuple[int, ...], rate: float
 ) -> Bool[Array, "batch *features"]:
-    """Which units of each example are kept: True with a probability of 1 - rate.
+    """Draw which units of each example are kept: True with a probability of 1 - rate.
 
-    One mask for the array at hand would drop other units on two devices with half a batch each than on
-    one device with all of it. Here the mask of an example depends on the key and on the example's place
-    in the whole batch.
+    The mask of an example depends on the key and on the example's place in the whole batch. So two devices
+    with half a batch each drop the same units as one device with all of it.
 
     Args:
-        key: what the masks are drawn from.
+        key: the random key of the masks.
         example_index: the place of each example in the whole batch.
         shape: that of one example.
         rate: the probability of dropping a unit.
@@ -38,7 +37,7 @@ def kept_units(
 
 
 class ExampleDropout(nn.Module):
-    """Dropout with a key of its own for each example, see `kept_units`; `nn.Dropout` has one for all.
+    """Dropout with a key for each example, see `kept_units`; `nn.Dropout` has one for all.
 
     Attributes:
         rate: the probability of dropping a unit.
@@ -64,21 +63,20 @@ class ExampleDropout(nn.Module):
 def recurrent_mask(
     key: Key[Array, ""], example_index: Int[Array, "*batch"], features: int, rate: float, *, dtype: Any
 ) -> Float[Array, "*batch hidden"]:
-    """The mask m of variational recurrent dropout (Gal & Ghahramani 2016, arXiv 1512.05287).
+    """Draw the mask m of variational recurrent dropout (Gal & Ghahramani 2016, arXiv 1512.05287).
 
         z_t = W_x x_t + W_h (m * h_{t-1}) + b            m in {0, 1 / (1 - rate)}
 
-    A mask drawn anew in each step would wipe out what h carries from step to step. So each sequence has
-    one, drawn once, for all of its steps. It is also the same for all four gates (the paper's "tied
-    weights"): the gates keep sharing one product with W_h, where four masks would need four. What leaves
-    the layer, h_t, and the memory c are not masked.
+    A new mask in each step would wipe out what h carries from step to step. So each sequence has one mask
+    for all of its steps. All four gates share it (the paper's "tied weights"), and with it one product with
+    W_h; four masks would need four products. The output h_t and the memory c are not masked.
 
     Args:
-        key: what the masks are drawn from.
+        key: the random key of the masks.
         example_index: the place of each sequence in the whole batch, see `kept_units`.
         features: the number of hidden units.
         rate: the probability of dropping a unit.
-        dtype: that of the state; what the mask is multiplied with may round it to less than its float32.
+        dtype: that of the state. The mask has at least float32; a product with it may round it further.
     """
     kept = kept_units(key, example_index.reshape(-1), (features,), rate)
     mask = kept.reshape(*example_index.shape, features).astype(promoted(dtype, jnp.float32))
@@ -88,16 +86,16 @@ def recurrent_mask(
 def without_some_weights(
     params: CellParameters, key: Key[Array, ""], rate: float
 ) -> dict[str, Mapping[str, Array]]:
-    """The parameters of a cell with some of the recurrent weights W_h set to zero, and the others scaled up.
+    """Set some of the recurrent weights W_h of a cell to zero, and scale the others up.
 
     This is the weight drop of AWD-LSTM (Merity, Keskar & Socher 2017, arXiv 1708.02182), DropConnect on
-    W_h: since it changes the weights and not the steps, the same weights are missing in all steps of a
-    sequence, the memory c is left alone, and every implementation can do it at the cost of a mask of the
-    size of W_h. The sequences of one call share the mask.
+    W_h. It changes the weights, not the steps. So the same weights are missing in all steps of a sequence,
+    the memory c is left alone, and every implementation can do it at the cost of a mask of the size of W_h.
+    The sequences of one call share the mask.
 
     Args:
         params: the weights, as `nn.LSTMCell` names them.
-        key: what the mask is drawn from.
+        key: the random key of the mask.
         rate: the probability of dropping a weight.
     """
     share = _kept_share(rate)
@@ -111,7 +109,7 @@ def without_some_weights(
 
 
 def _kept_share(rate: float) -> float:
-    """The probability of keeping something."""
+    """Return the probability of keeping something."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate: got {rate!r}, expected a number from 0 up to, not including, 1")
     return 1.0 - rate

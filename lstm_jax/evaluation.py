@@ -1,4 +1,4 @@
-"""How good a model is: loss, accuracy and confusion matrix, every example scored exactly once."""
+"""The score of a model: loss, accuracy and confusion matrix; every example counts exactly once."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class Evaluation:
 
     Attributes:
         loss: mean softmax cross-entropy in nats.
-        confusion: how often class i (row) was named j (column).
+        confusion: how many examples of class i (row) were classified as j (column).
     """
 
     loss: float
@@ -35,7 +35,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the examples named rightly, from 0 to 1."""
+        """Share of correctly classified examples, from 0 to 1."""
         return float(np.trace(self.confusion) / np.sum(self.confusion))
 
     @property
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 class Predictions(NamedTuple):
-    """What a model says about each example of a split, in the split's order.
+    """The predictions of a model for each example of a split, in the split's order.
 
     Attributes:
         loss: softmax cross-entropy in nats.
@@ -62,14 +62,14 @@ class Predictions(NamedTuple):
 # Of (params, images, labels), with each example's label last.
 Score: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array, Array]]
 
-# The label of what fills up a last batch.
+# The label of the padding of a last batch.
 NO_EXAMPLE = -1
 
 
 def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
     """Make the function (params, images, labels) -> (loss, predicted class, label) of each example.
 
-    The examples are shared out over the devices; the number of them must be a multiple of these. Every
+    The devices share the examples; the number of examples must be a multiple of that of the devices. Every
     device, of every process, gets all results.
     """
 
@@ -102,8 +102,7 @@ def evaluate(
 ) -> Evaluation:
     """Score every example of a split exactly once.
 
-    Sums are taken in float64 on the host: the result does not depend on how the examples fall into
-    batches.
+    The host sums up in float64: the result does not depend on how the examples fall into batches.
 
     Args:
         score: what `compile_score` made.
@@ -120,7 +119,7 @@ def evaluate(
 
 
 def predict(score: Score, params: Params, split: Split, *, mesh: Mesh) -> Predictions:
-    """What a model says about every example of a split.
+    """Predict every example of a split.
 
     Args:
         score: what `compile_predict` made.
@@ -133,10 +132,10 @@ def predict(score: Score, params: Params, split: Split, *, mesh: Mesh) -> Predic
 
 
 def _scored(score: Score, params: Params, split: Split, mesh: Mesh) -> Iterator[list[Any]]:
-    """The results of every example, batch by batch.
+    """Yield the results of every example, batch by batch.
 
-    The last batch is filled up to the size of the others, so that nothing is compiled twice, and what
-    fills it is left out of the results. Each process loads its own share.
+    The last batch is padded to the size of the others, so that nothing is compiled twice; the padding is
+    left out of the results. Each process loads its own share.
     """
     batch_size = -(-BATCH_SIZE // mesh.size) * mesh.size
     rows = devices.own_rows(batch_size)

@@ -5,9 +5,8 @@
     h_T (B, 64)        the output after the last row has seen them all
     y   (B, 10)        logits = h_T W + b, one per class
 
-A bidirectional layer reads the rows a second time from the bottom up, with weights of its own. Its
-last output is the one after row 1: the one aligned with row 28, which some tutorials take, has seen a
-single row.
+A bidirectional layer reads the rows a second time from the bottom up, with weights of its own. Its last
+output is the one after row 1. Some tutorials take the one aligned with row 28, which has seen one row only.
 """
 
 from typing import Any, TypeAlias
@@ -25,9 +24,9 @@ from lstm_jax.sequences import as_sequence
 
 Params: TypeAlias = Any  # a pytree of float32 arrays
 
-# Of the LSTM's kernels, as in the tutorial (Glorot & Bengio 2010). Flax's orthogonal recurrent kernels
-# do as well here, but the QR decomposition behind them rounds differently from one LAPACK to the next;
-# these start a run from the same bits on every machine.
+# Of the LSTM's kernels, as in the tutorial (Glorot & Bengio 2010). These start a run from the same bits on
+# every machine. Flax's orthogonal recurrent kernels do as well here, but the QR decomposition behind them
+# rounds differently from one LAPACK to the next.
 KERNEL_INIT = nn.initializers.glorot_uniform()
 
 # The name of the dense layer among the parameters.
@@ -35,7 +34,7 @@ HEAD = "head"
 
 
 class LSTMClassifier(nn.Module):
-    """Names the class of a sequence from the last output of an LSTM.
+    """A classifier of sequences by the last output of an LSTM.
 
     Example::
 
@@ -60,7 +59,7 @@ class LSTMClassifier(nn.Module):
         recurrent_dropout_rate: share of the hidden units dropped on the way to the next step, see `LSTM`.
         recurrent_weight_dropout_rate: share of the recurrent weights dropped, see `LSTM`.
         forget_bias: initial value of the forget gates' biases, or ``chrono``, see `LSTM`.
-        remat: into how many parts to cut the sequences, to save memory in the backward pass, see `LSTM`.
+        remat: number of parts to cut the sequences into, to save memory in the backward pass, see `LSTM`.
         implementation: how the LSTM is computed, see `LSTM`.
         dtype: dtype of the LSTM's computation; parameters and logits are float32.
     """
@@ -94,7 +93,7 @@ class LSTMClassifier(nn.Module):
             inputs: the images.
             deterministic: False switches dropout on; it needs the random key ``dropout``.
             example_index: the place of each example in the whole batch; None if this is the whole
-                batch. Dropout depends on it, and so not on how a batch is spread over devices.
+                batch. Dropout depends on it, not on how a batch is spread over devices.
 
         Returns:
             The logits, float32.
@@ -152,7 +151,7 @@ def logits_of(
     example_index: Int[Array, " batch"] | None = None,
     dropout_key: Key[Array, ""] | None = None,
 ) -> Float32[Array, "batch classes"]:
-    """The logits of images of grey levels 0 to 255, which the model sees as 0 to 1.
+    """Compute the logits of images of grey levels 0 to 255, which the model sees as 0 to 1.
 
     Args:
         model: the classifier.
@@ -172,7 +171,7 @@ def logits_of(
 
 
 def build_model(config: Config, num_classes: int = NUM_CLASSES) -> LSTMClassifier:
-    """The classifier that a configuration describes."""
+    """Make the classifier that a configuration describes."""
     return LSTMClassifier(
         hidden_size=config.hidden_size,
         num_classes=num_classes,

@@ -23,7 +23,7 @@ MUON_RMS = 0.2
 
 
 def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransformation:
-    """The optimizer of a configuration, by default Adam (Kingma & Ba 2015, arXiv 1412.6980).
+    """Make the optimizer of a configuration, by default Adam (Kingma & Ba 2015, arXiv 1412.6980).
 
     Args:
         config: the options.
@@ -32,8 +32,8 @@ def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransf
     """
     learning_rate = learning_rate_schedule(config, total_steps=total_steps)
     if config.optimizer == "adamw":
-        # Decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). Biases are left alone:
-        # that of the forget gate is there to be large.
+        # Decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). Biases do not decay: the
+        # forget gate's is large on purpose.
         optimizer = optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=are_kernels)
     elif config.optimizer == "muon":
         optimizer = muon(learning_rate, weight_decay=config.weight_decay)
@@ -46,7 +46,7 @@ def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransf
 
 
 def learning_rate_schedule(config: Config, *, total_steps: int) -> float | optax.Schedule:
-    """The learning rate: a number, or a function of the steps taken before, as the module says."""
+    """Make the learning rate: a number, or a function of the steps taken before, as the module says."""
     peak = config.learning_rate
     warmup = round(config.warmup * total_steps)
     decay = max(total_steps - warmup, 1)
@@ -59,38 +59,38 @@ def learning_rate_schedule(config: Config, *, total_steps: int) -> float | optax
         case _ if config.warmup:
             falling = optax.constant_schedule(peak)
         case _:
-            return peak  # a number: the optimizer need not count
+            return peak  # a number: the optimizer does not need to count
     if not config.warmup:
         return falling
-    # From the first step above 0, which would be a step that does nothing.
+    # Above 0 from the first step on: a rate of 0 would waste it.
     rising = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
     return optax.join_schedules([rising, falling], [warmup])
 
 
 def muon(learning_rate: float | optax.Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """Muon for the kernels of the LSTM, NAdam for biases and the dense layer.
+    """Make Muon for the kernels of the LSTM, and NAdam for biases and the dense layer.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the averaged gradient of a
-    kernel nearly orthogonal: five steps of a polynomial bring all singular values but tiny ones to about 1,
-    so that it also learns in directions in which the gradient is small. Each gate's kernel is turned by
-    itself. That of a single input, as where a step reads a pixel, is only scaled.
+    kernel nearly orthogonal: five steps of a polynomial bring all but tiny singular values to about 1. So it
+    also learns in directions in which the gradient is small. Each gate's kernel is made orthogonal by itself.
+    The kernel of a single input, where a step reads one pixel, is only scaled.
 
     An update has a root mean square of about 0.2 times the learning rate (less if the gradient has a lower
-    rank), the lower end of what Liu et al. 2025 (arXiv 2502.16982, section 2.2) saw of AdamW: its learning
-    rates are a first guess here.
+    rank). That is the lower end of what Liu et al. 2025 (arXiv 2502.16982, section 2.2) saw of AdamW, so
+    that AdamW's learning rates are a first guess here.
 
-    Other than in Jordan's use, the first layer's input kernels are turned too, and the rest learns with NAdam
-    (Dozat 2016), not AdamW: in optax both look ahead by Nesterov's momentum.
+    Two things differ from Jordan's use. The first layer's input kernels are made orthogonal too. And the rest
+    learns with NAdam (Dozat 2016), not AdamW: in optax both look ahead by Nesterov's momentum.
 
     Args:
         learning_rate: of both.
         weight_decay: the share of themselves, times the learning rate, that the LSTM's kernels lose in a
-            step. All updates are of one size, however small the gradient, so that kernels grow as long as the
-            learning rate is high; decay sets a limit to it (Liu et al. 2025, section 2.2).
+            step. All updates have one size, however small the gradient, so that kernels grow as long as the
+            learning rate is high. Decay limits that (Liu et al. 2025, section 2.2).
     """
 
     def matrices(params: Any) -> Any:
-        """How a leaf is a matrix (inputs, outputs); None where NAdam takes it."""
+        """Say how each leaf is a matrix (inputs, outputs); None where NAdam takes it."""
         return jax.tree.map_with_path(
             lambda path, is_kernel: MuonDimensionNumbers() if is_kernel and not _is_of_head(path) else None,
             are_kernels(params),
@@ -109,7 +109,7 @@ def _is_of_head(path: tuple[Any, ...]) -> bool:
 
 
 def are_kernels(params: Any) -> Any:
-    """Which leaves of a tree of parameters are kernels, and not biases."""
+    """Return a tree of booleans: whether each leaf of the parameters is a kernel, not a bias."""
     return jax.tree.map_with_path(
         lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", params
     )
@@ -130,7 +130,7 @@ class AverageState(NamedTuple):
 
 
 def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
-    """An optimizer that also keeps an exponential moving average of the parameters it makes.
+    """Make an optimizer that also keeps an exponential moving average of the parameters.
 
     With p_t for the parameters after step t, this is Adam's average with its correction for the start
     (Polyak & Juditsky 1992 for the idea; Kingma & Ba 2015, sections 3 and 7.2, for this form):
@@ -161,10 +161,10 @@ def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax
 
 
 def average_weight(decay: float, steps: Int32[Array, ""]) -> Float32[Array, ""]:
-    """The weight (1 - decay) / (1 - decay^steps) of the newest parameters, exact also for a decay near 1."""
+    """Compute the newest parameters' weight (1 - decay) / (1 - decay^steps), exact also near a decay of 1."""
     return (1 - decay) / -jnp.expm1(steps.astype(jnp.float32) * jnp.log1p(jnp.float32(decay - 1)))
 
 
 def averaged(opt_state: optax.OptState) -> Any:
-    """The moving average of the parameters in an optimizer's state; None if it keeps none."""
+    """Return the moving average of the parameters in an optimizer's state; None if it keeps none."""
     return opt_state.average if isinstance(opt_state, AverageState) else None

@@ -1,4 +1,4 @@
-"""Named sets of options. What a recipe does not name has its default, which is the tutorial's."""
+"""Named sets of options. An option that a recipe does not name has its default, the tutorial's."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -19,10 +19,10 @@ class Recipe(NamedTuple):
 
 # A short warm-up and a linear decay to nothing, and gradients kept to a norm of 1.
 _DECAYED = {"schedule": "linear", "warmup": 0.05, "clip_norm": 1.0}
-# Weight decay, because Muon's kernels grow as long as the learning rate is high: docs/RESULTS.md has runs
+# Weight decay, because Muon's kernels grow as long as the learning rate is high: docs/notes.md has runs
 # without it, and with Adam.
 _MUON = {"optimizer": "muon", "weight_decay": 0.1}
-# Random changes that leave a digit the digit it is.
+# Random changes after which a digit is still that digit.
 _AUGMENTED = {
     "augment_rotation": 12.0,
     "augment_shift": 2.0,
@@ -30,8 +30,8 @@ _AUGMENTED = {
     "augment_shear": 0.15,
     "augment_elastic": 0.8,
 }
-# Sequences of 784 steps. Half the batch gives twice the steps in about the same time; smaller changes of
-# the images, without bends, because there is more to learn. docs/RESULTS.md has what was tried.
+# Sequences of 784 steps. Half the batch gives twice the steps in about the same time. The changes of the
+# images are smaller, without bends, because there is more to learn. docs/notes.md has what was tried.
 _LONG = {
     "hidden_size": 128,
     "batch_size": 64,
@@ -81,12 +81,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "pixels": Recipe(
             "one pixel a step, 784 steps",
-            # Gates that forget slowly: with the bias of 1 it learnt nothing.
+            # Gates that forget slowly: with a bias of 1 it learnt nothing.
             {"task": "pixels", "forget_bias": "chrono", **_LONG},
         ),
         "permuted": Recipe(
             "one pixel a step, in a fixed random order",
-            # Here the bias of 1 learnt faster than chrono, and Muon faster than Adam.
+            # Here a bias of 1 learnt faster than chrono, and Muon faster than Adam.
             {"task": "permuted", **_LONG, "optimizer": "muon", "epochs": 75, "train_on_all": True},
         ),
     }
@@ -94,5 +94,5 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def purposes() -> str:
-    """All recipes on one line, for ``--help``."""
+    """Return all recipes on one line, for ``--help``."""
     return "; ".join(f"{name}: {recipe.purpose}" for name, recipe in RECIPES.items())

@@ -6,7 +6,7 @@
     permuted   the same in a fixed random order: permuted sequential MNIST, where what is near in the
                image is far away in the sequence
 
-Published results on the permuted task differ in the order, and rarely say which. Two are in use; see
+Published results on the permuted task use different orders, and rarely say which. Two are common; see
 `permutation`.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int32
 def as_sequence(
     images: Float[Array, "batch rows columns"], task: str, permutation_seed: int | str
 ) -> Float[Array, "batch time features"]:
-    """The sequences that stand for images in a task.
+    """Turn images into the sequences of a task.
 
     Args:
         images: row by row.
@@ -37,20 +37,20 @@ def as_sequence(
     if task == "pixels":
         return pixels
     if task == "permuted":
-        # The indices are constants within bounds: nothing to check on the device.
+        # The indices are constants within bounds: the device has nothing to check.
         return pixels.at[:, permutation(rows * columns, permutation_seed)].get(mode="promise_in_bounds")
     raise ValueError(f"task: got {task!r}, expected rows, columns, pixels or permuted")
 
 
 def permutation(count: int, seed: int | str) -> Int32[np.ndarray, " count"]:
-    """A fixed order of ``count`` pixels: step t of the sequence reads pixel ``permutation(...)[t]``.
+    """Return a fixed order of ``count`` pixels: step t of the sequence reads pixel ``permutation(...)[t]``.
 
     Args:
         count: number of pixels.
         seed: of ``numpy.random.RandomState(seed).permutation(count)``, whose numbers NumPy has promised
-            not to change; papers that say which order they took have mostly 92916. Or ``bit-reversal``:
-            sorted by the number whose binary digits are those of the index read backwards, as in the
-            published code of S4 (Gu, Goel & Re 2021, https://arxiv.org/abs/2111.00396).
+            not to change. Most papers that name their order have 92916. Or ``bit-reversal``: sorted by the
+            number whose binary digits are those of the index read backwards, as in the published code of S4
+            (Gu, Goel & Re 2021, https://arxiv.org/abs/2111.00396).
 
     Raises:
         ValueError: for another text.

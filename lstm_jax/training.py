@@ -1,13 +1,13 @@
-"""One step of training, an epoch of them in one program, as pure functions.
+"""One step of training, and an epoch of steps in one program, as pure functions.
 
     train_step(state, batch, seed) -> (state, loss)
     train_epoch(state, data, start, stop, seed) -> state       the same step, in a compiled loop
 
-All arguments are values, the seed too: one program serves every seed, and `jax.vmap` over states, orders
-and seeds trains many of them at once (`MANY_SEEDS_SPEC`). What is trained, and how, is a `Method`.
+All arguments are values, the seed too. So one program serves every seed, and `jax.vmap` over states, orders
+and seeds trains many at once (`MANY_SEEDS_SPEC`). What is trained, and how, is a `Method`.
 
-Both are written for one device's share of the batch; `runtime.over_devices` runs them on all devices
-of the mesh. The loop over epochs, with its files and messages, is in `loop.py`.
+Both functions compute one device's share of the batch; `devices.over_devices` runs them on all devices of
+the mesh. The loop over epochs, with its files and messages, is in `runs/loop.py`.
 """
 
 import dataclasses
@@ -31,26 +31,26 @@ from lstm_jax.optimizer import averaged, build_optimizer
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1
-# Folded into the key of a step, it gives the key of the augmentation; the key itself is that of dropout.
+# Folded into the key of a step, this gives the key of augmentation; dropout uses the key itself.
 _AUGMENTATION = 1
 
 # A seed: a number, or an array within a compiled program.
 Seed: TypeAlias = int | np.uint32 | UInt32[Array, ""]
-# What a run is trained from: one seed, or many at once.
+# The seed of a run, or those of many that are trained at once.
 RunSeed: TypeAlias = int | np.uint32 | UInt32[np.ndarray, " seeds"]
 
 
 class TrainState(NamedTuple):
-    """All that a training step reads and writes. Random keys are not in it: they follow from the step.
+    """All that a training step reads and writes. It holds no random keys: they follow from the step.
 
-    The state of a run of many seeds is a stack of theirs: every array has an axis of seeds before its own.
+    In a run of many seeds, every array has an axis of seeds before its own.
 
     Attributes:
         step: training steps taken.
         params: the model's parameters.
         opt_state: the optimizer's state.
         loss_sum: sum of the losses since the start of the epoch.
-        nonfinite_step: the first step, counted from 1, whose loss was not finite; else `NEVER`.
+        nonfinite_step: the first step, counted from 1, with a loss that is not finite; else `NEVER`.
     """
 
     step: Int32[Array, ""]
@@ -67,7 +67,7 @@ class TrainState(NamedTuple):
 
     @property
     def steps_taken(self) -> int:
-        """``step`` on the host; many seeds take their steps together."""
+        """``step``, as a number on the host; many seeds take their steps together."""
         return int(np.asarray(self.step).flat[0])
 
 
@@ -89,7 +89,7 @@ class Method:
 
     @classmethod
     def of(cls, config: Config, *, total_steps: int) -> "Method":
-        """The method of a configuration, for a run of so many steps."""
+        """Make the method of a configuration, for a run of ``total_steps`` steps."""
         return cls(
             model=build_model(config),
             optimizer=build_optimizer(config, total_steps=total_steps),
@@ -110,9 +110,9 @@ DeviceBatch: TypeAlias = tuple[UInt8[Array, "batch 28 28"], Int32[Array, " batch
 
 
 class Resident(NamedTuple):
-    """A data set on the device, and which examples make up which step.
+    """A data set on the device, and the examples of each step.
 
-    Many seeds share the images and labels, and have an ``order`` each: (seeds, steps, batch).
+    Many seeds share the images and labels. Each has an ``order`` of its own: (seeds, steps, batch).
     """
 
     image: UInt8[Array, "examples 28 28"]
@@ -120,7 +120,7 @@ class Resident(NamedTuple):
     order: Int32[Array, "steps batch"]
 
     def batch(self, index: Int32[Array, ""]) -> DeviceBatch:
-        """The batch of step ``index``."""
+        """Return the batch of step ``index``."""
         chosen = self.order[index]
         return self.image[chosen], self.label[chosen]
 
@@ -132,7 +132,7 @@ class Block(NamedTuple):
     label: Int32[Array, "steps batch"]
 
     def batch(self, index: Int32[Array, ""]) -> DeviceBatch:
-        """The batch of step ``index``."""
+        """Return the batch of step ``index``."""
         return self.image[index], self.label[index]
 
 
@@ -149,13 +149,13 @@ TrainEpoch: TypeAlias = Callable[[TrainState, Any, Any, Any, Seed | RunSeed], Tr
 
 
 def keys_of(seed: Seed) -> tuple[Key[Array, ""], Key[Array, ""]]:
-    """The random keys of a run: for the initial parameters, and for what each step draws."""
+    """Make the random keys of a run: for the initial parameters, and for what each step draws."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
     return init_key, step_key
 
 
 def init_state(method: Method, seed: Seed) -> TrainState:
-    """The state before the first step."""
+    """Make the state before the first step."""
     params = method.model.init(keys_of(seed)[0], jnp.zeros((1, 28, 28)))["params"]
     return TrainState(
         step=jnp.int32(0),
@@ -167,13 +167,13 @@ def init_state(method: Method, seed: Seed) -> TrainState:
 
 
 def init_run(method: Method, seed: Seed | UInt32[Array, " seeds"]) -> TrainState:
-    """The state of a run before its first step: `init_state` of its seed, or those of many, stacked."""
+    """Make the state of a run before its first step: `init_state` of its seed, or of many, stacked."""
     init = partial(init_state, method)
     return jax.vmap(init)(seed) if np.ndim(seed) else init(seed)
 
 
 def init_state_on(mesh: Mesh, method: Method, seed: RunSeed) -> TrainState:
-    """The state of a run before its first step, the same on every device of the mesh."""
+    """Make the state of a run before its first step, the same on every device of the mesh."""
     init = jax.jit(partial(init_run, method), out_shardings=replicated(mesh))
     return init(np.asarray(seed, np.uint32))
 
@@ -181,7 +181,7 @@ def init_state_on(mesh: Mesh, method: Method, seed: RunSeed) -> TrainState:
 def loss_of(
     logits: Float32[Array, "batch classes"], label: Int32[Array, " batch"], label_smoothing: float
 ) -> Float32[Array, ""]:
-    """The mean softmax cross-entropy of a batch.
+    """Compute the mean softmax cross-entropy of a batch.
 
     Args:
         logits: of each class.
@@ -200,14 +200,14 @@ def train_step(
 ) -> tuple[TrainState, Float32[Array, ""]]:
     """Take one step down the gradient of the loss of a batch.
 
-    Runs on each device with its share of the batch; losses and gradients are averaged over the axis
+    This runs on each device with its share of the batch. Losses and gradients are averaged over the axis
     ``data``, so that all devices take the same step.
 
     Args:
         state: the state before the step.
         batch: this device's share of the batch.
-        seed: the run's seed; dropout and augmentation follow from it, the step and the example's place
-            in the batch.
+        seed: the run's seed. Dropout and augmentation follow from it, from the step and from the example's
+            place in the batch.
         method: what is trained, and how.
 
     Returns:
@@ -249,10 +249,10 @@ def train_epoch(
     *,
     method: Method,
 ) -> TrainState:
-    """Take the steps ``start`` up to, not including, ``stop`` of the steps that ``data`` holds.
+    """Take the steps from ``start`` up to, not including, ``stop`` of those that ``data`` holds.
 
-    The bounds are values, not constants of the program: one program serves any part of an epoch, so
-    that a run that was stopped and continued anywhere computes the same bits as one that was not.
+    The bounds are values, not constants of the program. So one program serves any part of an epoch, and a
+    run that was stopped and continued anywhere computes the same bits as one that was not.
 
     Args:
         state: the state before the first of these steps.
@@ -270,13 +270,13 @@ def train_epoch(
 
 
 def compile_train_step(method: Method, mesh: Mesh) -> TrainStep:
-    """The jitted `train_step`; it consumes the state it is given."""
+    """Compile `train_step`; it consumes the state it is given."""
     step = partial(train_step, method=method)
     return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS)), P()), donate=0)
 
 
 def compile_train_epoch(method: Method, mesh: Mesh, *, data_spec: DataSpec) -> TrainEpoch:
-    """The jitted `train_epoch` for one kind of data; it consumes the state it is given.
+    """Compile `train_epoch` for one kind of data; it consumes the state it is given.
 
     Args:
         method: what is trained, and how.
@@ -286,6 +286,6 @@ def compile_train_epoch(method: Method, mesh: Mesh, *, data_spec: DataSpec) -> T
     """
     epoch: Callable[..., TrainState] = partial(train_epoch, method=method)
     if data_spec == MANY_SEEDS_SPEC:
-        # Inside of the devices' program: each device has its share of every seed's batch.
+        # Inside the devices' program: each device has its share of every seed's batch.
         epoch = jax.vmap(epoch, in_axes=_MANY_SEEDS_AXES)
     return over_devices(epoch, mesh, in_specs=(P(), data_spec, P(), P(), P()), donate=0)

@@ -1,4 +1,12 @@
-"""The command line: ``train.py`` and ``python -m lstm_jax COMMAND``.
+"""The command line: ``train.py``, ``python -m lstm_jax COMMAND`` and the installed ``lstm-jax COMMAND``.
 
-Nothing heavy is imported before the options are read: ``--help`` and a typing mistake need no JAX.
+    command_line.py  what all commands share: options, errors in one line, exit codes
+    train.py         train, or continue, one run
+    evaluate.py      score a trained model on the test images
+    predict.py       name the digits in pictures
+    exchange.py      export and import weights
+    options_page.py  docs/options.md, made from the options
+
+`lstm_jax/__main__.py` has the table of commands. JAX is imported only after the options are read: ``--help``
+and a typing mistake need none of it.
 """

@@ -1,7 +1,7 @@
-"""What every command has in common: reading options, and saying in one line what went wrong.
+"""What all commands share: reading options, and telling in one line what went wrong.
 
-tyro reads the options. It explains a mistake in a box of several lines; a log file, a terminal and
-a script are better served by one, so the box is turned into one line here.
+tyro reads the options. It explains a mistake in a box of several lines. One line serves a log file, a
+terminal and a script better, so the box becomes one line here.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from lstm_jax.system.signals import Interrupted
 T = TypeVar("T")
 
 USAGE_EXIT_CODE = 2
-# What somebody may write behind an option that is a switch.
+# What a user may write after an option that is a switch.
 TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "1", "0")
 # A shell reports 128 + N for a program that signal N ended; a stopped run must not look finished.
 SIGNAL_EXIT_CODE = 128
@@ -69,7 +69,7 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
 
 
 def value_of_a_switch(args: Sequence[str], box: str) -> str | None:
-    """What to say of ``--bidirectional true``, where tyro's error box calls the value an unknown option."""
+    """Return what to say of ``--bidirectional true``, where tyro calls the value an unknown option."""
     unknown = re.fullmatch(r"Unrecognized options: (\S+)", box_on_one_line(box))
     if unknown is None or unknown[1].lower() not in TRUTH_VALUES:
         return None
@@ -82,7 +82,7 @@ def value_of_a_switch(args: Sequence[str], box: str) -> str | None:
 
 
 def box_on_one_line(box: str) -> str:
-    """The text of one of tyro's error boxes, without its frame, title and last advice."""
+    """Return the text of one of tyro's error boxes, without its frame, title and last advice."""
     sections: list[list[str]] = [[]]
     for line in (line.strip(" │") for line in box.splitlines()):
         if re.fullmatch("[─-]+", line) or line.startswith(("╭", "╰")):
@@ -117,24 +117,24 @@ def complain(prog: str, message: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the user something that is not the result: standard output stays clean for programs."""
+    """Print a line that is not a result to standard error: standard output stays clean for programs."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def show_any_text() -> None:
-    """Let the name of a folder be printed where the terminal's encoding has no such letter: as an escape."""
+    """Print letters that the terminal's encoding does not have as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) -> None:
-    """Run a command to its exit code; a user's mistake, a full disk or Ctrl-C is told in one line.
+    """Run a command to its exit code; tell a user's mistake, a full disk or Ctrl-C in one line.
 
     Args:
         command: returns the exit code.
         prog: the program's name in messages.
-        goes_on: whether the same command goes on where this one was stopped.
+        goes_on: whether the same command continues where this one was stopped.
     """
     show_any_text()
     try:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the newest state of a run on the test images: accuracy, calibration, confusions, mistakes."""
+    """Score the newest state of a run on the test images: accuracy, calibration, confusions, errors."""
 
     run_dir: RunDir
     output: Annotated[Path | None, shown_option("DIR", "none")] = None
-    """Folder for evaluation.json and pictures of the confusions, the calibration and the mistakes."""
+    """Folder for evaluation.json and pictures of the confusions, the calibration and the errors."""
     mistakes: int = 20
-    """How many of the wrongly named images to list; evaluation.json lists them all."""
+    """How many misclassified images to list, the most confident first; evaluation.json lists all."""
     data_dir: Annotated[Path | None, shown_option("DIR", "the one the run was trained with")] = None
     """Folder of prepared data sets."""
     archive_dir: Annotated[Path | None, shown_option("DIR", "none")] = None
@@ -54,7 +54,7 @@ class Evaluate:
         dataset = self._dataset(trained.config)
         mesh = devices.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
-        # They were read to one device, and here there may be several.
+        # They were read to one device; here there may be several.
         params = jax.device_put(trained.params, devices.replicated(mesh))
         report = figures.report_on(evaluation.predict(predict, params, dataset.test, mesh=mesh))
         seed = f"seed {trained.seed}, " if trained.config.seeds > 1 else ""
@@ -73,9 +73,9 @@ class Evaluate:
         return 0
 
     def _dataset(self, config: Config) -> "Dataset":
-        """The data set, from where the user says; else from where it was while training, which is only read.
+        """Load the data set from where the user says, else from where it was in training, which is only read.
 
-        The run directory may come from somebody else: what its config.json names is no place to write to.
+        The run directory may come from somebody else: no folder that its config.json names is written to.
         """
         from lstm_jax.data.dataset import load_dataset
         from lstm_jax.data.prepared import version_dir

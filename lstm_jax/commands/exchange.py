@@ -100,9 +100,9 @@ class Import:
     ] = None
     """The order of the pixels in the task 'permuted', if the file does not say it."""
     pixel_mean: Annotated[float | None, shown_option("FLOAT", "the file's, else 0")] = None
-    """What was subtracted from pixels between 0 and 1 where the weights were trained."""
+    """What was subtracted from the pixels (0 to 1) where the weights were trained."""
     pixel_std: Annotated[float | None, shown_option("FLOAT", "the file's, else 1")] = None
-    """What they were divided by then."""
+    """What the pixels were divided by after that."""
     dataset: Annotated[DatasetName | None, shown_option("|".join(DATASETS), "the file's, else mnist")] = None
     """Data set to evaluate on, and to train further on."""
     batch_size: int = 128
@@ -122,12 +122,12 @@ class Import:
                 raise ConfigError(
                     f"{option(field)}: got {number}, expected a number from {low:g} to {high:g}"
                 )
-        # What the file may still say is left out.
+        # The file may still say the rest.
         likely = self.task or ("rows" if self.permutation_seed is None else "permuted")
         self.options(dataset=self.dataset, task=likely, permutation_seed=self.permutation_seed)
 
     def options(self, **inputs: Any) -> Config:
-        """The options of the run, but for its architecture; of ``inputs``, None is the default."""
+        """Return the options of the run without its architecture; a None in ``inputs`` is the default."""
         return Config(
             run_dir=self.run_dir,
             batch_size=self.batch_size,

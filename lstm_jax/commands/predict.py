@@ -26,7 +26,7 @@ class Predict:
     best: ChosenBest = False
 
     def run(self) -> int:
-        """Print one line per image; one that cannot be read is an error, but does not stop the others."""
+        """Print one line per image; an unreadable image is an error, but does not stop the others."""
         if not self.images:
             raise ImageError("no image given: name at least one PNG or JPEG file after the run directory")
         import numpy as np

@@ -1,7 +1,7 @@
-"""A picture of what augmentation does: ``python -m lstm_jax.report.augmentation_gallery --output FILE``.
+"""A picture of augmentation: ``python -m lstm_jax.report.augmentation_gallery --output FILE``.
 
-A row shows one digit of each class under one change alone, at the strength that a recipe gives it; the
-last rows show all changes together, each time drawn anew. docs/augmentation.png is made by this command.
+A row shows one digit of each class under one change alone, at the strength that a recipe gives it. The
+last rows show all changes together, drawn anew each time. This command makes docs/augmentation.png.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ class Gallery:
     output: Annotated[Path, arg(metavar="FILE")]
     """The picture to write: PNG."""
     recipe: RecipeName = "accurate"
-    """Whose augmentation to show."""
+    """The recipe whose augmentation to show."""
     seed: int = 0
-    """What the changes are drawn from."""
+    """Determines the changes."""
 
     def run(self) -> int:
         """Write the picture."""
@@ -60,13 +60,13 @@ class Gallery:
 
 
 def first_of_each_class(split: Split, num_classes: int = NUM_CLASSES) -> UInt8[np.ndarray, "classes 28 28"]:
-    """The first image of each class."""
+    """Return the first image of each class."""
     images, labels = next(split.batches(1000))
     return np.stack([images[np.flatnonzero(labels == name)[0]] for name in range(num_classes)])
 
 
 def rows_of(settings: Augmentation) -> Mapping[str, Augmentation]:
-    """The rows of the picture: a label, and what is changed."""
+    """Return the rows of the picture: a label, and what is changed."""
     alone = {
         f"rotation, {settings.rotation:g} degrees": Augmentation(rotation=settings.rotation),
         f"shift, {settings.shift:g} pixels": Augmentation(shift=settings.shift),
@@ -100,7 +100,7 @@ def gallery(images: UInt8[np.ndarray, "digits 28 28"], settings: Augmentation, *
 def _tile(image: Float[np.ndarray, "28 28"]) -> Image.Image:
     pixels = (255 - np.rint(image)).astype(np.uint8)
     side = 28 * MAGNIFICATION
-    # A light frame: where a digit ends and where its image ends are two things.
+    # A light frame shows where the image ends, which is not where the digit ends.
     tile = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
     ImageDraw.Draw(tile).rectangle((0, 0, side - 1, side - 1), outline=225)
     return tile

@@ -1,15 +1,15 @@
-"""What a model gets right and wrong, and how well it knows: the figures of ``python -m lstm_jax evaluate``.
+"""Accuracy, calibration and errors of a model: the figures of ``python -m lstm_jax evaluate``.
 
 An accuracy is a share of a sample. Its interval is Wilson's (1927), which holds near 100 % too, where the
 usual p +- 1.96 sqrt(p (1 - p) / n) is too narrow and too high:
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)       z = 1.96 for 95 %
 
-It says what other test images of the same kind would give. Other seeds of training are another matter.
+It says what other test images of the same kind would give. It says nothing of other seeds of training.
 
-A model is calibrated if of the answers it gives with probability 0.9, 90 % are right. The expected
-calibration error (Guo et al. 2017, arXiv 1706.04599) is the mean distance from that: examples go into 15
-bins of equal width by the probability of the named class, and
+A model is calibrated if 90 % of the answers that it gives with probability 0.9 are right. The expected
+calibration error (Guo et al. 2017, arXiv 1706.04599) is the mean distance from that. Examples go into 15
+bins of equal width by the probability of the predicted class, and
 
     ECE = sum_bins  examples(bin) / n  |accuracy(bin) - mean probability(bin)|
 """
@@ -30,14 +30,14 @@ CALIBRATION_BINS = 15
 
 
 class Bin(NamedTuple):
-    """The examples whose named class has a probability within certain bounds.
+    """The examples whose predicted class has a probability within certain bounds.
 
     Attributes:
         above: the lower bound, which does not belong to the bin.
         up_to: the upper bound, which does.
         examples: how many there are.
-        probability: the mean probability of the named class; NaN without examples.
-        accuracy: the share that is named rightly; NaN without examples.
+        probability: the mean probability of the predicted class; NaN without examples.
+        accuracy: the share that is classified correctly; NaN without examples.
     """
 
     above: float
@@ -49,13 +49,13 @@ class Bin(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """An example that is named wrongly.
+    """A misclassified example.
 
     Attributes:
         index: its number in the split, from 0.
         true: its class.
-        named: the class that the model gives it.
-        probability: of the class that it is given.
+        named: the class that the model predicts.
+        probability: of the predicted class.
     """
 
     index: int
@@ -70,7 +70,7 @@ class Report(NamedTuple):
     Attributes:
         evaluation: loss, accuracy, confusion matrix.
         bins: calibration, from the lowest probability to the highest.
-        mistakes: what is named wrongly, the surest first.
+        mistakes: the misclassified examples, the most confident errors first.
     """
 
     evaluation: Evaluation
@@ -79,7 +79,7 @@ class Report(NamedTuple):
 
     @property
     def examples(self) -> int:
-        """How many examples were scored."""
+        """Number of scored examples."""
         return int(np.sum(self.evaluation.confusion))
 
     @property
@@ -101,7 +101,7 @@ class Report(NamedTuple):
 
 
 def report_on(predictions: Predictions) -> Report:
-    """Count and sort what a model said about a split."""
+    """Count the predictions for a split, and sort the errors among them."""
     loss, probability, label = predictions
     named = np.argmax(probability, axis=1)
     sureness = np.max(probability, axis=1)
@@ -126,7 +126,7 @@ def wilson_interval(right: int, examples: int, *, confidence: float = CONFIDENCE
     middle = share + z**2 / (2 * examples)
     half = z * math.sqrt(share * (1 - share) / examples + z**2 / (4 * examples**2))
     scale = 1 + z**2 / examples
-    # The share is within, and at 0 or 1 it is the bound itself; rounding would have it otherwise.
+    # The share is inside; at 0 or 1 it is the bound itself. Rounding would put it outside.
     return min(share, (middle - half) / scale), max(share, (middle + half) / scale)
 
 
@@ -136,11 +136,11 @@ def calibration_bins(
     *,
     count: int = CALIBRATION_BINS,
 ) -> list[Bin]:
-    """Put examples into bins of equal width by the probability of the class that they were given.
+    """Put examples into bins of equal width by the probability of their predicted class.
 
     Args:
-        probability: of the named class, above 0.
-        right: whether the named class is the true one.
+        probability: of the predicted class, above 0.
+        right: whether the predicted class is the true one.
         count: number of bins.
     """
     edges = np.linspace(0, 1, count + 1)
@@ -163,7 +163,7 @@ def _means(
 
 
 def as_text(report: Report, *, most_mistakes: int) -> str:
-    """A report as a page of text.
+    """Format a report as a page of text.
 
     Args:
         report: the report.
@@ -207,7 +207,7 @@ def _class_lines(report: Report) -> list[str]:
 
 def _calibration_lines(report: Report) -> list[str]:
     return [
-        "calibration (probability of the named class: examples, mean probability, accuracy)",
+        "calibration (probability of the predicted class: examples, mean probability, accuracy)",
         *(
             f"{b.above:6.1%} to {b.up_to:6.1%} {b.examples:7,d} {b.probability:8.2%} {b.accuracy:8.2%}"
             for b in report.bins
@@ -218,9 +218,11 @@ def _calibration_lines(report: Report) -> list[str]:
 
 def _mistake_lines(report: Report, most: int) -> list[str]:
     shown = report.mistakes[:most]
-    which = f"the {len(shown)} surest" if len(shown) < len(report.mistakes) else "the surest first"
+    which = (
+        f"the {len(shown)} most confident" if len(shown) < len(report.mistakes) else "most confident first"
+    )
     return [
-        f"named wrongly: {len(report.mistakes):,}, {which} (index, true, named, probability)",
+        f"misclassified: {len(report.mistakes):,}, {which} (index, true, predicted, probability)",
         *(f"{m.index:6d} {m.true:3d} {m.named:3d} {m.probability:8.2%}" for m in shown),
     ]
 
@@ -228,7 +230,7 @@ def _mistake_lines(report: Report, most: int) -> list[str]:
 def _confusion_lines(confusion: Int[np.ndarray, "classes classes"]) -> list[str]:
     width = max(5, len(str(confusion.max())) + 1)
     return [
-        "confusion matrix (row: true class, column: named class)",
+        "confusion matrix (row: true class, column: predicted class)",
         "   " + "".join(f"{name:{width}d}" for name in range(len(confusion))),
         *(f"{name:3d}" + "".join(f"{count:{width}d}" for count in row) for name, row in enumerate(confusion)),
     ]
@@ -239,7 +241,7 @@ def _range(interval: tuple[float, float]) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """A report as what JSON can hold; what is not defined is null."""
+    """Convert a report to JSON values; undefined numbers are null."""
     evaluation = report.evaluation
     classes = zip(
         np.sum(evaluation.confusion, axis=1).tolist(),

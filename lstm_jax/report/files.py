@@ -18,7 +18,7 @@ from lstm_jax.report.figures import Bin, Mistake, Report, as_json
 from lstm_jax.system.files import whole, write_whole
 from lstm_jax.system.packages import how_to_install
 
-# Mistakes in the picture, the surest ones: more cannot be looked at.
+# Errors in the picture, the most confident ones: nobody looks at more.
 MOST_SHOWN = 100
 COLUMNS = 10
 MAGNIFICATION = 3
@@ -43,7 +43,7 @@ def write_report(
         report: what to write.
         split: the examples that it is about.
         folder: where to; it is made.
-        about: what else to say in the JSON: which model, which examples.
+        about: what else the JSON says: which model, which examples.
         note: called with a line about what could not be written, and about where the rest is.
 
     Raises:
@@ -69,13 +69,13 @@ def write_report(
 
 
 def images_of(mistakes: Sequence[Mistake], split: Split) -> UInt8[np.ndarray, "mistakes 28 28"]:
-    """The images of mistakes, in their order."""
+    """Return the images of mistakes, in their order."""
     order = np.array([mistake.index for mistake in mistakes])
     return next(split.batches(len(order), order=order)).image
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], images: UInt8[np.ndarray, "mistakes 28 28"]) -> Image.Image:
-    """A gallery: each image with its number, its class -> the class it was given, and the probability."""
+    """Draw each image with its number, its true and its predicted class, and the probability."""
     width, height = 28 * MAGNIFICATION + GAP, 28 * MAGNIFICATION + CAPTION_HEIGHT + GAP
     rows, columns = -(-len(mistakes) // COLUMNS), min(len(mistakes), COLUMNS)
     picture = Image.new("L", (columns * width + GAP, rows * height + GAP), 255)
@@ -96,7 +96,7 @@ def write_plots(report: Report, folder: Path) -> None:
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    # Figure and not pyplot: no display is looked for, and nothing stays open.
+    # Figure, not pyplot: it looks for no display and leaves nothing open.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def write_plots(report: Report, folder: Path) -> None:
 
 
 def _draw_confusion(ax: Any, confusion: Int[np.ndarray, "classes classes"]) -> None:
-    """Counts; what is wrong is coloured, for next to what is right nobody would see it."""
+    """Draw the counts; only errors are coloured, because correct answers would outshine them."""
     wrong = confusion - np.diag(np.diag(confusion))
     ax.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
     for (true, named), count in np.ndenumerate(confusion):
@@ -124,10 +124,10 @@ def _draw_confusion(ax: Any, confusion: Int[np.ndarray, "classes classes"]) -> N
         )
     ax.set_xticks(range(len(confusion)))
     ax.set_yticks(range(len(confusion)))
-    ax.set_xlabel("named class")
+    ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     right = int(np.trace(confusion))
-    ax.set_title(f"{right:,} of {confusion.sum():,} named rightly")
+    ax.set_title(f"{right:,} of {confusion.sum():,} classified correctly")
 
 
 def _square(row: int, column: int) -> Any:
@@ -137,7 +137,7 @@ def _square(row: int, column: int) -> Any:
 
 
 def _draw_calibration(axes: Any, report: Report) -> None:
-    """Accuracy against probability, bin by bin, and below it how many examples there are."""
+    """Draw accuracy against probability, bin by bin, and the number of examples below."""
     above, below = axes
     bins: list[Bin] = [b for b in report.bins if b.examples]
     edges, width = [b.above for b in bins], [b.up_to - b.above for b in bins]
@@ -150,7 +150,7 @@ def _draw_calibration(axes: Any, report: Report) -> None:
     above.legend(loc="upper left")
     below.bar(edges, [b.examples for b in bins], width, align="edge", color=GREY, edgecolor="white")
     below.set_yscale("log")
-    below.set_ylim(bottom=0.5)  # a single image is seen
+    below.set_ylim(bottom=0.5)  # so that a single image shows
     below.set_ylabel("images")
-    below.set_xlabel("probability of the named class")
+    below.set_xlabel("probability of the predicted class")
     below.set_xlim(0, 1)

@@ -143,7 +143,7 @@ def test_a_report_by_hand() -> None:
     assert report.calibration_error == pytest.approx((0.5 + 0.7 + 0.25 + 0.1 + 0.95) / 5, rel=1e-6)
 
 
-def test_every_mistake_is_listed_the_surest_first() -> None:
+def test_every_mistake_is_listed_the_most_confident_first() -> None:
     given = predictions(300)
     report = report_on(given)
     named = given.probability.argmax(axis=1)
@@ -163,11 +163,11 @@ def test_the_text() -> None:
     assert lines[2] == "expected calibration error 50.00%"
     assert "  0   33.33%  6.15% to 79.23%" in lines
     assert "  2     nan%  0.00% to 100.00%" in lines
-    listed = lines.index("named wrongly: 2, the 1 surest (index, true, named, probability)")
+    listed = lines.index("misclassified: 2, the 1 most confident (index, true, predicted, probability)")
     assert [line.split() for line in lines[listed + 1 : listed + 3]] == [["2", "0", "1", "95.00%"], []]
     assert " 66.7% to  73.3%       1   70.00%    0.00%" in lines
     assert lines[-1].split() == ["2", "0", "0", "0"]
-    assert "named wrongly: 2, the surest first" in as_text(report_on(by_hand()), most_mistakes=2)
+    assert "misclassified: 2, most confident first" in as_text(report_on(by_hand()), most_mistakes=2)
 
 
 def test_the_json_holds_the_same() -> None:
@@ -223,10 +223,10 @@ def test_a_perfect_model_has_no_gallery(tmp_path: Path) -> None:
     assert report.mistakes == []
     write_report(report, split_for(perfect), tmp_path, about={})
     assert not (tmp_path / "mistakes.png").exists()
-    assert "named wrongly: 0" in as_text(report, most_mistakes=5)
+    assert "misclassified: 0" in as_text(report, most_mistakes=5)
 
 
-def test_the_gallery_shows_the_surest_mistakes(tmp_path: Path) -> None:
+def test_the_gallery_shows_the_most_confident_mistakes(tmp_path: Path) -> None:
     given = predictions(400, seed=3)
     report, split = report_on(given), split_for(given)
     assert len(report.mistakes) > MOST_SHOWN
@@ -271,7 +271,8 @@ def test_the_command_writes_what_it_prints(run: Run, data_dir: Path, tmp_path: P
     assert len(read["mistakes"]) == round(10_000 * (1 - read["accuracy"]))
     lines = done.stdout.splitlines()
     listed = lines.index(
-        f"named wrongly: {len(read['mistakes']):,}, the 3 surest (index, true, named, probability)"
+        f"misclassified: {len(read['mistakes']):,}, the 3 most confident "
+        "(index, true, predicted, probability)"
     )
     for line, mistake in zip(lines[listed + 1 : listed + 4], read["mistakes"], strict=False):
         assert [int(word) for word in line.split()[:3]] == [
