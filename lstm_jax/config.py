@@ -36,10 +36,10 @@ DATASETS: tuple[str, ...] = get_args(DatasetName)
 INPUTS: tuple[str, ...] = get_args(InputName)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(ImplementationName)
 
-# Where things lie on this machine.
+# Where things are on this machine.
 PLACES = ("data_dir", "archive_dir", "run_dir")
-# The only fields that may differ when a run is continued: places, how the same numbers are computed, when to
-# stop early; and how long to train, where no step depends on that (see `Config.identity`).
+# The only fields that may differ when a run is continued: places, how the same numbers are computed, and when
+# to stop early. The length of training may differ too, where no step depends on it (see `Config.identity`).
 CHANGEABLE = (*PLACES, "implementation", "patience")
 LENGTH = ("epochs", "steps")
 
@@ -48,7 +48,7 @@ LARGEST_SEED = 2**32 - 1
 # The step is counted in an int32.
 MOST_STEPS = 2**31 - 1
 FLOAT32_MAX = 3.4e38
-# No machine could do more; without limits, a typing mistake ends in a hang or in a crash of the compiler.
+# No machine can do more. Without limits, a typing mistake ends in a hang or a crash of the compiler.
 _LARGEST: Mapping[str, int] = MappingProxyType(
     {
         "hidden_size": 2**16,
@@ -66,7 +66,7 @@ _LARGEST: Mapping[str, int] = MappingProxyType(
 
 
 class _Number(NamedTuple):
-    """What a number must be, in words and as a test."""
+    """A condition on a number, in words and as a test."""
 
     accepted: str
     fits: Callable[[float], bool]
@@ -92,14 +92,14 @@ _NUMBERS: Mapping[str, _Number] = MappingProxyType(
         "augment_scale": _SHARE,
         "augment_shear": _SHARE,
         "augment_elastic": _Number("pixels from 0 to 28", lambda x: 0 <= x <= 28),
-        # Below 1, neighbouring pixels would go their own ways; there would be hundreds of random numbers.
+        # Below 1, neighbouring pixels would move independently, by hundreds of random numbers.
         "augment_smoothness": _Number("pixels from 1 to 28", lambda x: 1 <= x <= 28),
     }
 )
 
 
 def shown_option(metavar: str, default: str) -> Any:
-    """How ``--help`` shows an option whose default, None, stands for something else."""
+    """Say how ``--help`` shows an option whose default, None, stands for something else."""
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
@@ -223,7 +223,7 @@ class Config:
             path = getattr(self, field)
             if path is not None and not isinstance(path, str | Path):
                 raise _refusal(field, path, "a path")
-            # Frozen for everybody but its maker: `~` and strings are for users, paths for the code.
+            # Users may give `~` and strings; the code gets paths. The class is frozen for all but its maker.
             object.__setattr__(self, field, None if path is None else _expanded(field, Path(path)))
         for field in ("bidirectional", "train_on_all"):
             if not isinstance(getattr(self, field), bool):
@@ -246,7 +246,7 @@ class Config:
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
-        """Refuse options that each are possible, but not together: one of them would do nothing."""
+        """Refuse options that are possible alone, but not together: one of them would do nothing."""
         if self.devices is not None and self.batch_size % self.devices:
             raise _contradiction(self, "devices", "batch_size", expected="a number that divides the batch")
         if self.all_seeds[-1] > LARGEST_SEED:
@@ -293,7 +293,7 @@ class Config:
         return range(self.seed, self.seed + self.seeds)
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as plain JSON values (paths as strings)."""
+        """Return the options as plain JSON values (paths as strings)."""
         return {
             # Absolute, so that the run can be read from another folder.
             key: str(value.absolute()) if isinstance(value, Path) else value
@@ -302,7 +302,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """The inverse of `to_dict`; options that ``values`` lacks keep their defaults.
+        """Do the inverse of `to_dict`; options that ``values`` lacks keep their defaults.
 
         Raises:
             ConfigError: for an unknown option or an impossible value.
@@ -321,20 +321,20 @@ class Config:
         return self.schedule == "constant" and not self.warmup
 
     def identity(self) -> dict[str, Any]:
-        """The options that a run must keep from start to end: all that what it computes depends on."""
+        """Return the options that a run must keep from start to end: all that its results depend on."""
         free = (*CHANGEABLE, *LENGTH) if self.may_go_on else CHANGEABLE
         return {key: value for key, value in self.to_dict().items() if key not in free}
 
     def shared(self) -> dict[str, Any]:
-        """The options that all processes of a run must be given alike, by name: all but the data's places."""
+        """Return the options that all processes of a run must share, by name: all but the data's places."""
         values = {**self.to_dict(), "run_dir": str(self.run_directory().absolute())}
         return {option(key): value for key, value in values.items() if key not in ("data_dir", "archive_dir")}
 
     def run_directory(self) -> Path:
-        """``run_dir``, or a name made from the options: the same options find the same run again."""
+        """Return ``run_dir``, or a name made from the options: the same options find the same run again."""
         if self.run_dir is not None:
             return self.run_dir
-        # Only what differs from the defaults, so that a new option does not change the names of old runs.
+        # Only what differs from the defaults: a new option must not change the names of old runs.
         usual = Config().to_dict()
         unusual = {
             key: value for key, value in self.to_dict().items() if key not in PLACES and value != usual[key]
@@ -359,14 +359,14 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def recipe_config(name: str, **overrides: Any) -> Config:
-    """The configuration of a named recipe.
+    """Return the configuration of a named recipe.
 
     Args:
         name: the recipe.
-        overrides: options that differ from it; `epochs` take the place of its `steps`.
+        overrides: options that differ from it; `epochs` replace its `steps`.
 
     Raises:
-        ConfigError: if there is no such recipe, or an option cannot be.
+        ConfigError: if there is no such recipe, or an option is impossible.
     """
     if name not in RECIPES:
         raise _refusal("recipe", name, f"one of {', '.join(RECIPES)}")
@@ -376,7 +376,7 @@ def recipe_config(name: str, **overrides: Any) -> Config:
 
 
 def option(field: str) -> str:
-    """The name of a field on the command line: ``batch_size`` -> ``--batch-size``."""
+    """Return the name of a field on the command line: ``batch_size`` -> ``--batch-size``."""
     return "--" + field.replace("_", "-")
 
 
@@ -385,13 +385,13 @@ def _refusal(field: str, value: object, accepted: str) -> ConfigError:
 
 
 def _short(text: str) -> str:
-    """What somebody wrote into a config.json, on one line of a terminal."""
+    """Fit what somebody wrote into a config.json on one line of a terminal."""
     return printable(text if len(text) <= 200 else f"{text[:200]} ...")
 
 
 def _expanded(field: str, path: Path) -> Path:
     try:
-        if "\0" in os.fsdecode(os.fsencode(path)):  # nor is a text that the file system cannot encode one
+        if "\0" in os.fsdecode(os.fsencode(path)):  # text that cannot be encoded is no path either
             raise _refusal(field, str(path), "a path")
         return path.expanduser()
     except UnicodeEncodeError as error:
@@ -415,6 +415,6 @@ def _check_whole(field: str, value: Any, at_least: int, at_most: int, *, besides
 
 def _check_number(field: str, value: Any, number: _Number) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # A whole number may be too large for a float: it is compared first. NaN is not at most anything.
+    # Compare first: a whole number may be too large for a float. A comparison with NaN is false.
     if not is_number or not abs(value) <= FLOAT32_MAX or not number.fits(value):
         raise _refusal(field, value, number.accepted)

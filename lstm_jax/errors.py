@@ -1,12 +1,12 @@
-"""The errors a user can cause, or meet through damaged files and full disks.
+"""The errors that a user can cause, or meet through damaged files and full disks.
 
-Each message is one line that says what was expected, what was found and what to do. The
-command line prints it without a traceback; every other exception is a bug and keeps its own.
+Each message is one line that says what was expected, what was found and what to do. The command line
+prints it without a traceback. Every other exception is a bug and keeps its traceback.
 """
 
 
 def printable(text: str) -> str:
-    r"""The text with every character that is none to read written out, as ``\x1b`` for escape.
+    r"""Return the text with unprintable characters written out, as ``\x1b`` for escape.
 
     Names in foreign files may hold sequences that steer a terminal, or bytes that it cannot show.
     """
@@ -16,16 +16,16 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line that is not too long for a message."""
+    """Return what an exception says, on one line that is short enough for a message."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return printable(" ".join(text.split())[:300]) or type(error).__name__
 
 
 class UserError(ValueError):
-    """Base class: something the user can put right."""
+    """Base class of errors that the user can put right."""
 
     def __str__(self) -> str:
-        """The message; what it quotes from a file cannot steer the terminal that shows it."""
+        """Return the message; what it quotes from a file cannot steer the terminal."""
         return printable(super().__str__())
 
 

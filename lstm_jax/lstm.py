@@ -1,4 +1,4 @@
-r"""The LSTM layer: equations, reference implementation, choice of implementation.
+r"""The LSTM layer: equations, reference implementations, choice of implementation.
 
 One step reads the input x_t and the state (c_{t-1}, h_{t-1}) and writes (c_t, h_t)
 (Hochreiter & Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of
@@ -56,9 +56,7 @@ from lstm_jax.layer.parameters import LSTMCellParameters
 from lstm_jax.layer.wrappers import in_parts, in_shards
 
 # --------------------------------------------------------------------------------------------------
-# The reference implementations. To add one, write a function as `Implementation` has it, name it in
-# IMPLEMENTATIONS below and in `lstm_jax.config.ImplementationName`, and say in `kernels/choice.py` where
-# it is the fastest.
+# The reference implementations. CONTRIBUTING.md says how to add one.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -75,8 +73,7 @@ def scan(
 ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """The reference: `nn.scan` over `nn.LSTMCell`, one step after the other in a compiled loop.
 
-    It stays for ever as the oracle that the fast implementations are tested against, and is
-    TensorFlow's ``dynamic_rnn``.
+    The fast implementations are tested against it. It is TensorFlow's ``dynamic_rnn``.
 
     Args:
         cell: the hyperparameters.
@@ -84,9 +81,9 @@ def scan(
         inputs: the sequences, time first.
         carry: the state (c, h) before the first step.
         lengths: the number of steps after which to take the carry; None means all.
-        keep_outputs: whether the outputs are wanted.
+        keep_outputs: whether to return the outputs.
         mask: what h is multiplied by on its way to the next step; None changes nothing.
-        unroll: how many steps to write out in one turn of the loop.
+        unroll: number of steps written out in one turn of the loop.
 
     Returns:
         The carry, and the outputs of all steps or None.
@@ -94,7 +91,7 @@ def scan(
 
     def step(cell: nn.LSTMCell, carry: Carry, x: Array) -> tuple[Carry, tuple[Array | None, Array | None]]:
         (c, h), output = cell((carry[0], masked(carry[1], mask)), x)
-        # Histories are kept only if they are needed: they are large.
+        # Histories are large: they are kept only if they are needed.
         return (c, h), (
             None if lengths is None else c,
             output if keep_outputs or lengths is not None else None,
@@ -123,10 +120,10 @@ def unrolled(
     keep_outputs: bool,
     mask: Float[Array, "*batch hidden"] | None = None,
 ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
-    """The static RNN: the loop runs while tracing, so that every step stands in the program by itself.
+    """The static RNN: the loop runs while tracing, so that the program holds every step by itself.
 
-    TensorFlow's ``unstack`` and ``static_rnn``. The compiler sees all steps at once, and takes time in
-    proportion to their number.
+    It is TensorFlow's ``unstack`` and ``static_rnn``. The compiler sees all steps at once, and takes time
+    in proportion to their number.
 
     Args:
         cell: the hyperparameters.
@@ -134,13 +131,13 @@ def unrolled(
         inputs: the sequences, time first.
         carry: the state (c, h) before the first step.
         lengths: the number of steps after which to take the carry; None means all.
-        keep_outputs: whether the outputs are wanted.
+        keep_outputs: whether to return the outputs.
         mask: what h is multiplied by on its way to the next step; None changes nothing.
 
     Returns:
         The carry, and the outputs of all steps or None.
     """
-    if not len(inputs):  # no step to learn the dtype of the outputs from
+    if not len(inputs):  # there is no step that would show the dtype of the outputs
         return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype) if keep_outputs else None
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
@@ -155,9 +152,9 @@ def unrolled(
 
 
 def _not_tabulated() -> contextlib.AbstractContextManager[None]:
-    """Keeps the cell of a reference out of `nn.Module.tabulate`, which is about modules with weights.
+    """Keep the cell of a reference out of `nn.Module.tabulate`, which is about modules with weights.
 
-    Its calls would be listed under paths that do not exist, and their FLOPs cannot be counted.
+    It would list the cell's calls under paths that do not exist, and cannot count their FLOPs.
     """
     own_list: Any = getattr(linen, "_tabulate_context", contextlib.nullcontext)
     return own_list()
@@ -168,7 +165,7 @@ def _carry_after(
     cells: Float[Array, "time *batch hidden"],
     outputs: Float[Array, "time *batch hidden"],
 ) -> Carry:
-    """The state after ``lengths`` steps."""
+    """Return the state after ``lengths`` steps."""
     last = last_step(lengths, cells.shape[0], cells.shape[1:-1])[None, ..., None]
     c, h = (jnp.take_along_axis(history, last, axis=0)[0] for history in (cells, outputs))
     return c, h
@@ -202,25 +199,24 @@ class LSTM(nn.Module):
     Attributes:
         features: number of hidden units H.
         implementation: how to compute it: ``auto`` (the fastest that works here), ``scan``,
-            ``unrolled``, ``fused`` or ``native``; the numbers are the same up to float32 rounding. Of
-            `auto`, `fused` and `native` there are reverse-mode derivatives only, of `native` first
-            ones. What is exported (`jax.export`) or lowered for another platform than a CPU is
-            computed as `fused` in place of `native`.
+            ``unrolled``, ``fused`` or ``native``; the numbers are the same up to float32 rounding.
+            `auto`, `fused` and `native` have reverse-mode derivatives only; `native` has first
+            derivatives only. Where the layer is `native`, `jax.export` and lowering for another platform
+            than a CPU give `fused`.
         forget_bias: initial value of the forget gate's bias, added to ``bias_init`` there. The default
-            is Flax's 0; 1 is what Gers et al. (2000) and Jozefowicz et al. (2015) advise. ``chrono``
-            draws it for the length of the sequence, see `wrappers.chrono_bias`, and gives the input gate
-            the negative of it.
+            is Flax's 0; Gers et al. (2000) and Jozefowicz et al. (2015) advise 1. ``chrono`` draws it for
+            the length of the sequence, and gives the input gate its negative, see `wrappers.chrono_bias`.
         time_major: whether inputs and outputs are (time, *batch, features), not (*batch, time, features).
         return_carry: whether to return ``(carry, outputs)``, not only the outputs.
-        return_outputs: False returns the carry alone, and the outputs of the steps before the last are
-            not stored. `nn.RNN` has no such option.
+        return_outputs: False returns the carry alone, and stores no outputs of the steps before the last.
+            `nn.RNN` has no such option.
         reverse: whether to process the sequence from its end.
-        keep_order: whether the outputs of a reversed sequence are put back in the order of the inputs.
-        unroll: how many steps `scan` writes out in one turn of its loop.
-        remat: into how many parts to cut the time steps, to save memory in the backward pass, see
+        keep_order: whether to return the outputs of a reversed sequence in the order of the inputs.
+        unroll: number of steps that `scan` writes out in one turn of its loop.
+        remat: number of parts to cut the time steps into, to save memory in the backward pass, see
             `wrappers.in_parts`; None saves all that the backward pass needs.
-        recurrent_dropout_rate: share of the hidden units of h_{t-1} that is dropped while training, of each
-            sequence the same in all steps, see `dropout.recurrent_mask`.
+        recurrent_dropout_rate: share of the hidden units of h_{t-1} that is dropped while training; a
+            sequence drops the same units in all steps, see `dropout.recurrent_mask`.
         recurrent_weight_dropout_rate: share of the recurrent weights that is dropped while training, see
             `dropout.without_some_weights`.
         gate_fn: activation of the gates i, f, o.
@@ -280,29 +276,29 @@ class LSTM(nn.Module):
         Args:
             inputs: (*batch, time, inputs), or (time, *batch, inputs) if ``time_major``.
             initial_carry: the state (c, h) before the first step, each (*batch, features), as a tuple, a
-                list or one array of both; by default what ``carry_init`` gives (zeros).
-            init_key: the key for ``carry_init``; by default ``jax.random.key(0)``.
+                list or one array of both; the default is what ``carry_init`` gives (zeros).
+            init_key: the key for ``carry_init``; the default is ``jax.random.key(0)``.
             seq_lengths: the length of each sequence, integers (*batch), from 1 to time; what follows is
-                padding. It is left at the end by ``reverse``, and its outputs are computed all the same,
-                not zeroed; where it is not finite (NaN, say), they are those of zeros. The returned carry is
-                the one after the last valid step. A length beyond the end is that of the whole sequence.
+                padding. ``reverse`` leaves padding at the end. Its outputs are computed, not zeroed; where
+                it is not finite (NaN, say), they are those of zeros. The returned carry is the one after
+                the last valid step. A length beyond the end is that of the whole sequence.
             return_carry: overrides the attribute.
             time_major: overrides the attribute.
             reverse: overrides the attribute.
             keep_order: overrides the attribute.
             deterministic: False switches dropout on; it needs the random key ``dropout``.
-            example_index: the place of each sequence in the whole batch, which its recurrent dropout
-                depends on; None if this is the whole batch.
+            example_index: the place of each sequence in the whole batch, which determines its recurrent
+                dropout; None if this is the whole batch.
 
         Returns:
             The outputs h_t of all steps, in the layout of ``inputs``; with ``return_carry`` the pair of
             the final state (c, h) and these outputs; with ``return_outputs=False`` the final state.
 
         Raises:
-            ValueError: for an unknown implementation, one that cannot compute this or not on this
-                machine, ``unroll`` with one that has no loop, ``remat`` that does not divide the time
-                steps or with lengths for the final state, and for inputs, a carry or lengths of another
-                kind or shape.
+            ValueError: for an unknown implementation, or one that cannot compute this here; for ``unroll``
+                with an implementation that has no loop; for a ``remat`` that does not divide the time
+                steps, or with lengths for the final state; for inputs, a carry or lengths of another kind
+                or shape.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
@@ -349,7 +345,7 @@ class LSTM(nn.Module):
                 inputs = without_spoilt_padding(inputs, lengths)
             last = (
                 lengths if wants_carry and time != 0 else None
-            )  # after no step there is the first state only
+            )  # with no steps there is only the first state
             carry, outputs = implementation(
                 cell, params, inputs, carry, last, keep_outputs=self.return_outputs, mask=mask
             )
@@ -370,7 +366,7 @@ class LSTM(nn.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             carry_init=self.carry_init,
-            parent=None,  # a bag of hyperparameters, not a submodule with weights of its own
+            parent=None,  # a set of hyperparameters, not a submodule with weights of its own
         )
 
     @nn.nowrap

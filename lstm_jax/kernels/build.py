@@ -1,10 +1,10 @@
-"""Compiling the C++ kernel on first use, keeping it, and loading it into JAX.
+"""The C++ kernel as a file: compiled on first use, kept in the cache, loaded into JAX.
 
-A compiled kernel is a file in the user's cache (`LSTM_JAX_CACHE_DIR` moves it). Its name has two parts:
-the digest of all that it depends on (source, flags, compiler, processor, jaxlib), and that of its own
-content. A damaged file belies its name and is built again: loaded, it would end the process, or compute
-something else. As name and content appear in one step, two processes that build at once cannot mix
-theirs. Code is only loaded from a folder that nobody but the user can write to.
+A compiled kernel is a file in the user's cache (`LSTM_JAX_CACHE_DIR` moves it). Its name has two parts: the
+digest of all that it depends on (source, flags, compiler, processor, jaxlib), and that of its own content.
+The content of a damaged file does not match its name, and the kernel is built again: a damaged kernel would
+end the process or compute something else. Name and content appear in one step, so that two processes which
+build at once cannot mix theirs. Code is loaded only from a folder that nobody but the user can write to.
 """
 
 import contextlib
@@ -36,15 +36,15 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 TARGETS = ("lstm_jax_forward", "lstm_jax_backward")
 BUILD_SECONDS = 300
-SCRATCH = "building-"  # what the names of folders begin with in which the compiler works
+SCRATCH = "building-"  # begins the names of the folders in which the compiler works
 
 
 class NotAvailableError(Exception):
-    """The kernel cannot be used here; the message says why."""
+    """The reason why the kernel cannot be used here."""
 
 
 def why_not_available() -> str | None:
-    """Make the kernel ready, building it if need be; what stands in the way, or None.
+    """Make the kernel ready, and build it if needed; return what stands in the way, or None.
 
     The answer of the first call holds for the life of the process.
     """
@@ -65,7 +65,7 @@ def _make_ready() -> str | None:
 
 
 def must_be_built() -> bool:
-    """Whether `why_not_available` will have to compile the kernel first, which takes some seconds."""
+    """Return whether `why_not_available` will compile the kernel first, which takes some seconds."""
     try:
         return not find_built(*place(find_compiler())).intact
     except (NotAvailableError, OSError):
@@ -73,10 +73,10 @@ def must_be_built() -> bool:
 
 
 def load_if_built() -> None:
-    """Make the kernel known to JAX if it is in the cache; done at import, for a program compiled elsewhere.
+    """Make the kernel known to JAX at import if it is in the cache, for programs compiled elsewhere.
 
-    A serialised executable (`jax.experimental.serialize_executable`) finds the kernel then. Nothing is built,
-    and nothing said: what stands in the way is told where the kernel is used.
+    A serialised executable (`jax.experimental.serialize_executable`) then finds the kernel. Nothing is built
+    or told here: a message comes where the kernel is used.
     """
     with contextlib.suppress(NotAvailableError, OSError):
         if find_built(*place(find_compiler())).intact:
@@ -84,7 +84,7 @@ def load_if_built() -> None:
 
 
 def find_compiler() -> list[str]:
-    """The command of the C++ compiler: ``$CXX``, or the first there is of `COMPILERS`.
+    """Return the command of the C++ compiler: ``$CXX``, or the first of `COMPILERS` that exists.
 
     Raises:
         NotAvailableError: if there is none.
@@ -105,7 +105,7 @@ def find_compiler() -> list[str]:
 
 
 def target_flags() -> tuple[str, ...]:
-    """The flags that make use of all that this processor has."""
+    """Return the flags that make use of all that this processor has."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
         return ("-march=native",)
@@ -113,14 +113,14 @@ def target_flags() -> tuple[str, ...]:
 
 
 class Built(NamedTuple):
-    """The kernels of one name in the cache: those that are as they were built, and the others."""
+    """The kernels of one name in the cache: those that are intact, and the others."""
 
     intact: list[Path]
     damaged: list[Path]
 
 
 def find_built(folder: Path, name: str) -> Built:
-    """The kernels whose name begins with ``name``, each held against the SHA-256 in the rest of it."""
+    """Find the kernels whose name begins with ``name``, and compare each with the SHA-256 in its name."""
     built = Built([], [])
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(f"{name}-") and path.suffix == ".so":
@@ -131,12 +131,12 @@ def find_built(folder: Path, name: str) -> Built:
 
 
 def file_name(name: str, content: bytes) -> str:
-    """How a compiled kernel is called."""
+    """Return the file name of a compiled kernel."""
     return f"{name}-{hashlib.sha256(content).hexdigest()}.so"
 
 
 def place(compiler: list[str]) -> tuple[Path, str]:
-    """The folder of compiled kernels, and what the name of this one begins with.
+    """Return the folder of compiled kernels, and the beginning of the name of this one.
 
     Raises:
         NotAvailableError: if the compiler does not run, or there is no place to keep files.
@@ -165,7 +165,7 @@ def place(compiler: list[str]) -> tuple[Path, str]:
 
 
 def build() -> Path:
-    """The compiled kernel, built if it is not in the cache, or no longer as it was built.
+    """Return the compiled kernel; build it if it is not in the cache, or damaged there.
 
     Raises:
         NotAvailableError: if it cannot be built, or the cache cannot be trusted.
@@ -192,7 +192,7 @@ def build() -> Path:
 
 
 def compile_into(folder: Path, name: str, compiler: list[str]) -> Path:
-    """Compile the kernel, and put it in its place in one step.
+    """Compile the kernel, and put it in place in one step.
 
     Returns:
         Its file.
@@ -227,7 +227,7 @@ def compile_into(folder: Path, name: str, compiler: list[str]) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what builds left that were killed: nobody is still at work on what is as old as that."""
+    """Remove what killed builds left: nobody is still at work on a folder of that age."""
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process has just ended its work
             if path.name.startswith(SCRATCH) and path.stat().st_mtime < time.time() - 2 * BUILD_SECONDS:
@@ -238,7 +238,7 @@ def load(library: Path) -> None:
     """Load a compiled kernel, and make it known to JAX.
 
     Raises:
-        NotAvailableError: if the system or JAX does not take it.
+        NotAvailableError: if the system or JAX refuses it.
     """
     try:
         handlers = ctypes.CDLL(str(library))

@@ -1,10 +1,10 @@
 """The two calls of the C++ kernel as operations of JAX: forward and backward pass.
 
-In a program for this machine they are calls through XLA's foreign function interface. In one that leaves it
-(`jax.export`, or lowered for another platform), they are the steps of `fused`, which mean the same.
+In a program for this machine they are calls through XLA's foreign function interface. In a program for others
+(`jax.export`, or lowered for another platform) they are the steps of `fused`, which compute the same.
 
-Arrays have a first axis for members, LSTMs of equal sizes with weights of their own: x (members, time, batch,
-inputs), outputs (members, time, batch, hidden), states (members, batch, hidden).
+The first axis of arrays counts members, which are LSTMs of equal sizes with weights of their own: x (members,
+time, batch, inputs), outputs (members, time, batch, hidden), states (members, batch, hidden).
 """
 
 import functools
@@ -24,12 +24,12 @@ PADDING = 16  # kPadding in cpp/lstm.h
 
 
 def forward(rows: Sequence[Array], weights: Sequence[Array], num_results: int) -> list[Array]:
-    """The forward pass.
+    """Run the forward pass.
 
     Args:
-        rows: x, c0, h0, last, and with a mask the mask.
-        weights: of each gate the kernel of x; of each the kernel of h; of each the bias.
-        num_results: 2 for the final c and h, 3 for the outputs too, 5 for what the backward pass needs too.
+        rows: x, c0, h0, last, and the mask if there is one.
+        weights: the kernels of x of the four gates, the kernels of h, the biases.
+        num_results: 2 for the final c and h, 3 with the outputs, 5 with what the backward pass needs.
     """
     members, time, batch, _ = rows[0].shape
     hidden = rows[2].shape[-1]
@@ -44,15 +44,15 @@ def forward(rows: Sequence[Array], weights: Sequence[Array], num_results: int) -
 def backward(
     rows: Sequence[Array], weights: Sequence[Array], *, groups: int, masked: bool, wants_dx: bool
 ) -> list[Array]:
-    """The backward pass: dc0, dh0, the gradients by the 12 weights (members, groups, ...), and dx if wanted.
+    """Run the backward pass: dc0, dh0, the gradients by the 12 weights (members, groups, ...), and dx.
 
     Args:
-        rows: x, c0, h0, last, outputs, cells, gates, dc, dh, if it is ``masked`` the mask, and if the outputs
-            have gradients these.
+        rows: x, c0, h0, last, outputs, cells, gates, dc, dh; the mask if there is one (``masked``); the
+            gradients of the outputs if there are any.
         weights: those of the forward pass.
-        groups: in how many groups of equal size the rows of the batch come, with gradients of their own.
+        groups: number of groups of equal size in the batch; each has gradients of its own.
         masked: whether there is a mask.
-        wants_dx: whether the gradient by x is wanted.
+        wants_dx: whether to compute dx, the gradient by x.
     """
     x, _, h0, *_ = rows
     inputs, hidden = x.shape[-1], h0.shape[-1]
@@ -60,15 +60,15 @@ def backward(
     shapes = [h0.shape] * 2 + [(len(x), groups, *shape) for shape in by_weights]
     if wants_dx:
         shapes.append(x.shape)
-    # The kernel has no use for the biases: it has saved the gates.
+    # The kernel does not need the biases: it has saved the gates.
     operands = (*rows[:9], *weights[:8], *rows[9:], *weights[8:])
     attributes = (("groups", groups), ("masked", masked))
     return _call("lstm_jax_backward", shapes, operands, unseen=4, attributes=attributes)
 
 
 # --------------------------------------------------------------------------------------------------
-# The same in JAX. What the kernel saves for its backward pass is in an order that differs from one kind of
-# processor to the next, so that here it is not used, but computed again.
+# The same in JAX. The order of what the kernel saves for its backward pass differs between kinds of
+# processors. So it is not used here, but computed again.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -111,7 +111,7 @@ def _backward_in_jax(
 
 
 def _in_groups(array: Array, *, groups: int, axis: int) -> Array:
-    """The groups first, which the rows of a batch on ``axis`` fall into."""
+    """Split the rows of a batch on ``axis`` into groups, and put the groups first."""
     return jnp.moveaxis(array.reshape(*array.shape[:axis], groups, -1, *array.shape[axis + 1 :]), axis, 0)
 
 

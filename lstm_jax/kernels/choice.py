@@ -1,4 +1,4 @@
-"""Which implementation computes what: `auto`, by measurement, and what each can do."""
+"""The choice of an implementation: what each can do, and which one `auto` takes, by measurement."""
 
 import functools
 import logging
@@ -17,16 +17,16 @@ from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, ha
 
 
 class Task(NamedTuple):
-    """What an implementation is to be chosen for.
+    """The task for which to choose an implementation.
 
     Attributes:
         dtypes: names of the dtypes of computation, parameters and state.
         usual_activations: whether the gates are sigmoids and the other activation is tanh.
-        unroll: steps to write out in one turn of the loop.
-        tracks_devices: whether this is inside of a `shard_map` that checks which values vary over devices.
-        symbolic_time: whether the number of time steps is left open, as `jax.export` can.
-        symbolic: whether any size of the inputs is.
-        spread: whether the inputs are on several devices, among which XLA shares out the work.
+        unroll: number of steps to write out in one turn of the loop.
+        tracks_devices: whether this is inside a `shard_map` that checks which values vary over devices.
+        symbolic_time: whether the number of time steps is a symbol, as `jax.export` allows.
+        symbolic: whether any size of the inputs is a symbol.
+        spread: whether the inputs are on several devices that share the work as XLA decides.
     """
 
     dtypes: frozenset[str]
@@ -48,7 +48,7 @@ class Task(NamedTuple):
         mask: Float[Array, "*batch hidden"] | None = None,
         unroll: int = 1,
     ) -> "Task":
-        """The task that a layer has."""
+        """Describe the task of a layer."""
         leaves = jax.tree.leaves((params, carry))
         given = (jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
         return cls(
@@ -63,18 +63,21 @@ class Task(NamedTuple):
 
     @classmethod
     def of_run(cls, config: Config) -> "Task":
-        """The task of the layers of a run."""
+        """Describe the task of the layers of a run."""
         return cls(dtypes=frozenset({config.dtype, "float32"}))
 
 
 def _varies(array: Array) -> bool:
-    """Whether JAX tracks over which devices of a `shard_map` a value varies (JAX 0.10.2 renamed it)."""
+    """Return whether JAX tracks over which devices of a `shard_map` a value varies.
+
+    JAX 0.10.2 renamed the attribute.
+    """
     kind = jax.typeof(array)
     return bool(getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", None))
 
 
 def _is_spread(array: Array) -> bool:
-    """Whether an array is on a mesh of several devices, with axes that XLA takes care of."""
+    """Return whether an array is on a mesh of several devices, with axes that XLA takes care of."""
     mesh = jax.typeof(array).sharding.mesh
     sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -82,7 +85,7 @@ def _is_spread(array: Array) -> bool:
 
 
 def choose(name: str, task: Task) -> str:
-    """The implementation that ``name`` stands for; ``auto`` is the fastest that works here.
+    """Return the implementation that ``name`` stands for; ``auto`` is the fastest that works here.
 
     Raises:
         ImplementationError: if there is no implementation of that name, or it cannot do the task here.
@@ -98,12 +101,12 @@ def choose(name: str, task: Task) -> str:
 
 
 def will_build(name: str, task: Task) -> bool:
-    """Whether `choose` will take some seconds, because the native kernel is not built yet."""
+    """Return whether `choose` will take some seconds, because the native kernel is not built yet."""
     return name in ("auto", "native") and why_not("native", task) is None and must_be_built()
 
 
 def why_not(name: str, task: Task) -> str | None:
-    """Why an implementation cannot do a task, the kernel's availability aside; None if it can."""
+    """Return why an implementation cannot do a task, apart from the kernel's availability; else None."""
     if task.unroll != 1 and name != "scan":
         return f"unroll: got {task.unroll}, expected 1 (or 'scan')"
     if name == "unrolled" and task.symbolic_time:
@@ -123,15 +126,15 @@ def why_not(name: str, task: Task) -> str | None:
 
 
 def platform() -> str:
-    """The platform that JAX computes on unless an array says otherwise: cpu, gpu or tpu."""
+    """Return the platform that JAX computes on unless an array says otherwise: cpu, gpu or tpu."""
     device = jax.config.values["jax_default_device"]
     return str(getattr(device, "platform", device) or jax.default_backend())
 
 
-# The fastest first. On a CPU, in float32, `native` was the fastest at each of 21 sizes, from 32 to 512 hidden
-# units, batches of 32 to 512, 28 or 784 steps (the commands and figures are in docs/SPEED.md), and `fused`
-# the next or equal to Flax's cells; so the table needs no sizes. Of other dtypes `native` does not take
-# part. On GPU and TPU nothing was measured: `fused` has the fewest and largest products.
+# The fastest first. On a CPU, in float32, `native` is the fastest at each of 21 sizes: 32 to 512 hidden
+# units, batches of 32 to 512, 28 or 784 steps (docs/SPEED.md has the commands and figures). `fused` is the
+# next, or equal to Flax's cells. So the table needs no sizes. `native` computes no other dtypes. On GPU and
+# TPU nothing is measured yet: `fused` has the fewest and largest products.
 FASTEST_FIRST: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cpu": ("native", "fused", "scan"),
@@ -142,9 +145,9 @@ FASTEST_FIRST: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def fastest(task: Task) -> str:
-    """What `auto` stands for: the first of `FASTEST_FIRST` that can do the task here."""
+    """Return what `auto` stands for: the first of `FASTEST_FIRST` that can do the task here."""
     for name in FASTEST_FIRST.get(platform(), ("fused", "scan")):
-        # Of a batch in shards, each device would compute the whole with `native`.
+        # With `native`, each device would compute all of a batch in shards.
         if why_not(name, task) is not None or (name == "native" and task.spread):
             continue
         if name == "native" and (reason := why_not_available()) is not None:

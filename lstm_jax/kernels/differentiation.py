@@ -1,18 +1,18 @@
-"""Gradients of a kernel's own: right under every transformation, and an error in words where there is none.
+"""Custom gradients: right under every transformation, and an error in words where there is none.
 
 `jax.custom_vjp` is made for this, and has two faults that a layer cannot live with:
 
 - When `vmap` meets such a function, JAX notes where the primal function leaves the mapped axis. When the
-  program is differentiated later (``grad(jit(vmap(f)))``, or a `vmap` inside of `checkpoint`, `scan` or
-  `cond`), JAX runs the forward rule instead, and goes by the same note. A primal function that leaves the
-  axis second, as a scan does, and a rule that leaves it first then give wrong values and gradients without
-  an error (JAX's issues 5832 and 39219). `custom_jvp` has the same trap. Here the results of both pass
-  through one identity that puts the axis first.
-- A tangent that is mapped cannot be transposed any more, and in forward mode JAX does not say what to use.
+  program is differentiated later (``grad(jit(vmap(f)))``, or a `vmap` inside `checkpoint`, `scan` or
+  `cond`), JAX runs the forward rule in its place, and relies on the same note. If the primal function leaves
+  the axis second, as a scan does, and the rule leaves it first, values and gradients are wrong without an
+  error (JAX's issues 5832 and 39219). `custom_jvp` has the same trap. Here the results of both pass through
+  one identity that puts the axis first.
+- A mapped tangent cannot be transposed any more, and in forward mode JAX does not say what to use.
 
-So `custom_gradient` is a `custom_jvp` whose tangents come from a primitive of their own. It stands for the
-linear map from tangents to tangents, but has no value: forward mode is refused where it is used. It has a
-transpose, which is the backward pass.
+So `custom_gradient` is a `custom_jvp` whose tangents come from a primitive of their own. The primitive stands
+for the linear map from tangents to tangents. It has no value: forward mode is refused where it is used. Its
+transpose is the backward pass.
 """
 
 import functools
@@ -39,20 +39,20 @@ def custom_gradient(
     statics: int,
     implementation: str,
 ) -> Callable[..., Tree]:
-    """A function with a gradient of its own, in reverse mode only.
+    """Make a function with a gradient of its own, in reverse mode only.
 
     Args:
-        primal: computes the results from ``statics`` values that are no arrays, and from trees of arrays.
-        forward: computes the same from the same, and the residuals, a tree of arrays. It gets a keyword
-            ``perturbed``: of each tree of arrays, whether a gradient by it may be asked for.
-        backward: from the statics, the residuals and the gradients by the results, the gradients by the
-            trees of arrays; None where a tree is constant. It gets ``perturbed`` too, and of what is
-            not perturbed no gradient is needed. A gradient that is zero comes in as None.
-        statics: how many of the first arguments are not differentiated, and no arrays.
+        primal: computes the results from ``statics`` values that are not arrays, and from trees of arrays.
+        forward: computes the same from the same, and the residuals, a tree of arrays. The keyword
+            ``perturbed`` says of each tree of arrays whether a gradient by it may be asked for.
+        backward: computes the gradients by the trees of arrays (None where a tree is constant) from the
+            statics, the residuals and the gradients by the results (None where one is zero). It gets
+            ``perturbed`` too; what is not perturbed needs no gradient.
+        statics: number of first arguments that are not arrays and not differentiated.
         implementation: the name of the kernel, for the message.
 
     Returns:
-        ``primal`` with that gradient. Of forward mode it raises ImplementationError.
+        ``primal`` with that gradient. In forward mode it raises ImplementationError.
     """
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=tuple(range(statics)))
@@ -72,10 +72,10 @@ def custom_gradient(
 
 
 def first_order_only(call: Callable[..., list[Array]], *, implementation: str) -> Callable[..., list[Array]]:
-    """The function as it is; a derivative of it is refused where it is used.
+    """Return the function as it is, but refuse a derivative of it where that is used.
 
-    For a kernel's calls within its own gradient. That a derivative can be asked for, and then not be used,
-    is common: first-order meta-learning stops the gradient of a gradient.
+    This is for a kernel's calls within its own gradient. Derivatives that are asked for and then not used are
+    common: first-order meta-learning stops the gradient of a gradient.
 
     Args:
         call: a function of arrays.
@@ -114,31 +114,31 @@ def _no_forward_mode(implementation: str) -> str:
 
 
 def _mapped_axis_first(results: Tree, arguments: Any) -> Tree:
-    """The results as they are; if `vmap` maps any of the arguments, all are mapped, in their first axis."""
+    """Return the results; if `vmap` maps any of the arguments, all results are mapped in their first axis."""
     leaves, structure = jax.tree.flatten(results)
     leaves = _axis_first_p.bind(*leaves, *jax.tree.leaves(arguments), count=len(leaves))
     return jax.tree.unflatten(structure, leaves)
 
 
 class _Axis(NamedTuple):
-    """The axis that `vmap` adds: its size, and over which axes of an explicit mesh it is shared out."""
+    """The axis that `vmap` adds: its size, and the axes of an explicit mesh that share it."""
 
     size: int
     spec: Any
 
     @classmethod
     def of(cls, operands: Any, axes: Any) -> "_Axis":
-        """That of the operands of a batching rule; one of them at least has it."""
+        """Return that of the operands of a batching rule; at least one of them has it."""
         x, axis = next((x, axis) for x, axis in zip(operands, axes, strict=True) if axis is not None)
         return cls(x.shape[axis], jax.typeof(x).sharding.spec[axis])
 
     def before(self, aval: Any) -> Any:
-        """The abstract value with this axis before its others."""
+        """Return the abstract value with this axis before its others."""
         sharding = aval.sharding.update(spec=jax.P(self.spec, *aval.sharding.spec))
         return aval.update(shape=(self.size, *aval.shape), sharding=sharding)
 
     def moved(self, x: Array, axis: int | None) -> Array:
-        """The array with this axis first: moved there, or repeated along it."""
+        """Return the array with this axis first: moved there, or repeated along it."""
         if axis is not None:
             return jnp.moveaxis(x, axis, 0)
         repeated = self.before(jax.typeof(x))
@@ -168,21 +168,21 @@ ad.primitive_jvps[_axis_first_p] = _jvp_axis_first
 
 
 def _is_tangent(tangent: Any) -> bool:
-    """Whether it is more than zero; integers have none."""
+    """Return whether this is a tangent that is not zero; integers have none."""
     return not isinstance(tangent, SymbolicZero) and tangent.dtype != jax.dtypes.float0
 
 
 def _tangents(
     transpose: Callable[[Any, Any], Any], residuals: Any, tangents: Any, results: Tree, message: str
 ) -> Tree:
-    """The tangents of results, which are good for nothing but to be transposed.
+    """Make the tangents of results; they can be transposed, and nothing else.
 
     Args:
-        transpose: from the residuals and the gradients by the results to those by the arguments; None
-            stands for a gradient that is zero.
-        residuals: what it needs.
-        tangents: those of the arguments.
-        results: what these are the tangents of.
+        transpose: maps the residuals and the gradients by the results to those by the arguments; None
+            stands for a gradient of zero.
+        residuals: what ``transpose`` needs.
+        tangents: the tangents of the arguments.
+        results: the results, whose tangents these are.
         message: the error if a value is needed.
     """
     arguments, structure = jax.tree.flatten(tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
@@ -192,7 +192,7 @@ def _tangents(
     parts = jax.tree.unflatten(structure, range(len(arguments)))
 
     def by_leaves(saved: list[Array], gradients: list[Array | None]) -> list[Array | None]:
-        """``transpose``, from leaves to those leaves of the arguments that have tangents."""
+        """Apply ``transpose`` to leaves; return those leaves of the arguments that have tangents."""
         found: dict[int, Array] = {}
         residuals = jax.tree.unflatten(saved_structure, saved)
         for part, gradient in zip(
@@ -221,7 +221,7 @@ def _batch_tangent(
     operands: Any, axes: Any, *, num_saved: int, transpose: Any, avals: Any, message: str
 ) -> tuple[list[Array], list[int]]:
     mapped_axis = _Axis.of(operands, axes)
-    # What is the same for all members of a map is repeated: its gradients are summed up then.
+    # What is the same for all members of a map is repeated: its gradients are then summed up.
     tangents = map(mapped_axis.moved, operands[num_saved:], axes[num_saved:])
     mapped = jax.vmap(transpose, in_axes=(list(axes[:num_saved]), 0))
     outcome = _tangent_p.bind(

@@ -1,17 +1,17 @@
 """The LSTM in pure JAX with a gradient of its own: any device, any size, any dtype.
 
-What makes it faster than a loop over cells that JAX differentiates:
+Four things make it faster than a loop over cells that JAX differentiates:
 
-- The inputs of all steps are projected by one product before the loop, which keeps only h_{t-1} W_h.
+- One product before the loop projects the inputs of all steps; the loop computes only h_{t-1} W_h.
 - The loop of the backward pass computes only dz_t, dh_{t-1} and dc_{t-1}. The gradients of the weights are
-  one product over all rows of all steps after it; JAX alone would add one up in every step.
-- Saved are the gates and the state before each step, each once, in buffers that the loops write into:
-  what `lax.scan` collects, XLA on a CPU first sets to zero, once for each of its outputs.
-- On a CPU a step reads back from these buffers what it has saved. A value that is only written there, XLA
-  computes straight into its place; one that it goes on with too, it computes on the side and copies. The
-  `optimization_barrier` keeps XLA from seeing that what is read is the value that was written.
+  one product over all rows of all steps after the loop. JAX alone would add up one in every step.
+- The loops save the gates and the state before each step, each once, in buffers that they write into. What
+  `lax.scan` collects, XLA on a CPU first sets to zero, once for each of its outputs.
+- On a CPU a step reads back from these buffers what it has saved. XLA computes a value that is only written
+  there straight into its place. A value with another use it computes on the side and copies. The
+  `optimization_barrier` keeps XLA from seeing that the value read is the value written.
 
-The gradients are those written out in `cpp/backward.h`.
+`cpp/backward.h` has the equations of the gradients.
 """
 
 import math
@@ -48,12 +48,12 @@ class Weights(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the forward pass leaves for the backward pass.
+    """The results of the forward pass that the backward pass needs.
 
     Attributes:
         before: the gates i, f, g, o of each step, and c before it.
         h_before: h before each step.
-        scratch: an array of the size of all dz that is not needed any more.
+        scratch: an array of the size of all dz whose content is not needed.
     """
 
     before: Float[Array, "time 5 batch hidden"]
@@ -73,8 +73,7 @@ def fused(
 ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
     """Run the LSTM; see `interface.Implementation`.
 
-    Products are computed in the dtype that `nn.LSTMCell` computes in; sums, the state and the gradients
-    in at least float32.
+    Products are in the dtype of `nn.LSTMCell`; sums, the state and the gradients are in at least float32.
 
     Raises:
         ImplementationError: in forward-mode differentiation.
@@ -110,10 +109,10 @@ def _primal(
     last: Int32[Array, " batch"] | None,
     mask: Float[Array, "batch hidden"] | None,
 ) -> tuple[Carry, Array | None]:
-    """All steps, multiplied in ``dtype``; the results are in the dtype of the sums.
+    """Run all steps with products in ``dtype``; the results are in the dtype of the sums.
 
-    Here each gate has products of its own: XLA on a CPU computes the activations of a common one again for
-    each of their uses, unless they are saved.
+    Here each gate has products of its own. With a common product, XLA on a CPU computes the activations again
+    for each of their uses, unless they are saved.
     """
     exact = _sum_dtype(dtype)
     by_gate = [
@@ -151,7 +150,7 @@ def _start(dtype: Any, carry: Carry) -> Carry:
 def _product(
     left: Array, right: Array, dtype: Any, axes: tuple[tuple[int, ...], tuple[int, ...]] = ((1,), (0,))
 ) -> Array:
-    """The product in ``dtype``, summed up in at least float32, over ``axes`` of the one and the other."""
+    """Multiply in ``dtype``, and sum up in at least float32, over ``axes`` of left and right."""
     return lax.dot_general(
         left.astype(dtype), right.astype(dtype), (axes, ((), ())), preferred_element_type=_sum_dtype(dtype)
     )
@@ -160,26 +159,26 @@ def _product(
 def _projected(
     dtype: Any, kernel: Float[Array, "inputs gates"], inputs: Float[Array, "time batch inputs"]
 ) -> Float[Array, "time batch gates"]:
-    """x_t W_x of all steps."""
+    """Compute x_t W_x of all steps."""
     return _product(inputs, kernel, dtype, axes=((2,), (0,)))
 
 
 def _gates(z: Sequence[Float[Array, "batch hidden"]]) -> Gates:
-    """The gates i, f, g, o, from their pre-activations."""
+    """Compute the gates i, f, g, o from their pre-activations."""
     return _sigmoid(z[0]), _sigmoid(z[1]), jnp.tanh(z[2]), _sigmoid(z[3])
 
 
 def _state(gates: Gates, c: Float[Array, "batch hidden"]) -> Carry:
-    """The state after a step, from its gates and c before it."""
+    """Compute the state after a step from its gates and c before it."""
     i, f, g, o = gates
     c = f * c + i * g
     return c, o * jnp.tanh(c)
 
 
 def _sigmoid(x: Array) -> Array:
-    """The same function as `jax.nn.sigmoid`, which XLA computes faster in this form on a CPU.
+    """Compute `jax.nn.sigmoid` in a form that XLA computes faster on a CPU.
 
-    Its error is that of one half: of a sigmoid below 1e-7 nothing is left.
+    Its rounding error is that of one half: a sigmoid below 1e-7 becomes 0.
     """
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
@@ -187,7 +186,7 @@ def _sigmoid(x: Array) -> Array:
 def _save(
     before: Float[Array, "time 5 batch hidden"], t: Array, gates: Gates, c: Float[Array, "batch hidden"]
 ) -> tuple[Array, Gates]:
-    """Save the gates of a step and c before it; returns the buffer, and the gates to go on with."""
+    """Save the gates of a step and c before it; return the buffer, and the gates to continue with."""
     for place, value in enumerate((*gates, c)):
         before = lax.dynamic_update_slice(before, value[None, None], (t, place, 0, 0))
 
@@ -202,7 +201,7 @@ def _save(
 def _save_dz(
     all_dz: Float[Array, "time batch gates"], t: Array, dz: Gates
 ) -> tuple[Array, Float[Array, "batch gates"]]:
-    """Save dz of a step; returns the buffer, and dz of all gates side by side."""
+    """Save dz of a step; return the buffer, and dz of all gates side by side."""
 
     def read_back(all_dz: Array, *dz: Array) -> tuple[Array, Array]:
         for place, value in enumerate(dz):
@@ -232,7 +231,7 @@ def _forward(
     *,
     perturbed: tuple[bool, ...],
 ) -> tuple[tuple[Carry, Array | None], Any]:
-    """The same as `_primal`, and what the backward pass needs."""
+    """Compute what `_primal` does, and what the backward pass needs."""
     start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
     recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 
@@ -258,7 +257,7 @@ def _forward(
 def _backward(
     dtype: Any, keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: tuple[bool, ...]
 ) -> tuple[Weights, Array | None, Carry, None, None]:
-    """The gradients by weights, inputs and carry; lengths and mask have none."""
+    """Compute the gradients by weights, inputs and carry; lengths and mask have none."""
     saved, weights, inputs, carry, last, mask = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
@@ -289,13 +288,13 @@ def _backward(
     end = (zeros, zeros) if last is not None else (dc_last, dh_last)
     dc0, dh0, dz = lax.fori_loop(
         0, as_number(time), body, (*end, saved.scratch)
-    )  # every step of it is overwritten
+    )  # the loop overwrites every step of the scratch array
 
     both = jnp.concatenate([inputs.astype(dz.dtype), masked(saved.h_before, mask)], axis=-1)
     if _may_be_in_shards():
         d_kernels, d_bias = _product(both, dz, dtype, axes=((0, 1), (0, 1))), dz.sum((0, 1))
     else:
-        # Two-dimensional operands: of a product over two axes, XLA on a CPU makes transposed copies.
+        # Two-dimensional operands: for a product over two axes, XLA on a CPU makes transposed copies.
         rows, d_rows = (array.reshape(time * batch, array.shape[-1]) for array in (both, dz))
         d_kernels, d_bias = _product(rows, d_rows, dtype, axes=((0,), (0,))), d_rows.sum(0)
     d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], d_bias)
@@ -306,7 +305,7 @@ def _backward(
 
 
 def _may_be_in_shards() -> bool:
-    """Whether XLA may spread the batch over devices; rows of all steps, (time * batch), it would gather."""
+    """Return whether XLA may spread the batch over devices; it would gather rows of (time * batch)."""
     return jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes
 
 

@@ -1,3 +1,3 @@
-"""The gates of an LSTM, in the order in which this package has them: input, forget, candidate, output."""
+"""The gates of an LSTM in this package's order: input, forget, candidate, output."""
 
 GATES = "ifgo"

@@ -1,4 +1,4 @@
-"""What an implementation of the LSTM is: what it gets and what it gives back.
+"""The interface of an implementation of the LSTM: arguments and results.
 
 Sequences have time first: (T, *B, D) in, (T, *B, H) out, where T counts the time steps, B the
 sequences, D the inputs and H the hidden units.
@@ -42,24 +42,24 @@ class Implementation(Protocol):
             params: the weights, as `nn.LSTMCell` names them.
             inputs: the sequences, time first.
             carry: the state (c, h) before the first step.
-            lengths: the number of steps after which to take the carry, from 0 to all; None means all. As in
-                `nn.RNN`, a length of 0 takes the last step of all.
-            keep_outputs: whether the outputs are wanted.
+            lengths: the number of steps after which to take the carry, from 0 to all; None means all. A
+                length of 0 takes the last step of all, as in `nn.RNN`.
+            keep_outputs: whether to return the outputs.
             mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
-                `dropout.recurrent_mask`); None changes nothing. It is taken as constant in differentiation.
+                `dropout.recurrent_mask`); None changes nothing. It has no gradient.
 
         Returns:
-            The carry, and the outputs of all steps, the padding included; None if they are not wanted.
+            The carry, and the outputs of all steps, padding included; None without ``keep_outputs``.
         """
 
 
 def masked(h: Float[Array, "*any hidden"], mask: Float[Array, "*batch hidden"] | None) -> Array:
-    """What W_h sees of h, (*batch, hidden) of one step or (time, *batch, hidden) of all."""
+    """Apply a mask to h: (*batch, hidden) of one step, or (time, *batch, hidden) of all."""
     return h if mask is None else h * jnp.broadcast_to(mask.astype(h.dtype), h.shape)
 
 
 def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Array]]:
-    """The kernels of x, the kernels of h and the biases, each in the order of the gates."""
+    """Return the kernels of x, the kernels of h and the biases, each in the order of the gates."""
     return (
         [params[f"i{gate}"]["kernel"] for gate in GATES],
         [params[f"h{gate}"]["kernel"] for gate in GATES],
@@ -70,30 +70,30 @@ def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Arra
 def last_step(
     lengths: Int32[Array, "*batch"] | None, time: Size, batch: tuple[Size, ...]
 ) -> Int32[Array, "*batch"]:
-    """The index of the step after which each sequence's final carry is taken."""
+    """Return the index of the step after which each sequence's final carry is taken."""
     if lengths is None:
         return jnp.full(batch, as_number(time) - 1, jnp.int32)
-    return (lengths - 1) % as_number(time)  # of a length of 0, as said above
+    return (lengths - 1) % as_number(time)  # a length of 0 gives the last step
 
 
 def as_number(size: Size) -> int | Int32[Array, ""]:
-    """The length of an axis, to calculate with."""
+    """Return the length of an axis as a number to calculate with."""
     return size if isinstance(size, int) else jnp.asarray(size, jnp.int32)
 
 
 def has_usual_activations(cell: nn.LSTMCell) -> bool:
-    """Whether the gates are sigmoids and the other activation is tanh: what the kernels have built in."""
+    """Return whether the gates are sigmoids and the other activation is tanh, as the kernels have them."""
     return cell.gate_fn in (nn.sigmoid, jax.nn.sigmoid) and cell.activation_fn in (nn.tanh, jnp.tanh)
 
 
 def computed_dtype(
     cell: nn.LSTMCell, params: CellParameters, inputs: Float[Array, "time *batch inputs"], carry: Carry
 ) -> jnp.dtype:
-    """The dtype in which `nn.LSTMCell` multiplies."""
+    """Return the dtype in which `nn.LSTMCell` multiplies."""
     return jnp.dtype(cell.dtype) if cell.dtype else promoted(inputs, carry[1], *jax.tree.leaves(params))
 
 
 def promoted(*arrays_or_dtypes: Any) -> jnp.dtype:
-    """The dtype that arithmetic with these gives in Flax, whose cells mix a state and gates of two dtypes."""
+    """Return the dtype of arithmetic with these in Flax, whose cells mix states and gates of two dtypes."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.dtype(jnp.result_type(*arrays_or_dtypes))

@@ -1,11 +1,11 @@
 """The LSTM as a C++ kernel for CPUs, called through XLA's foreign function interface.
 
-`build.py` compiles and loads it, `cpp/` holds it, `calls.py` calls it. Here are its gradient and its rules
-for `vmap`.
+`cpp/` holds its source, `build.py` compiles and loads it, `calls.py` calls it. This file has its gradient and
+its rules for `vmap`.
 
-A call works on one or more LSTMs of equal sizes ("members") at once, and the rows of a batch may come in
-groups with weight gradients of their own. `vmap` needs no loop then: over sequences that share their
-weights it makes one larger batch, over weights it makes members.
+A call works on one or more LSTMs of equal sizes ("members") at once. The rows of a batch may come in groups
+with weight gradients of their own. So `vmap` needs no loop: over sequences that share their weights it makes
+one larger batch, over weights it makes members.
 """
 
 import functools
@@ -29,7 +29,7 @@ build.load_if_built()  # for programs that imported JAX after this package
 
 
 class Weights(NamedTuple):
-    """Of each gate i, f, g, o: the kernel of x, the kernel of h, the bias."""
+    """The kernel of x, the kernel of h and the bias of each gate i, f, g, o."""
 
     x: list[Float32[Array, "members inputs hidden"]]
     h: list[Float32[Array, "members hidden hidden"]]
@@ -55,7 +55,7 @@ def native(
         raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
     time, *batch = inputs.shape[:-1]
     if not math.prod(inputs.shape) * cell.features:
-        # The kernel wants at least one of everything.
+        # The kernel needs at least one of everything.
         return fused(cell, params, inputs, carry, lengths, keep_outputs=keep_outputs, mask=mask)
     weights = Weights(
         *([jnp.asarray(leaf, jnp.float32)[None] for leaf in leaves] for leaves in by_kind(params))
@@ -84,7 +84,7 @@ def _primal(
     last: Int32[Array, "members batch"],
     mask: Float32[Array, "members batch hidden"] | None,
 ) -> list[Array]:
-    """The final c and h, and with ``keep_outputs`` all outputs."""
+    """Compute the final c and h, and with ``keep_outputs`` all outputs."""
     rows = (x, c0, h0, last, *_given(mask))
     return _call_forward(3 if keep_outputs else 2, len(rows))(*rows, *jax.tree.leaves(weights))
 
@@ -104,7 +104,7 @@ def _forward(
     *,
     perturbed: tuple[bool, ...],
 ) -> tuple[list[Array], Any]:
-    """The same as `_primal`, and what the backward pass needs."""
+    """Compute what `_primal` does, and what the backward pass needs."""
     rows = (x, c0, h0, last, *_given(mask))
     forward = first_order_only(_call_forward(5, len(rows)), implementation="native")
     c, h, outputs, *saved = forward(*rows, *jax.tree.leaves(weights))
@@ -115,7 +115,7 @@ def _forward(
 def _backward(
     keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: tuple[bool, ...]
 ) -> tuple[Weights, Array | None, Array, Array, None, None]:
-    """The gradients by weights, inputs and carry; lengths and mask have none."""
+    """Compute the gradients by weights, inputs and carry; lengths and mask have none."""
     weights, rows, mask = residuals
     wants_dx = perturbed[1]
     state = rows[1]
@@ -139,7 +139,7 @@ _run = custom_gradient(_primal, _forward, _backward, statics=1, implementation="
 
 @functools.cache
 def _call_forward(num_results: int, num_rows: int) -> Callable[..., list[Array]]:
-    """`calls.forward` of the rows, ``num_rows`` of them, and the 12 weights."""
+    """Make `calls.forward` of ``num_rows`` arrays of rows and the 12 weights, with its rule for `vmap`."""
 
     @custom_vmap
     def call(*arguments: Array) -> list[Array]:
@@ -161,7 +161,7 @@ def _call_forward(num_results: int, num_rows: int) -> Callable[..., list[Array]]
 
 @functools.cache
 def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> Callable[..., list[Array]]:
-    """`calls.backward` of the rows, ``num_rows`` of them, and the 12 weights."""
+    """Make `calls.backward` of ``num_rows`` arrays of rows and the 12 weights, with its rule for `vmap`."""
 
     @custom_vmap
     def call(*arguments: Array) -> list[Array]:
@@ -190,7 +190,7 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> 
 
 
 def _refuse_shards(batched: list[bool], arguments: tuple[Array, ...]) -> None:
-    """XLA cannot share out a call, and here, inside of `vmap`, no `shard_map` can either."""
+    """Refuse a mapped axis in shards: neither XLA nor, inside `vmap`, `shard_map` can share a call."""
     for argument, is_batched in zip(arguments, batched, strict=True):
         if is_batched and jax.typeof(argument).sharding.spec[0] is not None:
             raise ImplementationError(
@@ -202,7 +202,7 @@ def _refuse_shards(batched: list[bool], arguments: tuple[Array, ...]) -> None:
 def _nothing(
     call: Callable[..., list[Array]], batched: list[bool], arguments: tuple[Array, ...]
 ) -> tuple[list[Array], list[bool]]:
-    """The results of no call at all."""
+    """Return the results of a `vmap` over an axis of size 0."""
     one = [
         jax.ShapeDtypeStruct(a.shape[1:] if is_batched else a.shape, a.dtype)
         for a, is_batched in zip(arguments, batched, strict=True)
@@ -214,14 +214,14 @@ def _nothing(
 def _as_members(
     call: Callable[..., list[Array]], size: int, batched: list[bool], arguments: tuple[Array, ...]
 ) -> tuple[list[Array], list[bool]]:
-    """One call for weights of their own: each becomes a member, with its own share of the rows."""
+    """Make one call for mapped weights: each becomes a member, with its own share of the rows."""
     merged = [_into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)]
     results = [_out_of_members(result, size) for result in call(*merged)]
     return results, [True] * len(results)
 
 
 def _into_members(array: Array, is_batched: bool, size: int) -> Array:
-    """(size, members, ...) -> (size * members, ...); what is not batched is repeated."""
+    """Reshape (size, members, ...) to (size * members, ...); repeat what is not batched."""
     if not is_batched:
         array = jnp.broadcast_to(array, (size, *array.shape))
     return array.reshape(-1, *array.shape[2:])
@@ -232,7 +232,7 @@ def _out_of_members(array: Array, size: int) -> Array:
 
 
 def _into_batch(array: Array, is_batched: bool, size: int) -> Array:
-    """(size, members, [time,] batch, ...) -> (members, [time,] size * batch, ...)."""
+    """Reshape (size, members, [time,] batch, ...) to (members, [time,] size * batch, ...)."""
     if not is_batched:
         array = jnp.broadcast_to(array, (size, *array.shape))
     axis = _batch_axis(array.ndim - 1)
@@ -247,5 +247,5 @@ def _out_of_batch(array: Array, size: int) -> Array:
 
 
 def _batch_axis(ndim: int) -> int:
-    """Sequences are (members, time, batch, features), states and ``last`` (members, batch, ...)."""
+    """Return the axis of the batch: 2 in (members, time, batch, features), 1 in (members, batch, ...)."""
     return 2 if ndim == 4 else 1

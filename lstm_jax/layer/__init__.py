@@ -1,8 +1,8 @@
-"""What any LSTM layer needs around an implementation.
+"""The surroundings of an implementation that any LSTM layer needs.
 
-    arguments.py    inputs, lengths and carry: checked, and brought to one form
+    arguments.py    inputs, lengths and carry: checked, and converted to one form
     parameters.py   the parameters, under Flax's names
-    wrappers.py     less memory, shares of a batch, long memories, with every implementation
+    wrappers.py     less memory, shares of a batch, long memories: with every implementation
 
 The layers themselves are in the root: `lstm_jax/lstm.py`.
 """

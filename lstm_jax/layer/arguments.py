@@ -1,6 +1,6 @@
-"""What a call of the layer is given: taken in every form that has one meaning, refused in words else.
+"""The arguments of a call: accepted in every form that has one meaning, else refused in words.
 
-Done once, before an implementation is chosen, so that all of them treat it alike.
+This is done once, before an implementation is chosen, so that all implementations treat them alike.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from lstm_jax.kernels.interface import Carry, CellParameters, Size, as_number, c
 
 
 def check_features(features: Any) -> None:
-    """Refuse a number of hidden units that is none.
+    """Refuse what is not a number of hidden units.
 
     Raises:
         ValueError: with what was given.
@@ -29,7 +29,7 @@ def check_features(features: Any) -> None:
 
 
 def check_inputs(inputs: Any) -> None:
-    """Refuse what are no sequences.
+    """Refuse what is not an array of sequences.
 
     Raises:
         ValueError: with what was given.
@@ -42,10 +42,10 @@ def check_inputs(inputs: Any) -> None:
 
 
 def as_carry(given: Any, shape: tuple[Size, ...]) -> Carry:
-    """The state (c, h), from a tuple, a list or one array of both.
+    """Return the state (c, h), from a tuple, a list or one array of both.
 
     Args:
-        given: two arrays, or one whose first axis has two places.
+        given: two arrays, or one array whose first axis has size 2.
         shape: the shape of each, (*batch, features).
 
     Raises:
@@ -68,18 +68,18 @@ def as_carry(given: Any, shape: tuple[Size, ...]) -> Carry:
 def in_dtypes_of_steps(
     cell: nn.LSTMCell, params: CellParameters, inputs: Float[Array, "time *batch inputs"], carry: Carry
 ) -> Carry:
-    """The state in the dtypes that a step gives it, so that it is the same before and after each step."""
+    """Return the state in the dtypes that a step returns, so that a step does not change them."""
     dtype = promoted(computed_dtype(cell, params, inputs, carry), carry[0])
     c, h = (state.astype(dtype) for state in carry)
     return c, h
 
 
 def as_lengths(given: Any, time: Size, batch: Sequence[Size]) -> Int32[Array, "*batch"] | None:
-    """The lengths of the sequences, from 0 to ``time``.
+    """Return the lengths of the sequences, from 0 to ``time``.
 
     Args:
         given: integers of the shape of the batch: an array, a list, a number; None is no lengths.
-        time: the number of time steps. Beyond it there is nothing: such a length is that of the whole.
+        time: the number of time steps; a larger length counts as this one.
         batch: the shape of the batch.
 
     Raises:
@@ -101,15 +101,15 @@ def as_lengths(given: Any, time: Size, batch: Sequence[Size]) -> Int32[Array, "*
 def without_spoilt_padding(
     inputs: Float[Array, "time *batch inputs"], lengths: Int32[Array, "*batch"]
 ) -> Float[Array, "time *batch inputs"]:
-    """The inputs, with zeros in place of what is not finite behind the end of a sequence.
+    """Replace padding that is not finite by zeros.
 
-    The gradient of an output that a loss does not use is zero, and zero times NaN is NaN: what is wrong in
-    the padding would be in the gradients of all weights. Too large counts as infinite: products with it could
-    be. Other padding stays as it is, and its outputs are those of `nn.RNN`.
+    The gradient of an output that a loss does not use is zero, and zero times NaN is NaN: a NaN in the
+    padding would reach the gradients of all weights. Very large numbers count as infinite, because products
+    with them may be. Other padding stays as it is, and its outputs are those of `nn.RNN`.
 
     Args:
-        inputs: sequences whose padding is at their ends.
-        lengths: how many steps of each are no padding.
+        inputs: sequences with their padding at the end.
+        lengths: number of steps of each that are not padding.
     """
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         return inputs

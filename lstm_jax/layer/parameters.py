@@ -1,6 +1,6 @@
 """The parameters of the layer: the tree of `nn.LSTMCell`, without its computation.
 
-Every implementation reads them from here, and so a checkpoint of one is a checkpoint of all, and of Flax.
+Every implementation reads them from here. So a checkpoint of one is a checkpoint of all, and of Flax.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from lstm_jax.layer.wrappers import chrono_bias
 class LSTMCellParameters(nn.Module):
     """The parameters of an `nn.LSTMCell`, declared under its names, with its initial values.
 
-    All is done in ``setup``: no method is called that `capture_intermediates` and `tabulate` would take for
-    a computation.
+    ``setup`` does all the work. `capture_intermediates` and `tabulate` would take a call of another method
+    for a computation.
     """
 
     features: int
@@ -48,13 +48,13 @@ class LSTMCellParameters(nn.Module):
 
     @nn.nowrap
     def _bias_shifts(self) -> dict[str, float | Array]:
-        """What is added to the initial biases of some gates."""
+        """Return what to add to the initial biases of some gates."""
         if not isinstance(self.forget_bias, str):
             return {"f": self.forget_bias}
         if self.forget_bias != "chrono":
             raise ValueError(f"forget_bias: got {self.forget_bias!r}, expected a number or 'chrono'")
         if not self.is_initializing():
-            return {}  # the biases are there already
+            return {}  # the biases exist already
         bias = chrono_bias(self.make_rng("params"), self.features, self.time)
         return {"f": bias, "i": -bias}
 
@@ -74,7 +74,7 @@ class DenseParameters(nn.Module):
 
 
 def _shifted(init: Initializer, by: float | Array) -> Initializer:
-    """The initializer ``init``, plus ``by``. Its values may be in a box that says how they are sharded."""
+    """Add ``by`` to the values of ``init``, which may be in a box that says how they are sharded."""
 
     def shifted(key: Array, shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.tree.map(lambda bias: bias + jnp.asarray(by, dtype), init(key, shape, dtype))

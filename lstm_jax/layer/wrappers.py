@@ -1,4 +1,4 @@
-"""What works with every implementation of the LSTM: less memory, shares of a batch, long memories."""
+"""Functions around every implementation of the LSTM: less memory, shares of a batch, long memories."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,19 +15,19 @@ Results = TypeVar("Results")
 
 
 def in_parts(implementation: Implementation, parts: int) -> Implementation:
-    """An implementation that saves less for the backward pass (Chen et al. 2016, arXiv 1604.06174).
+    """Make an implementation that saves less for the backward pass (Chen et al. 2016, arXiv 1604.06174).
 
-    The sequence is cut into parts of equal length, and of each part only the state before it is kept.
-    What the backward pass needs of the steps inside is computed again, part by part: one more forward
-    pass, for memory in proportion to ``parts + time / parts`` and not to ``time``.
+    It cuts the sequence into parts of equal length, and keeps only the state before each part. The backward
+    pass computes again, part by part, what it needs of the steps inside. That is one more forward pass, for
+    memory in proportion to ``parts + time / parts`` in place of ``time``.
 
     Args:
-        implementation: what computes a part.
-        parts: how many; the number of time steps must be a multiple of it.
+        implementation: computes a part.
+        parts: number of parts; it must divide the number of time steps.
 
     Raises:
-        ValueError: when it is called with another number of steps, or with lengths of sequences: the
-            state after a step inside of a part is not at hand.
+        ValueError: in a call with another number of steps, or with lengths of sequences: the state after a
+            step inside a part is not kept.
     """
 
     def run(
@@ -52,7 +52,7 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
             return implementation(cell, params, inputs, carry, None, keep_outputs=keep_outputs, mask=mask)
 
         cut = inputs.reshape(parts, -1, *inputs.shape[1:])
-        # Within a scan nothing could undo the second computation: no barriers are needed.
+        # No barriers are needed: within a scan, XLA cannot undo the second computation.
         carry, outputs = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), carry, cut)
         return carry, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
 
@@ -60,14 +60,15 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
 
 
 def in_shards(run: Callable[..., Results]) -> Callable[..., Results]:
-    """A run of a layer of which each device does its share, where JAX knows while tracing how it is shared.
+    """Let each device run its share of a batch, where JAX knows while tracing how the batch is shared.
 
-    That is so on a mesh with explicit axes, which is what `jax.make_mesh` makes. Of a batch in shards, each
-    device then runs its own, and the weights are gathered; otherwise nothing is changed.
+    That is so on a mesh with explicit axes, which is what `jax.make_mesh` makes. Each device then runs its
+    own shard, and the weights are gathered. Otherwise nothing changes.
 
     Args:
-        run: from weights, inputs (time, *batch, features), and (*batch, ...) state, lengths and mask to a
-            state (*batch, ...) and outputs (time, *batch, ...). Lengths, mask and outputs may be None.
+        run: a function of weights, inputs (time, *batch, features), and state, lengths and mask (*batch,
+            ...). It returns a state (*batch, ...) and outputs (time, *batch, ...). Lengths, mask and outputs
+            may be None.
     """
 
     def sharded(params: CellParameters, inputs: Array, carry: Carry, *rest: Array | None) -> Results:
@@ -80,7 +81,7 @@ def in_shards(run: Callable[..., Results]) -> Callable[..., Results]:
         rows, steps = PartitionSpec(*batch), PartitionSpec(None, *batch)
         specs = (PartitionSpec(), steps, rows, rows, rows)
         arguments = (params, inputs, carry, *rest)
-        # check_vma=False: which values vary over the devices is not known of a kernel's results.
+        # check_vma=False: JAX does not know which results of a kernel vary over the devices.
         mapped = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(rows, steps), check_vma=False)
         placed = (
             jax.tree.map(
@@ -94,21 +95,21 @@ def in_shards(run: Callable[..., Results]) -> Callable[..., Results]:
 
 
 def _explicit_axes(array: Array) -> tuple[Any, ...]:
-    """For each axis of an array, the explicit mesh axes that it is spread over, or None."""
+    """Return the explicit mesh axes that each axis of an array is spread over, or None."""
     return tuple(jax.typeof(array).sharding.spec)
 
 
 def chrono_bias(key: Key[Array, ""], features: int, time: int) -> Float32[Array, " features"]:
-    """Biases of the forget gates by chrono initialisation (Tallec & Ollivier 2018, arXiv 1804.11188).
+    """Draw biases of the forget gates by chrono initialisation (Tallec & Ollivier 2018, arXiv 1804.11188).
 
-    A forget gate of sigmoid(b) forgets within about 1 + exp(b) steps. log(U(1, T - 1)) for each unit
-    makes memories of all lengths up to that of the sequence; the bias of the input gate is the negative.
+    A forget gate of sigmoid(b) forgets within about 1 + exp(b) steps. b = log(U(1, T - 1)) for each unit
+    gives memories of all lengths up to that of the sequence. The bias of the input gate is the negative.
 
     Args:
-        key: what they are drawn from.
+        key: the random key.
         features: number of hidden units.
         time: the number T of time steps.
     """
-    # Of one or two steps there is nothing to draw: log(U(1, 1)) is 0.
+    # With one or two steps there is nothing to draw: log(U(1, 1)) is 0.
     longest = max(time - 1, 1)
     return jnp.log(jax.random.uniform(key, (features,), minval=1.0, maxval=longest))
