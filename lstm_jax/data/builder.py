@@ -10,7 +10,7 @@ Importing this module imports TFDS (0.4 s) and registers the builder: import it 
 import contextlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
     Attributes:
         archive_dir: folder of the four archives, None to download them.
         report: receives one line before each long step.
+        examples: what this builder has just prepared, by split; None if it was prepared before.
     """
 
+    examples: Mapping[str, archives.Examples] | None = None
     VERSION = tfds.core.Version(archives.VERSION)
     BUILDER_CONFIGS = [  # noqa: RUF012 (the way TFDS wants it)
         tfds.core.BuilderConfig(name="mnist", description="Handwritten digits"),
@@ -72,6 +74,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
             f"Preparing {self.builder_config.name} ({counts} images) in {self.data_dir_root}, "
             "once; this takes some seconds"
         )
+        self.examples = splits
         return {split: self._generate_examples(examples) for split, examples in splits.items()}
 
     def _generate_examples(self, examples: archives.Examples) -> Iterator[tuple[int, dict[str, Any]]]:

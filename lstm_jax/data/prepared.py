@@ -90,7 +90,9 @@ def load_decoded(
         # Another process may have done the work while this one waited for the lock.
         if (decoded := _read_decoded(folder, lambda message: None)) is not None:
             return decoded
-        decoded = _decode(_prepare(name, data_dir, archive_dir, report), folder)
+        builder = _prepare(name, data_dir, archive_dir, report)
+        # What has just been written need not be read back: that would take as long again.
+        decoded = _decode(builder, folder) if builder.examples is None else dict(builder.examples)
         try:
             _write_decoded(folder, decoded)
         except OSError as error:
