@@ -313,7 +313,7 @@ def test_a_file_system_without_locks(small, tmp_path, monkeypatch):
 
     load = functools.partial(load_dataset, "kmnist", data_dir=tmp_path, validation_size=0)
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
-    for kind in dataset.INPUTS:
+    for kind in INPUTS:
         with pytest.raises(DataError, match=r"cannot prepare kmnist .*\(No locks available\); .*--data-dir"):
             load(archive_dir=small, input=kind)
     monkeypatch.undo()
