@@ -152,6 +152,12 @@ def run(environment: dict[str, str]) -> Run:
 
 
 @pytest.fixture(scope="session")
+def run_afresh(environment: dict[str, str]) -> Run:
+    """The same in a new Python, for what happens while a program imports."""
+    return partial(programs.run_afresh, env=environment)
+
+
+@pytest.fixture(scope="session")
 def digits() -> "Examples":
     """For comparisons of frameworks."""
     from tests.helpers.small_comparison import few_digits

@@ -47,7 +47,7 @@ def test_every_dependency_has_its_reason() -> None:
             assert f"| {name} |" in reasons, name
 
 
-def test_nothing_imports_tensorflow(run: Run, tmp_path: Path) -> None:
+def test_nothing_imports_tensorflow(run_afresh: Run, tmp_path: Path) -> None:
     # Training from memory and from disk, evaluation and prediction, in one process.
     code = f"""
 import sys
@@ -67,7 +67,7 @@ names = {{"tensorflow", "torch", "keras"}} & set(sys.modules)
 assert not names, names
 print("none of them")
 """
-    done = run("-c", code)
+    done = run_afresh("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("none of them\n")
 

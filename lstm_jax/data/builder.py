@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lstm_jax.data import archives, idx
+from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES
+from lstm_jax.data import archives
 from lstm_jax.errors import DataError, one_line
 
 
@@ -51,8 +52,8 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            "image": tfds.features.Tensor(shape=idx.IMAGE_SHAPE, dtype=np.uint8),
-            "label": tfds.features.ClassLabel(num_classes=idx.NUM_CLASSES),
+            "image": tfds.features.Tensor(shape=IMAGE_SHAPE, dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
         }
         return tfds.core.DatasetInfo(
             builder=self,

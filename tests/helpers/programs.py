@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -97,6 +98,14 @@ def run(
     output, errors = program.communicate(timeout)
     assert program.returncode is not None
     return CompletedProcess(program.args, program.returncode, output, errors)
+
+
+def run_afresh(
+    *words: object, env: Mapping[str, str], cwd: Path = PROJECT, timeout: float = 300
+) -> CompletedProcess[str]:
+    """Run ``python WORDS`` in a Python that has imported nothing."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True)
 
 
 def _run(words: list[str], cwd: str, env: dict[str, str], files: Sequence[Path]) -> None:
