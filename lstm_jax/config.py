@@ -27,6 +27,9 @@ TaskName = Literal["rows", "columns", "pixels", "permuted"]
 OptimizerName = Literal["adam", "adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine"]
 
+# Of every data set.
+IMAGE_SHAPE = (28, 28)
+NUM_CLASSES = 10
 # Time steps of each task.
 SEQUENCE_LENGTHS: Mapping[str, int] = MappingProxyType(
     {"rows": 28, "columns": 28, "pixels": 784, "permuted": 784}

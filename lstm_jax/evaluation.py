@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from lstm_jax import devices
+from lstm_jax.config import NUM_CLASSES
 from lstm_jax.data.dataset import Split
-from lstm_jax.data.idx import NUM_CLASSES
 from lstm_jax.model import LSTMClassifier, Params, logits_of
 
 # Examples per call: large enough for the call itself to cost nothing, small enough for any memory.

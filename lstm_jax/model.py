@@ -1,26 +1,36 @@
 """The classifier: layers of LSTM over an image as a sequence, and a dense layer on the last output.
 
-    x   (B, 28, 28)    an image is a sequence of 28 rows of 28 pixels (or another, see `sequences.py`)
+    x   (B, 28, 28)    an image is a sequence of 28 rows of 28 pixels (or another, see below)
     h   (B, 28, 64)    the LSTM's output after each row
     h_T (B, 64)        the output after the last row has seen them all
     y   (B, 10)        logits = h_T W + b, one per class
 
 A bidirectional layer reads the rows a second time from the bottom up, with weights of its own. Its last
 output is the one after row 1. Some tutorials take the one aligned with row 28, which has seen one row only.
+
+What a step reads is the task, as the literature has them:
+
+    rows       28 steps of 28 pixels, from the top (the tutorial)
+    columns    28 steps of 28 pixels, from the left
+    pixels     784 steps of 1 pixel, row after row: sequential MNIST (Le, Jaitly & Hinton 2015)
+    permuted   the same in a fixed random order: permuted sequential MNIST, where what is near in the
+               image is far away in the sequence
+
+Published results on the permuted task use different orders, and rarely say which. Two are common; see
+`permutation`.
 """
 
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
-from jaxtyping import Array, Float, Float32, Int, Key, UInt8
+from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt8
 
-from lstm_jax.config import Config
-from lstm_jax.data.idx import NUM_CLASSES
+from lstm_jax.config import NUM_CLASSES, Config
 from lstm_jax.dropout import ExampleDropout
 from lstm_jax.lstm import LSTM
-from lstm_jax.sequences import as_sequence
 
 Params: TypeAlias = Any  # a pytree of float32 arrays
 
@@ -52,8 +62,8 @@ class LSTMClassifier(nn.Module):
         num_layers: LSTM layers; each reads the outputs of the one below.
         bidirectional: whether each layer also reads its inputs from the end; the two outputs are
             concatenated.
-        task: how the inputs become sequences, see `sequences.as_sequence`; ``rows`` leaves them as they are.
-        permutation_seed: the order of the pixels in the task ``permuted``, see `sequences.permutation`.
+        task: how the inputs become sequences, see `as_sequence`; ``rows`` leaves them as they are.
+        permutation_seed: the order of the pixels in the task ``permuted``, see `permutation`.
         dropout_rate: share of the outputs dropped between two layers.
         output_dropout_rate: share of the last outputs dropped on the way to the dense layer.
         recurrent_dropout_rate: share of the hidden units dropped on the way to the next step, see `LSTM`.
@@ -141,6 +151,55 @@ class LSTMClassifier(nn.Module):
             name=f"lstm_{layer}_{direction}",
             **options,
         )
+
+
+def as_sequence(
+    images: Float[Array, "batch rows columns"], task: str, permutation_seed: int | str
+) -> Float[Array, "batch time features"]:
+    """Turn images into the sequences of a task.
+
+    Args:
+        images: row by row.
+        task: ``rows``, ``columns``, ``pixels`` or ``permuted``.
+        permutation_seed: the order of the pixels in ``permuted``, see `permutation`.
+
+    Raises:
+        ValueError: if there is no such task.
+    """
+    batch, rows, columns = images.shape
+    if task == "rows":
+        return images
+    if task == "columns":
+        return jnp.swapaxes(images, 1, 2)
+    pixels = images.reshape(batch, rows * columns, 1)
+    if task == "pixels":
+        return pixels
+    if task == "permuted":
+        # The indices are constants within bounds: the device has nothing to check.
+        return pixels.at[:, permutation(rows * columns, permutation_seed)].get(mode="promise_in_bounds")
+    raise ValueError(f"task: got {task!r}, expected rows, columns, pixels or permuted")
+
+
+def permutation(count: int, seed: int | str) -> Int32[np.ndarray, " count"]:
+    """Return a fixed order of ``count`` pixels: step t of the sequence reads pixel ``permutation(...)[t]``.
+
+    Args:
+        count: number of pixels.
+        seed: of ``numpy.random.RandomState(seed).permutation(count)``, whose numbers NumPy has promised
+            not to change. Most papers that name their order have 92916. Or ``bit-reversal``: sorted by the
+            number whose binary digits are those of the index read backwards, as in the published code of S4
+            (Gu, Goel & Re 2021, https://arxiv.org/abs/2111.00396).
+
+    Raises:
+        ValueError: for another text.
+    """
+    if seed == "bit-reversal":
+        digits = max(count - 1, 0).bit_length()
+        order = sorted(range(count), key=lambda index: int(f"{index:0{digits}b}"[::-1], 2))
+        return np.array(order, np.int32)
+    if isinstance(seed, str):
+        raise ValueError(f"permutation_seed: got {seed!r}, expected a whole number or 'bit-reversal'")
+    return np.random.RandomState(seed).permutation(count).astype(np.int32)
 
 
 def logits_of(

@@ -3,9 +3,8 @@
 import hashlib
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ import jax
 import jaxtyping
 import pytest
 
+from tests.helpers import programs
 from tests.helpers.project import PROJECT, Run
 
 # Shapes in the signatures are checked while the tests run, and only then. `Config` checks itself.
@@ -33,6 +33,7 @@ jaxtyping.install_import_hook(
 )
 
 from lstm_jax import load_dataset  # noqa: E402  hooked before it is imported
+from lstm_jax.devices import compilation_cache_dir  # noqa: E402  hooked before it is imported
 
 if TYPE_CHECKING:  # a fault in the comparison is one of its tests alone
     from lstm_jax.compare.work import Examples
@@ -112,7 +113,8 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory, shared: Path) ->
     # Built kernels are shared, programs are not: JAX writes a program where others may be reading it.
     (shared / "native").mkdir(mode=0o700, exist_ok=True)
     (cache / "native").symlink_to(shared / "native")
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    # Programs that tests start find there what the tests have compiled.
+    jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -138,6 +140,7 @@ def environment(
         "HOME": str(tmp_path_factory.mktemp("home")),
         "TFDS_DATA_DIR": str(data_dir),
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"],
     }
 
 
@@ -145,13 +148,13 @@ def environment(
 def run(environment: dict[str, str]) -> Run:
     """Run a Python program of the project as a user does; returns code, output and errors."""
 
-    def run(*args: object, cwd: Path = PROJECT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        command: Sequence[str] = [sys.executable, *map(str, args)]
-        return subprocess.run(
-            command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True
-        )
+    return partial(programs.run, env=environment)
 
-    return run
+
+@pytest.fixture(scope="session")
+def run_afresh(environment: dict[str, str]) -> Run:
+    """The same in a new Python, for what happens while a program imports."""
+    return partial(programs.run_afresh, env=environment)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ def train_command(run_dir: Path, options: Sequence[str]) -> list[str]:
     return [sys.executable, str(PROJECT / "train.py"), "--run-dir", str(run_dir), *options]
 
 
+def started(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def newest_step(run_dir: Path) -> int:
     """Of the states that are whole: one whose checksums are still to be written is not saved yet."""
     saved = run_dir.glob(f"checkpoints/*/{CHECKSUMS}")
@@ -49,6 +53,7 @@ def kill_at_random_moments(
     longest: float,
     rng: random.Random,
     after_progress: int = 0,
+    start: Callable[[Sequence[str]], Any] = started,
 ) -> list[int]:
     """Start the run and kill it, so many times.
 
@@ -60,6 +65,7 @@ def kill_at_random_moments(
         rng: draws the moments.
         after_progress: so many last kills wait for a new checkpoint first, and then no longer than
             `AFTER_PROGRESS`.
+        start: starts a command; what it returns is used as a `subprocess.Popen`.
 
     Returns:
         The newest saved step after each kill that met a living process.
@@ -69,9 +75,7 @@ def kill_at_random_moments(
         waits = i >= kills - after_progress
         before = newest_step(run_dir)
         delay = rng.uniform(0, min(longest, AFTER_PROGRESS) if waits else longest)
-        process = subprocess.Popen(
-            train_command(run_dir, options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        process = start(train_command(run_dir, options))
         while waits and newest_step(run_dir) == before and process.poll() is None:
             time.sleep(0.01)
         time.sleep(delay)

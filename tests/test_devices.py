@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import devices
 from lstm_jax.errors import ConfigError
+from lstm_jax.runs import processes
 from tests.helpers.project import PROJECT, Run
 
 
@@ -69,9 +70,9 @@ def test_the_mean_over_devices() -> None:
 
 
 def test_one_process_agrees_with_itself() -> None:
-    assert devices.is_leader()
-    assert devices.from_leader(7) == 7
-    assert devices.largest(3) == 3
+    assert processes.is_leader()
+    assert processes.from_leader(7) == 7
+    assert processes.largest(3) == 3
 
 
 def test_the_cache_of_programs_is_in_the_users_cache_folder(
@@ -93,9 +94,9 @@ def test_the_cache_of_programs_is_in_the_users_cache_folder(
 
 
 def test_what_one_process_does_first_the_others_find() -> None:
-    assert devices.leader_first(lambda: 5) == 5
+    assert processes.leader_first(lambda: 5) == 5
     with pytest.raises(ZeroDivisionError):
-        devices.leader_first(lambda: 1 / 0)
+        processes.leader_first(lambda: 1 / 0)
 
 
 NO_DEVICE = "error: JAX finds no device to run on: JAX_PLATFORMS is cuda "
@@ -110,7 +111,7 @@ NEEDING_DEVICES = {
 }
 
 
-def test_no_device_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
+def test_no_device_is_told_in_one_line(run_afresh: Run, tmp_path: Path) -> None:
     # One process for all: JAX asks again at each use. All leave nothing behind.
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "config.json").write_text("{}")
@@ -125,7 +126,7 @@ for name, command in {NEEDING_DEVICES!r}.items():
     except SystemExit as stop:
         assert stop.code == 1, name
 """
-    done = run("-c", code, cwd=tmp_path)
+    done = run_afresh("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = done.stderr.splitlines()
     assert [line.partition(": ")[0] for line in told] == list(NEEDING_DEVICES)
@@ -171,13 +172,13 @@ print(train(Config(run_dir=Path(sys.argv[2]), steps=1, hidden_size=6)).summary["
 
 
 def test_processes_that_were_given_something_else_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    devices.agree({"--seed": 3})  # one process agrees with itself
+    processes.agree({"--seed": 3})  # one process agrees with itself
     others = [{"--seed": 3, "--epochs": None}, {"--seed": 3, "--epochs": 7}]
-    monkeypatch.setattr(devices, "_from_all", lambda own: [own, *map(json.dumps, others)])
+    monkeypatch.setattr(processes, "_from_all", lambda own: [own, *map(json.dumps, others)])
     told = "--epochs: got None in process 0, 7 in process 2, expected the same in all processes of a run"
     with pytest.raises(ConfigError, match=f"^{told}$"):
-        devices.agree({"--seed": 3, "--epochs": None})
-    monkeypatch.setattr(devices, "process_count", lambda: 2)
+        processes.agree({"--seed": 3, "--epochs": None})
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda process: [None] * (2 + process))
     with pytest.raises(ConfigError, match="number of devices: got 2 in process 0, 3 in process 1, expected"):
-        devices.agree({})
+        processes.agree({})

@@ -64,7 +64,7 @@ def test_hooks_and_workflow_run_what_ci_runs() -> None:
     assert job["strategy"]["matrix"]["python"][0] == oldest[1]
 
 
-def test_nothing_imports_tensorflow(run: Run, tmp_path: Path) -> None:
+def test_nothing_imports_tensorflow(run_afresh: Run, tmp_path: Path) -> None:
     # Training from memory and from disk, evaluation and prediction, in one process.
     code = f"""
 import sys
@@ -84,7 +84,7 @@ names = {{"tensorflow", "torch", "keras"}} & set(sys.modules)
 assert not names, names
 print("none of them")
 """
-    done = run("-c", code)
+    done = run_afresh("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("none of them\n")
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from lstm_jax.config import DATASETS
+from lstm_jax.config import DATASETS, IMAGE_SHAPE
 from lstm_jax.data import idx
 from lstm_jax.errors import DataError, one_line
 from lstm_jax.system.files import open_file
@@ -210,7 +210,7 @@ def _own_data(header: bytes, filename: str) -> str:
     except DataError:
         return ""
     count = PUBLISHED["train" if filename in FILENAMES["train"] else "test"]
-    if shape in ((count, *idx.IMAGE_SHAPE), (count,)):
+    if shape in ((count, *IMAGE_SHAPE), (count,)):
         return ""
     return f"; it has the dimensions {shape}, so it seems to be other data: {OWN_DATA}"
 

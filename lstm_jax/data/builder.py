@@ -10,14 +10,15 @@ Importing this module imports TFDS (0.4 s) and registers the builder: import it 
 import contextlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lstm_jax.data import archives, idx
+from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES
+from lstm_jax.data import archives
 from lstm_jax.errors import DataError, one_line
 
 
@@ -27,8 +28,10 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
     Attributes:
         archive_dir: folder of the four archives, None to download them.
         report: receives one line before each long step.
+        examples: what this builder has just prepared, by split; None if it was prepared before.
     """
 
+    examples: Mapping[str, archives.Examples] | None = None
     VERSION = tfds.core.Version(archives.VERSION)
     BUILDER_CONFIGS = [  # noqa: RUF012 (the way TFDS wants it)
         tfds.core.BuilderConfig(name="mnist", description="Handwritten digits"),
@@ -49,8 +52,8 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            "image": tfds.features.Tensor(shape=idx.IMAGE_SHAPE, dtype=np.uint8),
-            "label": tfds.features.ClassLabel(num_classes=idx.NUM_CLASSES),
+            "image": tfds.features.Tensor(shape=IMAGE_SHAPE, dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -72,6 +75,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
             f"Preparing {self.builder_config.name} ({counts} images) in {self.data_dir_root}, "
             "once; this takes some seconds"
         )
+        self.examples = splits
         return {split: self._generate_examples(examples) for split, examples in splits.items()}
 
     def _generate_examples(self, examples: archives.Examples) -> Iterator[tuple[int, dict[str, Any]]]:

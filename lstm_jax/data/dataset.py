@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
-from lstm_jax.config import DATASETS, INPUTS
-from lstm_jax.data import idx, prepared
+from lstm_jax.config import DATASETS, INPUTS, NUM_CLASSES
+from lstm_jax.data import prepared
 from lstm_jax.errors import DataError
 
 VALIDATION_SIZE = 5_000
@@ -173,7 +173,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    num_classes: int = idx.NUM_CLASSES
+    num_classes: int = NUM_CLASSES
 
 
 def load_dataset(

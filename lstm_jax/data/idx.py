@@ -14,10 +14,8 @@ import struct
 import numpy as np
 from jaxtyping import UInt8
 
+from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES
 from lstm_jax.errors import DataError
-
-IMAGE_SHAPE = (28, 28)
-NUM_CLASSES = 10
 
 MAGIC = b"\x00\x00\x08"  # two zeros, then the type: 08 is unsigned byte
 LARGEST_HEADER = 16

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data import archives, idx
+from lstm_jax.config import IMAGE_SHAPE
+from lstm_jax.data import archives
 from lstm_jax.data.archives import VERSION, Examples
 from lstm_jax.errors import DataError, one_line
 
@@ -90,7 +91,9 @@ def load_decoded(
         # Another process may have done the work while this one waited for the lock.
         if (decoded := _read_decoded(folder, lambda message: None)) is not None:
             return decoded
-        decoded = _decode(_prepare(name, data_dir, archive_dir, report), folder)
+        builder = _prepare(name, data_dir, archive_dir, report)
+        # What has just been written need not be read back: that would take as long again.
+        decoded = _decode(builder, folder) if builder.examples is None else dict(builder.examples)
         try:
             _write_decoded(folder, decoded)
         except OSError as error:
@@ -137,7 +140,7 @@ def read_examples(source: Any, indices: list[int]) -> Examples:
     Returns:
         uint8 images [len(indices), 28, 28] and int32 labels [len(indices)].
     """
-    images = np.empty((len(indices), *idx.IMAGE_SHAPE), np.uint8)
+    images = np.empty((len(indices), *IMAGE_SHAPE), np.uint8)
     labels = np.empty(len(indices), np.int32)
     # One call for all of them takes a third of the time of one call for each.
     for row, example in enumerate(source.__getitems__(indices)):
@@ -333,7 +336,7 @@ def _read_decoded(folder: Path, report: Report) -> dict[str, Examples] | None:
                 for split in archives.FILENAMES
             }
         for images, labels in splits.values():
-            if images.dtype != np.uint8 or images.shape != (len(labels), *idx.IMAGE_SHAPE):
+            if images.dtype != np.uint8 or images.shape != (len(labels), *IMAGE_SHAPE):
                 raise ValueError(f"expected uint8 images 28 x 28, got {images.dtype} {images.shape}")
             if labels.dtype != np.int32 or labels.shape != (len(images),):
                 raise ValueError(f"expected int32 labels, got {labels.dtype} {labels.shape}")

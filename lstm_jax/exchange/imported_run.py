@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax import devices
-from lstm_jax.config import PLACES, SEQUENCE_LENGTHS, Config, option
-from lstm_jax.data.idx import IMAGE_SHAPE, NUM_CLASSES
+from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES, PLACES, SEQUENCE_LENGTHS, Config, option
 from lstm_jax.errors import ConversionError
 from lstm_jax.exchange.layouts import Architecture, Params
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.runs.checkpoint import Checkpoints
+from lstm_jax.runs.history import Notes
 from lstm_jax.runs.run_directory import CHECKPOINTS, CONFIG
-from lstm_jax.runs.summary import Notes
 from lstm_jax.system.files import whole, write_whole
 from lstm_jax.training import Method, init_state
 

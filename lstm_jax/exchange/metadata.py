@@ -34,7 +34,7 @@ class Inputs(NamedTuple):
     """How images become the inputs of a model; None is what nobody has said.
 
     Attributes:
-        task: what is read in a time step, see `lstm_jax.sequences`.
+        task: what is read in a time step, see `lstm_jax.model`.
         permutation_seed: the order of the pixels in the task ``permuted``.
         dataset: the images that the model was trained on.
         pixel_mean: what is subtracted from pixels from 0 (black) to 1 (white).
@@ -82,7 +82,7 @@ def check_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) 
 
 def sequence_of(task: str, permutation_seed: int | str | None) -> str:
     """What a model of this task reads step by step, in words: other frameworks do not know of our tasks."""
-    order = f"lstm_jax.sequences.permutation(784, {permutation_seed!r})"
+    order = f"lstm_jax.model.permutation(784, {permutation_seed!r})"
     return {
         "rows": "rows of pixels",
         "columns": "columns of pixels",

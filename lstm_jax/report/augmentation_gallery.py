@@ -20,9 +20,8 @@ from tyro.conf import arg
 from lstm_jax import devices
 from lstm_jax.augmentation import Augmentation, augment
 from lstm_jax.commands import command_line
-from lstm_jax.config import RecipeName, recipe_config
+from lstm_jax.config import NUM_CLASSES, RecipeName, recipe_config
 from lstm_jax.data.dataset import Split, load_dataset
-from lstm_jax.data.idx import NUM_CLASSES
 from lstm_jax.errors import ConfigError
 from lstm_jax.training import Method
 

@@ -29,10 +29,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lstm_jax import devices
 from lstm_jax.config import option
 from lstm_jax.errors import CheckpointError, one_line, printable
-from lstm_jax.runs import checksums
+from lstm_jax.runs import checksums, processes
 from lstm_jax.runs.checksums import CHECKSUMS
 from lstm_jax.system.files import read_text, remove_unfinished_files, write_whole
 
@@ -124,7 +123,7 @@ class Checkpoints:
         if read_only:
             if not self._directory.is_dir():
                 raise CheckpointError(f"{directory}: no checkpoints here yet")
-        elif devices.is_leader():
+        elif processes.is_leader():
             self._directory.mkdir(parents=True, exist_ok=True)
             _clean_up(self._directory)
 
@@ -179,7 +178,7 @@ class Checkpoints:
                 lightweight_initialize=True,  # do not read the states that are there
             )
         path = self._directory / str(step)
-        if devices.is_leader():
+        if processes.is_leader():
             # Better not begun than half done.
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
             if shutil.disk_usage(self._directory).free < needed:
@@ -193,7 +192,7 @@ class Checkpoints:
         self._checkpointer.save(
             step, state, force=True, overwrite=True, custom_metadata={**notes, BELONGS_TO: belongs_to}
         )
-        if devices.is_leader():
+        if processes.is_leader():
             checksums.write(path)
             (self._directory / SAVING).unlink()
 
@@ -227,7 +226,7 @@ class Checkpoints:
             path = self._directory / str(step)
             verdict, words, names = _examine(path)
             # A state that one process cannot read is no good to any of them.
-            agreed = devices.largest(verdict)
+            agreed = processes.largest(verdict)
             if agreed != _Verdict.WHOLE:
                 self._begin_again_if_replaced(complete)
                 if agreed == _Verdict.UNREADABLE:
@@ -303,7 +302,7 @@ class Checkpoints:
         told = f"the checkpoint {path} is damaged ({damage})"
         if not self._read_only:
             aside = self._damaged / path.name
-            if devices.is_leader():
+            if processes.is_leader():
                 aside = _move(path, self._damaged)
             told += f"; moved to {aside}"
         self._report(told + then)

@@ -4,10 +4,49 @@ A record is what ``metrics.jsonl`` has of an epoch. All of it follows from the r
 that was stopped and continued decides as one that was not.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lstm_jax.config import Config
+from lstm_jax.errors import CheckpointError, one_line, printable
 from lstm_jax.runs.run_directory import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """What is saved beside the state: figures that nothing is computed from.
+
+    Attributes:
+        history: the records of the epochs so far.
+        epoch_seconds: time spent in training steps since the start of the epoch.
+        train_seconds: time spent in training steps since the start of the run.
+        wall_seconds: time spent in `train` since the start of the run.
+        devices: number of devices.
+        implementation: the one that computes the LSTM.
+    """
+
+    history: tuple[Record, ...] = ()
+    epoch_seconds: float = 0.0
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    devices: int = 1
+    implementation: str = "scan"  # of runs that do not say: there was no other default
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Notes":
+        """The notes that were saved as a JSON object.
+
+        Raises:
+            CheckpointError: if they are none of a run.
+        """
+        try:
+            return cls(**{**values, "history": tuple(values["history"])})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"a saved state has notes that are none of a run ({printable(one_line(error))}); was it "
+                "written by a newer version of lstm_jax?"
+            ) from error
 
 
 def of_each_seed(config: Config, history: Sequence[Record]) -> list[list[Record]]:

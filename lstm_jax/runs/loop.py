@@ -24,15 +24,15 @@ from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params
+from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints, digest
 from lstm_jax.runs.console import Console
 from lstm_jax.runs.feed import Feed, make_feed
-from lstm_jax.runs.history import has_ended, loss_sums, steps_to_keep
+from lstm_jax.runs.history import Notes, has_ended, loss_sums, steps_to_keep
 from lstm_jax.runs.plan import Plan
 from lstm_jax.runs.run_directory import DamagedJSONError, Record, RunDirectory, how_to_begin_with_weights
 from lstm_jax.runs.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
 from lstm_jax.runs.summary import (
-    Notes,
     mend,
     over_seeds,
     result_in_words,
@@ -112,22 +112,22 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
 def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
     started = time.perf_counter()
     versions = {"version of lstm_jax": __version__, "version of jax": jax.__version__}
-    devices.agree({**versions, **config.shared()})
-    if not devices.is_leader():
+    processes.agree({**versions, **config.shared()})
+    if not processes.is_leader():
         console = Console()
     mesh = devices.make_mesh(devices=config.devices, batch_size=config.batch_size)
     with stop.at_once():
-        implementation = devices.together(lambda: prepare_implementation(config, console))
-    devices.agree({"what --implementation auto chooses": implementation})
-    with devices.leader_first(lambda: RunDirectory(config, leader=devices.is_leader())) as run:
+        implementation = processes.together(lambda: prepare_implementation(config, console))
+    processes.agree({"what --implementation auto chooses": implementation})
+    with processes.leader_first(lambda: RunDirectory(config, leader=processes.is_leader())) as run:
         ended = run.has_summary and not run.becomes_other
         if ended and (result := finished(run, config, mesh, console)) is not None:
             return result
-        with devices.leader_first(
+        with processes.leader_first(
             lambda: Checkpoints(run.checkpoints, report=console.message, options=config.identity())
         ) as checkpoints:
             with stop.at_once():
-                dataset = devices.together(
+                dataset = processes.together(
                     lambda: load_dataset(
                         config.dataset,
                         data_dir=config.data_dir,
@@ -338,7 +338,7 @@ class Loop:
         pace = 1  # steps in one program
         while done < end:
             until_save = every - state.steps_taken % every if every else end - done
-            count = devices.from_leader(min(pace, until_save, end - done, self.feed.limit))
+            count = processes.from_leader(min(pace, until_save, end - done, self.feed.limit))
             clock = time.perf_counter()
             state = self.take_steps(state, done, done + count)
             seconds = time.perf_counter() - clock
@@ -423,7 +423,7 @@ class Loop:
 
     def told_to_stop(self) -> bool:
         """Whether any process has got a signal."""
-        return bool(devices.largest(self.stop.received or 0))
+        return bool(processes.largest(self.stop.received or 0))
 
     def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
         """The result of a run that was told to stop."""

@@ -1,12 +1,10 @@
 """What is said of a run: the notes beside its state, its summary, the lines on the screen."""
 
-import dataclasses
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import flax
 import jax
@@ -16,52 +14,15 @@ from jax.sharding import Mesh
 
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import Dataset
-from lstm_jax.errors import CheckpointError, one_line, printable
 from lstm_jax.model import Params
 from lstm_jax.runs.checkpoint import digest
 from lstm_jax.runs.console import Console
-from lstm_jax.runs.history import best_of, has_full_length, of_each_seed
+from lstm_jax.runs.history import Notes, best_of, has_full_length, of_each_seed
 from lstm_jax.runs.run_directory import Record
 from lstm_jax.runs.seeds import in_words
 from lstm_jax.runs.spread import spread_of
 from lstm_jax.training import TrainState
 from lstm_jax.version import __version__
-
-
-@dataclasses.dataclass(frozen=True)
-class Notes:
-    """What is saved beside the state: figures that nothing is computed from.
-
-    Attributes:
-        history: the records of the epochs so far.
-        epoch_seconds: time spent in training steps since the start of the epoch.
-        train_seconds: time spent in training steps since the start of the run.
-        wall_seconds: time spent in `train` since the start of the run.
-        devices: number of devices.
-        implementation: the one that computes the LSTM.
-    """
-
-    history: tuple[Record, ...] = ()
-    epoch_seconds: float = 0.0
-    train_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    devices: int = 1
-    implementation: str = "scan"  # of runs that do not say: there was no other default
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Notes":
-        """The notes that were saved as a JSON object.
-
-        Raises:
-            CheckpointError: if they are none of a run.
-        """
-        try:
-            return cls(**{**values, "history": tuple(values["history"])})
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"a saved state has notes that are none of a run ({printable(one_line(error))}); was it "
-                "written by a newer version of lstm_jax?"
-            ) from error
 
 
 def over_seeds(config: Config, figures: Sequence[Record]) -> Record:

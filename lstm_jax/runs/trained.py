@@ -13,11 +13,11 @@ from lstm_jax import devices
 from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError, ConfigError
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
+from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints, Restored
-from lstm_jax.runs.history import best_of, of_each_seed
+from lstm_jax.runs.history import Notes, best_of, of_each_seed
 from lstm_jax.runs.run_directory import CHECKPOINTS, read_config
 from lstm_jax.runs.seeds import in_words, member, seed_of
-from lstm_jax.runs.summary import Notes
 from lstm_jax.training import Method, TrainState, init_run
 
 
@@ -129,7 +129,7 @@ def load_state(
     # steps does not matter.
     config = read_config(run_dir)
     method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
-    on_one_device = devices.replicated(devices.make_mesh(devices=1, batch_size=devices.process_count()))
+    on_one_device = devices.replicated(devices.make_mesh(devices=1, batch_size=processes.process_count()))
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
         jax.eval_shape(partial(init_run, method), seed_of(config)),

@@ -16,6 +16,7 @@ import pytest
 from lstm_jax.commands import command_line
 from lstm_jax.config import RECIPES, Config, option, recipe_config
 from lstm_jax.errors import DataError
+from tests.helpers import programs
 from tests.helpers.project import PROJECT, Run
 
 
@@ -31,7 +32,7 @@ def test_help_names_and_explains_every_option(run: Run) -> None:
         assert f"{name}: {recipe.purpose}" in text
 
 
-def test_reading_options_does_not_import_jax(run: Run) -> None:
+def test_reading_options_does_not_import_jax(run_afresh: Run) -> None:
     # --help and a typing mistake are answered at once; importing JAX takes most of a second.
     code = """
 import sys
@@ -41,7 +42,7 @@ print(sorted({"jax", "flax", "numpy"} & set(sys.modules)))
 import lstm_jax.__main__
 print(sorted({"jax", "flax"} & set(sys.modules)))
 """
-    assert run("-c", code).stdout == "[]\n[]\n"
+    assert run_afresh("-c", code).stdout == "[]\n[]\n"
 
 
 @pytest.mark.parametrize(
@@ -91,12 +92,8 @@ def test_mistakes_are_told_in_one_line(
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_mistake_is_one_line_in_any_encoding(encoding: str, environment: dict[str, str]) -> None:
     # tyro draws its boxes with other characters where the output cannot show the usual ones.
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "train.py"), "--hidden-size", "many"],
-        env={**environment, "PYTHONIOENCODING": encoding},
-        capture_output=True,
-        text=True,
-    )
+    variables = {**environment, "PYTHONIOENCODING": encoding}
+    done = programs.run_afresh("train.py", "--hidden-size", "many", env=variables)
     told = "--hidden-size: got 'many', expected a whole number"
     assert done.stderr == f"train.py: error: {told} (train.py --help lists the options)\n"
 
@@ -178,23 +175,9 @@ def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: P
 def test_a_signal_saves_and_the_same_command_continues(
     sent: signal.Signals, environment: dict[str, str], run: Run, tmp_path: Path
 ) -> None:
-    args = [
-        str(PROJECT / "train.py"),
-        "--run-dir",
-        str(tmp_path / "run"),
-        "--hidden-size",
-        "8",
-        "--epochs",
-        "3",
-    ]
-    command = [sys.executable, *args]
-    process = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    args = ["train.py", "--run-dir", tmp_path / "run", "--hidden-size", "8", "--epochs", "3"]
+    process = programs.start(*args, env=environment)
+    process.wait_for("epoch 1/3")
     process.send_signal(sent)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + sent, errors
@@ -224,8 +207,10 @@ def listens(process: subprocess.Popen[str]) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.4, 0.8, 1.2])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("sent", "delay"),
+    [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.4), (signal.SIGINT, 0.8), (signal.SIGTERM, 1.2)],
+)
 def test_a_signal_while_starting_is_heard(
     sent: signal.Signals, delay: float, environment: dict[str, str], tmp_path: Path
 ) -> None:

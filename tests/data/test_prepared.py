@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
-from lstm_jax.data import archives, dataset, prepared
+from lstm_jax.config import INPUTS
+from lstm_jax.data import archives, prepared
 from lstm_jax.data.dataset import epoch_order, load_dataset
 from lstm_jax.errors import DataError
 from tests.helpers.mnist import (
@@ -74,7 +75,7 @@ def test_other_archives_in_the_family(small, tmp_path, capfd):
     assert messages[1:] == [unused]
     load_dataset("fashion_mnist", data_dir=tmp_path, archive_dir=small, input="stream", validation_size=0)
     (small / FILENAMES[0]).unlink()
-    for kind in dataset.INPUTS:
+    for kind in INPUTS:
         with pytest.raises(DataError, match=rf"{FILENAMES[0]}: .*found no file"):
             load_dataset("fashion_mnist", data_dir=tmp_path, archive_dir=small, input=kind, validation_size=0)
     with pytest.raises(DataError, match=r"none: expected the folder of the archives.*found no folder"):
@@ -312,7 +313,7 @@ def test_a_file_system_without_locks(small, tmp_path, monkeypatch):
 
     load = functools.partial(load_dataset, "kmnist", data_dir=tmp_path, validation_size=0)
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
-    for kind in dataset.INPUTS:
+    for kind in INPUTS:
         with pytest.raises(DataError, match=r"cannot prepare kmnist .*\(No locks available\); .*--data-dir"):
             load(archive_dir=small, input=kind)
     monkeypatch.undo()

@@ -1,8 +1,6 @@
 """Building the native kernel, keeping it, and doing without it."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +16,8 @@ from lstm_jax.kernels.build import NotAvailableError
 from lstm_jax.kernels.choice import Task, choose, fastest
 from lstm_jax.system.caches import processor
 from tests import native_builds
-from tests.helpers.project import PROJECT, Run
+from tests.helpers import programs
+from tests.helpers.project import Run
 
 # Starts the layer, and says which implementation `auto` is; the kernel is built on the way.
 USE = """
@@ -118,17 +117,14 @@ def test_its_name_depends_on_all_that_it_is_made_of(
 def test_two_processes_at_once(compiler: Path, environment: dict[str, str]) -> None:
     """Both find nothing, both build, and both end with a whole kernel."""
     variables = {**environment, **{name: os.environ[name] for name in ("CXX", "LSTM_JAX_CACHE_DIR")}}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", USE], cwd=PROJECT, env=variables, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
+    processes = [programs.start("-c", USE, env=variables) for _ in range(2)]
     for process in processes:
-        output, _ = process.communicate(timeout=120)
-        assert (process.returncode, output) == (0, b"None\n")
+        output, errors = process.communicate(timeout=120)
+        assert (process.returncode, output) == (0, "None\n"), errors
     assert len(list(Path(variables["LSTM_JAX_CACHE_DIR"], "native").iterdir())) == 1
 
 
-def test_nothing_is_built_at_import(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+def test_nothing_is_built_at_import(run_afresh: Run, environment: dict[str, str], tmp_path: Path) -> None:
     code = f"""
 import os
 os.environ["LSTM_JAX_CACHE_DIR"] = {str(tmp_path / "cache")!r}
@@ -138,7 +134,7 @@ import lstm_jax.kernels.native, lstm_jax.benchmark
 LSTM(3)
 print(os.path.exists({str(tmp_path / "cache")!r}))
 """
-    done = run("-c", code)
+    done = run_afresh("-c", code)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
@@ -187,9 +183,7 @@ def test_a_damaged_kernel_is_not_even_opened_by_a_program(
     library = build.build()
     library.write_bytes(library.read_bytes()[:100_000])
     variables = {**environment, **{name: os.environ[name] for name in ("CXX", "LSTM_JAX_CACHE_DIR")}}
-    done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=PROJECT, env=variables, capture_output=True, text=True
-    )
+    done = programs.run("-c", USE, env=variables)
     assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
     assert done.stderr == f"lstm_jax: {library} is damaged: the native kernel is built again\n"
     assert calls(compiler) == 2
@@ -317,13 +311,8 @@ for _ in range(2):
     LSTM(3).init(jax.random.key(0), jnp.ones((2, 4, 5)))
 LSTM(3, "native").init(jax.random.key(0), jnp.ones((2, 4, 5)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=PROJECT,
-        env={**environment, "CXX": "gxx-99", "LSTM_JAX_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    variables = {**environment, "CXX": "gxx-99", "LSTM_JAX_CACHE_DIR": str(tmp_path)}
+    done = programs.run("-c", code, env=variables)
     reason = "there is no C++ compiler 'gxx-99', which CXX names"
     first = done.stderr.splitlines()[0]
     assert first == f"lstm_jax: the native kernel cannot be used: {reason}; 'fused' is used instead"
@@ -333,17 +322,15 @@ LSTM(3, "native").init(jax.random.key(0), jnp.ones((2, 4, 5)))
 
 def test_train_without_it(environment: dict[str, str], tmp_path: Path) -> None:
     without = {**environment, "CXX": "gxx-99"}
-    command = [sys.executable, PROJECT / "train.py", "--steps", "2", "--run-dir", tmp_path / "run"]
-    refused = subprocess.run(
-        [*command, "--implementation", "native"], env=without, capture_output=True, text=True
-    )
+    command = ["train.py", "--steps", "2", "--run-dir", tmp_path / "run"]
+    refused = programs.run(*command, "--implementation", "native", env=without)
     assert refused.returncode == 1
     assert refused.stderr == (
         "train.py: error: implementation 'native' cannot be used: there is no C++ compiler 'gxx-99', which "
         "CXX names\n"
     )
     assert not (tmp_path / "run").exists()
-    done = subprocess.run(command, env=without, capture_output=True, text=True)
+    done = programs.run(*command, env=without)
     assert done.returncode == 0, done.stderr
     assert "implementation fused, float32" in done.stdout + done.stderr
     assert (done.stdout + done.stderr).count("'fused' is used instead") == 1

@@ -6,9 +6,8 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from lstm_jax.runs import loop
 from lstm_jax.runs.checkpoint import digest
 from lstm_jax.runs.plan import Plan
 from lstm_jax.runs.trained import load_trained
-from tests.helpers.project import PROJECT, Run
+from tests.helpers import programs
+from tests.helpers.project import Run
 from tests.helpers.runs import Listener, train_until_told
 from tests.kill_and_resume import figures_of, kill_at_random_moments, state_digest, train_command
 
@@ -295,18 +295,26 @@ def test_plans() -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(
-    kind: str, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     # The long version, with 20 kills: python -m tests.kill_and_resume
-    monkeypatch.setattr(os, "environ", environment)
+    def start(command: Sequence[str]) -> Any:
+        return programs.start(*command[1:], env=environment)
+
     options = ["--hidden-size", "8", "--steps", "300", "--checkpoint-every", "5", "--input", kind]
-    subprocess.run(train_command(tmp_path / "calm", options), check=True, capture_output=True)
+    assert start(train_command(tmp_path / "calm", options)).communicate()[1] == ""
     saved = kill_at_random_moments(
-        tmp_path / "killed", options, kills=3, longest=0.2, rng=random.Random(kind), after_progress=3
+        tmp_path / "killed",
+        options,
+        kills=3,
+        longest=0.2,
+        rng=random.Random(kind),
+        after_progress=3,
+        start=start,
     )
     assert len(saved) == 3
     assert 0 < saved[0] < saved[1] < saved[2] < 300
-    subprocess.run(train_command(tmp_path / "killed", options), check=True, capture_output=True)
+    assert start(train_command(tmp_path / "killed", options)).communicate()[1] == ""
     assert state_digest(tmp_path / "killed") == state_digest(tmp_path / "calm")
     assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "calm")
     assert not (tmp_path / "killed" / "damaged").exists()
@@ -361,14 +369,10 @@ def test_two_processes_train_as_one(
     given = [*(options for options, _ in refused), *([no_data] if refused else [])]
     arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind, str(seeds), json.dumps(given)]
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(port), str(rank), *arguments],
-            cwd=PROJECT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+        programs.start("-c", WORKER, str(port), str(rank), *arguments, env=environment) for rank in range(2)
+    ]
+    outputs, errors = zip(*(worker.communicate(timeout=240) for worker in workers), strict=True)
+    assert [worker.returncode for worker in workers] == [0, 0], (outputs, errors)
     for rank, output in enumerate(outputs if refused else []):
         lines = [line.removeprefix("refused: ") for line in output.splitlines() if "refused: " in line]
         for line, (_, told) in zip(lines, DIFFERENT, strict=False):

@@ -6,8 +6,7 @@ import pytest
 
 from lstm_jax import LSTMClassifier
 from lstm_jax.config import SEQUENCE_LENGTHS, Config
-from lstm_jax.model import build_model
-from lstm_jax.sequences import as_sequence, permutation
+from lstm_jax.model import as_sequence, build_model, permutation
 
 ROWS, COLUMNS = 3, 5
 

@@ -1,0 +1,110 @@
+"""What the processes of one run do together; alone, a process agrees with itself.
+
+They are those that `jax.distributed.initialize` has connected. One of them, the leader, writes the files and
+talks to the user.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lstm_jax.devices import local_devices
+from lstm_jax.errors import ConfigError, UserError
+
+T = TypeVar("T")
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes files and talks to the user."""
+    return jax.process_index() == 0
+
+
+def agree(values: Mapping[str, Any]) -> None:
+    """Refuse to go on unless every process was given the same.
+
+    Processes of different options would each compute something else, and share the mean of it. To be called
+    before anything else that processes do together.
+
+    Args:
+        values: JSON values, by the name that the user knows each by.
+
+    Raises:
+        ConfigError: in every process, naming the values that differ, or if JAX finds no device.
+    """
+    counts = [len(jax.local_devices(process)) for process in range(process_count())]
+    if len(set(counts)) > 1:
+        _refuse_differences("number of devices", counts)
+    said = [json.loads(text) for text in _from_all(json.dumps(values))]
+    for name in dict.fromkeys(name for each in said for name in each):
+        _refuse_differences(name, [each.get(name) for each in said])
+
+
+def process_count() -> int:
+    """How many processes there are; where JAX finds no device, the error that says so."""
+    local_devices()
+    return jax.process_count()
+
+
+def _refuse_differences(name: str, found: list[Any]) -> None:
+    for process, value in enumerate(found):
+        if value != found[0]:
+            raise ConfigError(
+                f"{name}: got {found[0]} in process 0, {value} in process {process}, expected the same in "
+                "all processes of a run"
+            )
+
+
+def _from_all(text: str) -> list[str]:
+    """What each process says, in their order; text without NUL."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    padded = np.pad(own, (0, largest(len(own)) - len(own)))
+    return [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(padded)]
+
+
+def together(action: Callable[[], T]) -> T:
+    """Do something in every process, or fail in every one: nobody waits for a process that is gone.
+
+    Raises:
+        UserError: where the action failed in another process only.
+    """
+    if jax.process_count() == 1:
+        return action()
+    failure: BaseException | None = None
+    results: list[T] = []
+    try:
+        results.append(action())
+    except BaseException as error:
+        failure = error
+    if failed := largest(0 if failure is None else jax.process_index() + 1):
+        raise failure or UserError(f"process {failed - 1} could not begin; its message says why")
+    return results[0]
+
+
+def leader_first(action: Callable[[], T]) -> T:
+    """Do something in the leader, then in the other processes, which find what the leader has made.
+
+    Raises:
+        UserError: as `together`.
+    """
+    made = together(lambda: [action()] if is_leader() else [])
+    return together(lambda: made[0] if made else action())
+
+
+def from_leader(value: int) -> int:
+    """The leader's value, in every process: loops that meet in a collective must take equal steps."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+def largest(value: int) -> int:
+    """The largest value of any process: a signal that one of them got stops them all."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int64(value))))

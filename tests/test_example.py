@@ -1,0 +1,46 @@
+"""The tutorial on one page against ``train.py``."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from examples import mnist_lstm as page
+from lstm_jax import load_dataset
+from lstm_jax.config import Config
+from lstm_jax.devices import make_mesh
+from lstm_jax.runs.feed import make_feed
+from lstm_jax.training import Method, compile_train_epoch, init_state_on
+
+STEPS = 6
+
+
+def test_the_page_computes_what_training_computes(data_dir: Path) -> None:
+    split = load_dataset(data_dir=data_dir).train
+    images, labels = page.batches(split, epoch=0)
+    with jax.numpy_rank_promotion("allow"):  # the page adds a bias to a batch, as its readers do
+        state, losses = page.train_epoch(page.initial_state(), (images[:STEPS], labels[:STEPS]))
+        named = np.argmax(page.logits(state[0], images[0]), axis=1)
+        wrong = np.arange(len(named)) < 32
+        right = page.accuracy(state[0], images[0], np.where(wrong, (named + 1) % 10, named))
+    assert right == 0.75
+
+    mesh = make_mesh(devices=1, batch_size=page.BATCH)
+    method = Method.of(Config(implementation="scan", steps=STEPS), total_steps=STEPS)
+    feed = make_feed(split, mesh, batch_size=page.BATCH, seed=page.SEED)
+    feed.begin(0, 0)
+    train_epoch = compile_train_epoch(method, mesh, data_spec=feed.spec)
+    expected = init_state_on(mesh, method, page.SEED)
+    for step in range(STEPS):
+        before = float(expected.loss_sum)
+        expected = train_epoch(expected, *feed.take(step, step + 1), np.uint32(page.SEED))
+        np.testing.assert_allclose(losses[step], float(expected.loss_sum) - before, rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(state[0]), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_page_shuffles_every_epoch(data_dir: Path) -> None:
+    split = load_dataset(data_dir=data_dir).train
+    first, second = (page.batches(split, epoch)[1] for epoch in (0, 1))
+    assert first.shape == (429, 128)
+    assert np.mean(first == second) < 0.2
