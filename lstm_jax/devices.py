@@ -30,34 +30,33 @@ T = TypeVar("T")
 def start(*, devices: int | None) -> None:
     """Prepare JAX for a command: make CPU devices, and keep compiled programs between runs.
 
-    Must be called before JAX computes anything. A second start then loads the compiled train step
-    instead of compiling it again.
+    Call it before JAX computes anything. A second start then loads the compiled train step from disk.
 
     Args:
-        devices: how many devices the CPU is to show, if the CPU is what JAX runs on.
+        devices: number of devices that the CPU shows, if JAX runs on the CPU.
 
     Raises:
         ConfigError: if JAX finds no device.
     """
     if devices is not None:
         jax.config.update("jax_num_cpu_devices", devices)
-    # A user who sets JAX_COMPILATION_CACHE_DIR has another place for it, and answers for who can write there.
+    # A user who sets JAX_COMPILATION_CACHE_DIR has another place, and is responsible for who can write there.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := compilation_cache_dir()) is not None:
         if (reason := why_not_private(cache)) is not None:
             logging.getLogger("lstm_jax").warning("lstm_jax: compiled programs are not kept: %s", reason)
             return
         jax.config.update("jax_compilation_cache_dir", str(cache))
-        # Without these two JAX keeps only what took over a second to compile, which is nothing of ours.
+        # Without these two, JAX keeps only what took over a second to compile; our programs take less.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     local_devices()
 
 
 def local_devices() -> list[jax.Device]:
-    """The devices of this process.
+    """Return the devices of this process.
 
     Raises:
-        ConfigError: if JAX finds none; anything else that asks for devices would say it in a traceback.
+        ConfigError: if JAX finds none. JAX itself would say it in a traceback.
     """
     try:
         return jax.local_devices()
@@ -70,19 +69,19 @@ def local_devices() -> list[jax.Device]:
 
 
 def compilation_cache_dir() -> Path | None:
-    """The folder of compiled programs: one per kind of processor, since they hold machine code.
+    """Return the folder of compiled programs: one per kind of processor, since they hold machine code.
 
-    None if the user has no home directory.
+    It is None if the user has no home directory.
     """
     base = cache_dir()
     return base and base / "xla" / hashlib.sha256(processor().encode()).hexdigest()[:12]
 
 
 def make_mesh(*, devices: int | None, batch_size: int) -> Mesh:
-    """The mesh of devices that share each batch.
+    """Make the mesh of devices that share each batch.
 
     Args:
-        devices: how many devices of each process to use; None means as many as can share the batch.
+        devices: number of devices of each process to use; None means as many as can share the batch.
         batch_size: examples per step; every device gets the same number of them.
 
     Raises:
@@ -107,7 +106,7 @@ def make_mesh(*, devices: int | None, batch_size: int) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The placement of arrays that every device holds whole."""
+    """Return the placement of arrays that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
@@ -127,11 +126,10 @@ def over_devices(
 ) -> Callable[..., Any]:
     """Compile a function of each device's share of the data, with results that are the same on all.
 
-    `shard_map` and not `jit` of a sharded batch: on CPU the latter leaves an all-reduce inside the
-    backward loop of the LSTM, one per time step, and is ten times slower.
-
-    The check of varying axes is off because it would do the same: the gradient of replicated
-    parameters by sharded data then gets its sum where the parameters are used, within the loop.
+    This is `shard_map`, not `jit` of a sharded batch. On a CPU the latter leaves an all-reduce inside the
+    backward loop of the LSTM, one per time step, and is ten times slower. The check of varying axes is off
+    because it would do the same: with it, the gradients of replicated parameters are summed up where the
+    parameters are used, within the loop.
 
     Args:
         function: of one device's share of its arguments.
@@ -146,10 +144,10 @@ def over_devices(
 
 
 def mean_over_devices(tree: Tree) -> Tree:
-    """The mean of floats over the axis ``data``, all of them in one array.
+    """Compute the mean of floats over the axis ``data``, all of them in one array.
 
-    On a CPU every array is a meeting of its own: one for each gradient of the tutorial's model took over a
-    millisecond of every step (docs/SPEED.md). XLA would keep even the meeting of a single device.
+    On a CPU every array is a meeting of the devices of its own: one for each gradient of the tutorial's model
+    takes over a millisecond of every step (docs/notes.md). XLA keeps even the meeting of a single device.
     """
     if jax.lax.axis_size(DATA_AXIS) == 1:
         return tree
@@ -158,6 +156,6 @@ def mean_over_devices(tree: Tree) -> Tree:
 
 
 def own_rows(batch_size: int) -> slice:
-    """The rows of each batch that this process loads: an even share, in the order of the processes."""
+    """Return the rows of each batch that this process loads: an even share, in the order of processes."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
