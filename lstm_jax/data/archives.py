@@ -60,7 +60,7 @@ class Examples(NamedTuple):
 
 
 def expected_archives(name: str) -> dict[str, Archive]:
-    """Looks up what the archives of a data set must be.
+    """Look up what the archives of a data set must be.
 
     Args:
         name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
@@ -82,7 +82,7 @@ def expected_archives(name: str) -> dict[str, Archive]:
 
 
 def packaged_folder(name: str) -> Path | None:
-    """Finds the archives that come with this package.
+    """Find the archives that come with this package.
 
     Args:
         name: the data set.
@@ -95,7 +95,7 @@ def packaged_folder(name: str) -> Path | None:
 
 
 def paths_in(folder: Path) -> dict[str, list[Path]]:
-    """Where each archive may be in a folder that a user names.
+    """Return where each archive may be in a folder that a user names.
 
     Returns:
         For each file name of ``FILENAMES``, the files there that are called so, or as after unpacking, with
@@ -113,7 +113,7 @@ def paths_in(folder: Path) -> dict[str, list[Path]]:
 def read_splits(
     name: str, paths: Mapping[str, list[Path]], expected: Mapping[str, Archive]
 ) -> dict[str, Examples]:
-    """Check four archives and reads them.
+    """Check four archives and read them.
 
     Args:
         name: the data set.

@@ -111,7 +111,7 @@ def ink_of(colours: Float[np.ndarray, "height width 3"]) -> Float[np.ndarray, "h
 
 
 def normalise_digit(ink: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "28 28"]:
-    """Fits the ink, from 0 to 1, into 20 x 20 pixels and centres it by its mass in 28 x 28."""
+    """Fit the ink, from 0 to 1, into 20 x 20 pixels, and centre it by its mass in 28 x 28."""
     box = _fit(ink)
     canvas = np.zeros((SIDE, SIDE), np.uint8)
     positions = np.arange(BOX)

@@ -29,7 +29,7 @@ class Console:
 
 
 class TerminalConsole(Console):
-    """Prints a line per epoch and, on a terminal, a progress bar while the epoch runs."""
+    """A listener that prints a line per epoch and, on a terminal, a progress bar while the epoch runs."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None

@@ -66,7 +66,7 @@ def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: RunSeed) -> Fe
 
 
 class MemoryFeed(Feed):
-    """Holds the images on every device as bytes (43 MB for MNIST), and shuffles there, by index.
+    """A feed that holds the images on every device as bytes (43 MB for MNIST), and shuffles there, by index.
 
     Every device has all of them, so that any example can be in any device's share of a batch.
     """
@@ -103,7 +103,7 @@ class ManySeedsFeed(MemoryFeed):
 
 
 class StreamFeed(Feed):
-    """Reads the batches of the next steps from disk; each process reads its own share of them."""
+    """A feed that reads the batches of the next steps from disk; each process reads its own share."""
 
     spec = BLOCK_SPEC
     limit = STREAM_BLOCK

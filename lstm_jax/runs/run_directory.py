@@ -203,7 +203,7 @@ class RunDirectory:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says which folder could not be written, and that nothing is lost."""
+        """Say which folder could not be written, and that nothing is lost."""
         try:
             yield
         except OSError as error:

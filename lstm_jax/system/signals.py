@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Remembers the first SIGINT, SIGTERM or SIGHUP while it is entered. A context manager.
+    """A context manager that remembers the first SIGINT, SIGTERM or SIGHUP while it is entered.
 
     A second SIGINT some seconds later interrupts at once. Outside the main thread, where Python allows
     no handlers, the signals keep the meaning they have.
