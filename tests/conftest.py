@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
 
 # Most of the time of most tests is XLA compiling for them what runs once and briefly: without optimization it
-# compiles in half the time. The same for the processes that tests start; who sets XLA_FLAGS decides alone.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# compiles in a third of the time. So do the programs that tests start; whoever sets XLA_FLAGS decides alone.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
 import jaxtyping
@@ -33,7 +33,9 @@ jaxtyping.install_import_hook(
 )
 
 from lstm_jax import load_dataset  # noqa: E402  hooked before it is imported
-from lstm_jax.devices import compilation_cache_dir  # noqa: E402  hooked before it is imported
+from lstm_jax.data import archives  # noqa: E402
+from lstm_jax.devices import compilation_cache_dir  # noqa: E402
+from tests.helpers.mnist import expect, first_of_mnist  # noqa: E402
 
 if TYPE_CHECKING:  # a fault in the comparison is one of its tests alone
     from lstm_jax.compare.work import Examples
@@ -120,10 +122,14 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory, shared: Path) ->
 
 
 @pytest.fixture(scope="session")
-def data_dir(shared: Path) -> Path:
-    """A data directory with MNIST prepared from the archives of the package."""
+def data_dir(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with the first images of MNIST, prepared as all of them are."""
     path = shared / "data"
-    load_dataset("mnist", data_dir=path)  # whoever comes second waits for its lock
+    with pytest.MonkeyPatch.context() as patched:
+        folder = first_of_mnist(tmp_path_factory.mktemp("mnist") / "archives")
+        expect(patched, folder)
+        patched.setattr(archives, "packaged_folder", lambda name: folder)
+        load_dataset("mnist", data_dir=path)  # whoever comes second waits for its lock
     return path
 
 

@@ -17,7 +17,6 @@ from tests.helpers.references import (
     Case,
     Tree,
     assert_equal,
-    compiled,
     each_implementation,
     numpy_lstm,
     random_case,
@@ -90,7 +89,7 @@ def test_gradients_with_dropped_units(
     if options.pop("lengths", False):
         call["seq_lengths"] = jnp.asarray(np.random.default_rng(2).integers(1, time + 1, batch))
     actual, expected = (
-        compiled(dropping(name, return_carry=True, **options), one, **call)
+        results_and_gradients(dropping(name, return_carry=True, **options), one, **call)
         for name in (implementation, "scan")
     )
     assert_equal(actual, expected, **FLOAT32)
@@ -124,7 +123,9 @@ def test_second_derivatives_with_dropped_units() -> None:
 @each_implementation
 def test_dropped_units_of_parts_computed_again(implementation: str) -> None:
     """The mask is that of the whole sequence, and not drawn anew for each part."""
-    whole, parts = (compiled(dropping(implementation, remat=n), case(), **DROPPING) for n in (None, 3))
+    whole, parts = (
+        results_and_gradients(dropping(implementation, remat=n), case(), **DROPPING) for n in (None, 3)
+    )
     assert_equal(parts, whole, **FLOAT32)
 
 

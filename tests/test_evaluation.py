@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from lstm_jax import LSTMClassifier, devices, evaluation
+from lstm_jax import LSTMClassifier, evaluation
 from lstm_jax.data.dataset import MemorySplit
+from lstm_jax.devices import make_mesh
 from lstm_jax.evaluation import Evaluation
 
 MODEL = LSTMClassifier(hidden_size=5)
@@ -36,7 +37,7 @@ def test_every_example_counts_once(
 ) -> None:
     # Peers drop the last batch, or weigh a short one like a full one; an odd count shows both.
     monkeypatch.setattr(evaluation, "BATCH_SIZE", batch_size)
-    split, mesh = split_of(count), devices.make_mesh(devices=devices, batch_size=devices)
+    split, mesh = split_of(count), make_mesh(devices=devices, batch_size=devices)
     result = evaluation.evaluate(evaluation.compile_score(MODEL, mesh), params, split, mesh=mesh)
 
     logits = MODEL.apply({"params": params}, jnp.asarray(split.images, jnp.float32) / 255)
@@ -51,7 +52,7 @@ def test_every_example_counts_once(
 
 def test_nothing_is_compiled_for_the_last_batch(params: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "BATCH_SIZE", 4)
-    mesh = devices.make_mesh(devices=1, batch_size=1)
+    mesh = make_mesh(devices=1, batch_size=1)
     score = evaluation.compile_score(MODEL, mesh)
     evaluation.evaluate(score, params, split_of(11), mesh=mesh)
     assert score._cache_size() == 1
@@ -62,7 +63,7 @@ def test_predictions_are_in_the_order_of_the_split(
     params: dict, devices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "BATCH_SIZE", 4)
-    split, mesh = split_of(11), devices.make_mesh(devices=devices, batch_size=devices)
+    split, mesh = split_of(11), make_mesh(devices=devices, batch_size=devices)
     result = evaluation.predict(evaluation.compile_predict(MODEL, mesh), params, split, mesh=mesh)
 
     logits = np.asarray(MODEL.apply({"params": params}, jnp.asarray(split.images, jnp.float32) / 255), float)

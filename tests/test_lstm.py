@@ -29,7 +29,6 @@ from tests.helpers.references import (
     a_case,
     as_arguments,
     assert_equal,
-    compiled,
     each_general_implementation,
     each_implementation,
     each_name,
@@ -40,6 +39,7 @@ from tests.helpers.references import (
     random_case,
     random_like,
     results_and_gradients,
+    step_by_step,
 )
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -107,6 +107,17 @@ def test_no_gradient_of_the_case_is_trivially_zero() -> None:
 # --------------------------------------------------------------------------------------------------
 # Against the equations
 # --------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+@pytest.mark.parametrize(
+    "options", [{}, {"seq_lengths": LENGTHS, "reverse": True}], ids=["whole", "reversed"]
+)
+def test_step_by_step(implementation: str, options: dict[str, Any]) -> None:
+    """All other tests compile what they compute as one program."""
+    options = {"return_carry": True, **options}
+    actual = step_by_step(LSTM(HIDDEN, implementation), a_case(), **as_arguments(options))
+    assert_equal(actual, flax_answer(options), **FLOAT32)
 
 
 @each_implementation
@@ -292,7 +303,7 @@ REVERSED = {"return_carry": True, "reverse": True}
 def _flax_answer_of_size(
     time: int, batch: tuple[int, ...], num_inputs: int, hidden: int
 ) -> tuple[Tree, Tree]:
-    return compiled(flax_rnn(hidden), random_case(time, batch, num_inputs, hidden), **REVERSED)
+    return results_and_gradients(flax_rnn(hidden), random_case(time, batch, num_inputs, hidden), **REVERSED)
 
 
 @each_implementation
@@ -308,7 +319,9 @@ def _flax_answer_of_size(
     ],
 )
 def test_sizes(implementation: str, time: int, batch: tuple[int, ...], num_inputs: int, hidden: int) -> None:
-    actual = compiled(LSTM(hidden, implementation), random_case(time, batch, num_inputs, hidden), **REVERSED)
+    actual = results_and_gradients(
+        LSTM(hidden, implementation), random_case(time, batch, num_inputs, hidden), **REVERSED
+    )
     assert_equal(actual, _flax_answer_of_size(time, batch, num_inputs, hidden), **FLOAT32)
 
 
@@ -349,8 +362,8 @@ def test_lengths_with_several_batch_dimensions(implementation: str) -> None:
     flat = Case(case.params, *jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), case[1:]))
     options = {"return_carry": True, "reverse": True, "keep_order": True}
     layer = LSTM(HIDDEN, implementation)
-    actual = compiled(layer, case, seq_lengths=lengths, **options)
-    expected = compiled(flax_rnn(HIDDEN), flat, seq_lengths=lengths.reshape(6), **options)
+    actual = results_and_gradients(layer, case, seq_lengths=lengths, **options)
+    expected = results_and_gradients(flax_rnn(HIDDEN), flat, seq_lengths=lengths.reshape(6), **options)
     shaped = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), expected, actual)
     assert_equal(actual, shaped, **FLOAT32)
 
@@ -431,6 +444,6 @@ def test_any_sizes_and_options(data: st.DataObject) -> None:
         if lengths is not None:
             options["seq_lengths"] = jnp.array(lengths, jnp.int32).reshape(batch)
     case = random_case(time, tuple(batch), num_inputs, hidden, time_major=options["time_major"])
-    expected = compiled(flax_rnn(hidden), case, **options)
-    actual = compiled(LSTM(hidden, implementation), case, **options)
+    expected = results_and_gradients(flax_rnn(hidden), case, **options)
+    actual = results_and_gradients(LSTM(hidden, implementation), case, **options)
     assert_equal(actual, expected, **FLOAT32)

@@ -13,10 +13,11 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import LSTMClassifier, devices, training
+from lstm_jax import LSTMClassifier, training
 from lstm_jax.augmentation import Augmentation
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import MemorySplit
+from lstm_jax.devices import DATA_AXIS, make_mesh, place
 from lstm_jax.optimizer import muon
 from lstm_jax.runs.feed import make_feed
 from lstm_jax.training import Method
@@ -42,12 +43,11 @@ def examples(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mesh_of(devices: int) -> Mesh:
-    return devices.make_mesh(devices=devices, batch_size=devices)
+    return make_mesh(devices=devices, batch_size=devices)
 
 
 def on_devices(mesh: Mesh, image: np.ndarray, label: np.ndarray) -> training.DeviceBatch:
-    place = partial(devices.place, mesh, spec=P(devices.DATA_AXIS))
-    return place(image), place(label)
+    return place(mesh, image, P(DATA_AXIS)), place(mesh, label, P(DATA_AXIS))
 
 
 def assert_same_bits(a: object, b: object) -> None:
@@ -220,7 +220,7 @@ def test_what_is_random_changes_with_step_and_seed_and_with_nothing_else(change:
     losses = []
     for seed, taken in [(0, 0), (0, 1), (1, 0), (0, 0)]:
         state = training.init_state_on(mesh, method, 0)  # the same parameters each time
-        state = state._replace(step=devices.place(mesh, np.int32(taken), P()))
+        state = state._replace(step=place(mesh, np.int32(taken), P()))
         losses.append(float(step(state, batch, np.uint32(seed))[1]))
     assert len(set(losses)) == 3
     assert losses[3] == losses[0]

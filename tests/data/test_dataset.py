@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lstm_jax.data import dataset, prepared
 from lstm_jax.data.dataset import MemorySplit, epoch_order, load_dataset
 from lstm_jax.errors import DataError
-from tests.helpers.mnist import assert_is_mnist, oracle, python
+from tests.helpers.mnist import TEST, TRAIN, VALIDATION, assert_is_mnist, oracle, python
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def stream(data_dir):
 def test_splits_are_the_archives_in_their_order(kind, request):
     dataset = request.getfixturevalue(kind)
     assert (dataset.name, dataset.num_classes) == ("mnist", 10)
-    assert [len(dataset.train), len(dataset.validation), len(dataset.test)] == [55_000, 5_000, 10_000]
+    assert [len(dataset.train), len(dataset.validation), len(dataset.test)] == [TRAIN, VALIDATION, TEST]
     first = next(dataset.train.batches(10))
     assert first.label.tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert_is_mnist(dataset)
@@ -50,10 +50,10 @@ def test_memory_split_is_read_only(memory):
 def test_validation_size(data_dir):
     for kind in dataset.INPUTS:
         whole = load_dataset(data_dir=data_dir, input=kind, validation_size=0)
-        assert [len(whole.train), len(whole.validation)] == [60_000, 0]
+        assert [len(whole.train), len(whole.validation)] == [TRAIN + VALIDATION, 0]
         assert list(whole.validation.batches(8)) == []
-        with pytest.raises(ValueError, match=r"validation_size: expected 0\.\.59999, got 60000"):
-            load_dataset(data_dir=data_dir, input=kind, validation_size=60_000)
+        with pytest.raises(ValueError, match=r"validation_size: expected 0\.\.7199, got 7200"):
+            load_dataset(data_dir=data_dir, input=kind, validation_size=7_200)
 
 
 def test_warm_start_needs_no_library_and_never_tensorflow(data_dir):
@@ -131,8 +131,8 @@ def test_memory_and_stream_yield_the_same_batches(memory, stream, choice):
 @pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_order_start_rows_and_remainder(kind, request):
     split = request.getfixturevalue(kind).validation
-    images = oracle()["train_images"][55_000:]
-    labels = oracle()["train_labels"][55_000:]
+    images = oracle()["train_images"][TRAIN:]
+    labels = oracle()["train_labels"][TRAIN:]
     order = epoch_order(3, 0, len(split))[:50]
 
     everything = list(split.batches(16, order=order))

@@ -20,9 +20,11 @@ from lstm_jax.data.dataset import epoch_order, load_dataset
 from lstm_jax.errors import DataError
 from tests.helpers.mnist import (
     FILENAMES,
+    TRAIN,
     assert_is_mnist,
     assert_nothing_half_done,
     expect,
+    first_of_mnist,
     make_small_archives,
     oracle,
     python,
@@ -40,14 +42,34 @@ def mnist_copy(data_dir, tmp_path):
     folder = prepared.version_dir("mnist", tmp_path / "copy")
     shutil.copytree(prepared.version_dir("mnist", data_dir), folder)
     yield folder
-    shutil.rmtree(tmp_path / "copy")  # 80 MB, which pytest would keep for three sessions
+    shutil.rmtree(tmp_path / "copy")  # 9 MB, which pytest would keep for three sessions
 
 
-LOAD = """
-import sys
-from lstm_jax.data.dataset import epoch_order, load_dataset
+@pytest.fixture
+def mnist_archives(tmp_path, monkeypatch):
+    """The first images of MNIST, for programs and for this process, in the place of the packaged archives."""
+    folder = first_of_mnist(tmp_path / "archives")
+    monkeypatch.setenv("ARCHIVES", str(folder))
+    expect(monkeypatch, folder)
+    monkeypatch.setattr(archives, "packaged_folder", lambda name: folder)
+
+
+SMALL = """
+import os, sys
+from pathlib import Path
+from lstm_jax.data import archives
+from tests.helpers.mnist import as_expected
+folder = Path(os.environ["ARCHIVES"])
+archives.packaged_folder = lambda name: folder
+archives.expected_archives = lambda name: as_expected(folder)
+"""
+LOAD = (
+    SMALL
+    + """
+from lstm_jax.data.dataset import load_dataset
 load_dataset(data_dir=sys.argv[1], report=lambda message: print(message, flush=True))
 """
+)
 
 
 # ---- sources
@@ -325,7 +347,9 @@ def test_a_file_system_without_locks(small, tmp_path, monkeypatch):
 
 
 # A limit on the size of files makes writing fail half way, as a full disk does.
-LIMITED = """
+LIMITED = (
+    SMALL
+    + """
 import resource, signal, sys
 from lstm_jax.data.dataset import DataError, load_dataset
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -335,8 +359,10 @@ try:
 except DataError as error:
     print(error)
 """
+)
 
 
+@pytest.mark.usefixtures("mnist_archives")
 def test_disk_full_while_preparing(tmp_path):
     process = python(LIMITED, tmp_path, 1_000_000)
     output, errors = process.communicate(timeout=60)
@@ -348,9 +374,10 @@ def test_disk_full_while_preparing(tmp_path):
     assert_nothing_half_done(tmp_path)
 
 
+@pytest.mark.usefixtures("mnist_archives")
 def test_disk_full_while_keeping_the_decoded_copy(mnist_copy):
     (mnist_copy / "decoded.npz").unlink()
-    process = python(LIMITED, mnist_copy.parents[2], 30_000_000)
+    process = python(LIMITED, mnist_copy.parents[2], 3_000_000)
     output, errors = process.communicate(timeout=60)
     assert (errors, process.returncode) == ("", 0)
     message = f"Keeping no decoded copy of mnist: {mnist_copy} cannot be written (File too large)\n"
@@ -361,17 +388,19 @@ def test_disk_full_while_keeping_the_decoded_copy(mnist_copy):
 # ---- several processes, killed processes
 
 
+@pytest.mark.usefixtures("mnist_archives")
 def test_two_processes_at_once(tmp_path):
     processes = [python(LOAD, tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sorted(output.split()[0] for output, _ in outputs) == ["Preparing", "Waiting"]
     assert_is_mnist(load_dataset(data_dir=tmp_path))
-    some = epoch_order(0, 0, 55_000)[:1000]
+    some = epoch_order(0, 0, TRAIN)[:1000]
     (batch,) = load_dataset(data_dir=tmp_path, input="stream").train.batches(1000, order=some)
     np.testing.assert_array_equal(batch.image, oracle()["train_images"][some])
 
 
+@pytest.mark.usefixtures("mnist_archives")
 def test_killed_processes_leave_nothing_that_harms(tmp_path):
     def start_and_kill(code: str, text: str, seconds: float, number: signal.Signals) -> None:
         process = python(code, tmp_path)
@@ -384,9 +413,9 @@ def test_killed_processes_leave_nothing_that_harms(tmp_path):
         assert not list(tmp_path.glob("**/decoded.npz"))
 
     # While the examples are encoded or written.
-    start_and_kill(LOAD, "Preparing", 0.3, signal.SIGINT)
+    start_and_kill(LOAD, "Preparing", 0.1, signal.SIGINT)
     assert_nothing_half_done(tmp_path)
-    start_and_kill(LOAD, "Preparing", 1.5, signal.SIGKILL)
+    start_and_kill(LOAD, "Preparing", 0.5, signal.SIGKILL)
     assert list(tmp_path.glob("idx_images/mnist/incomplete.*"))
     # When the decoded copy is written, but not yet known to be on disk.
     stall = "import os, time; os.fsync = lambda file: (print('at fsync', flush=True), time.sleep(60))"

@@ -70,6 +70,81 @@ def numpy_lstm(case: Case, mask: Any = 1.0) -> tuple[tuple[Any, Any], Any]:
     return (c, h), np.stack(outputs, axis=-2)
 
 
+def numpy_answer(
+    case: Case,
+    *,
+    time_major: bool = False,
+    reverse: bool = False,
+    keep_order: bool = False,
+    seq_lengths: Any = None,
+) -> tuple[Tree, Tree]:
+    """`step_by_step` of a layer with ``return_carry``, by the equations and the chain rule in float64.
+
+    Of one axis of sequences; the options mean what they mean in ``nn.RNN``.
+    """
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), case.params["cell"])
+    x, c, h = (np.asarray(part, np.float64) for part in (case.inputs, *case.carry))
+    x = x if time_major else np.moveaxis(x, 1, 0)
+    time, batch = x.shape[:2]
+    every = np.arange(batch)
+    lengths = np.full(batch, time) if seq_lengths is None else np.asarray(seq_lengths)
+    order = np.tile(np.arange(time)[:, None], batch)
+    if reverse:  # the padding turns round as well, behind the sequence
+        order = (time - 1 - order + lengths) % time
+    x, last = x[order, every], (lengths - 1) % time
+    saved, cells, outputs = [], [], []
+    for t in range(time):
+        z = {
+            gate: x[t] @ weights[f"i{gate}"]["kernel"] + h @ weights[f"h{gate}"]["kernel"]
+            + weights[f"h{gate}"]["bias"]
+            for gate in "ifgo"
+        }  # fmt: skip
+        i, f, g, o = _sigmoid(z["i"]), _sigmoid(z["f"]), np.tanh(z["g"]), _sigmoid(z["o"])
+        saved.append((c, h, i, f, g, o))
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        cells.append(c)
+        outputs.append(h)
+    cells, outputs = np.stack(cells), np.stack(outputs)
+    shown = np.zeros_like(outputs)
+    place = order if reverse and keep_order else np.tile(np.arange(time)[:, None], batch)
+    shown[place, every] = outputs
+    results = (
+        (cells[last, every], outputs[last, every]),
+        shown if time_major else np.moveaxis(shown, 0, 1),
+    )
+
+    (of_c, of_h), of_shown = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), random_like(jax.tree.map(np.float32, results))
+    )
+    of_outputs = (of_shown if time_major else np.moveaxis(of_shown, 1, 0))[place, every]
+    d_weights: Tree = jax.tree.map(np.zeros_like, weights)
+    d_x, d_c, d_h = np.zeros_like(x), np.zeros_like(c), np.zeros_like(h)
+    for t in reversed(range(time)):
+        c, h, i, f, g, o = saved[t]
+        ends = (last == t)[:, None]
+        d_h = d_h + of_outputs[t] + ends * of_h
+        through = np.tanh(cells[t])
+        d_c = d_c + ends * of_c + d_h * o * (1 - through**2)
+        d_z = {
+            "i": d_c * g * i * (1 - i),
+            "f": d_c * c * f * (1 - f),
+            "g": d_c * i * (1 - g**2),
+            "o": d_h * through * o * (1 - o),
+        }
+        d_c, d_h = d_c * f, 0
+        for gate, d in d_z.items():
+            d_weights[f"i{gate}"]["kernel"] += x[t].T @ d
+            d_weights[f"h{gate}"]["kernel"] += h.T @ d
+            d_weights[f"h{gate}"]["bias"] += d.sum(0)
+            d_x[t] += d @ weights[f"i{gate}"]["kernel"].T
+            d_h = d_h + d @ weights[f"h{gate}"]["kernel"].T
+    d_inputs = np.zeros_like(d_x)
+    d_inputs[order, every] = d_x
+    gradients = Case({"cell": d_weights}, d_inputs if time_major else np.moveaxis(d_inputs, 0, 1), (d_c, d_h))
+    return results, tuple(gradients)
+
+
 def _sigmoid(z: Any) -> Any:
     return 1 / (1 + np.exp(-z))
 
@@ -82,11 +157,14 @@ def flax_rnn(features: int, **attributes: Any) -> nn.RNN:
     return nn.RNN(nn.LSTMCell(features, **attributes, parent=None), **rnn)
 
 
-def results_and_gradients(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tree]:
+def step_by_step(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tree]:
     """What ``layer`` returns, and the gradients by parameters, inputs and initial state.
 
     They are those of a sum of all results with random weights: of a plain sum, errors of opposite
     sign could cancel, and one that leaves out the state would say nothing about it.
+
+    Not compiled as a whole, every operation becomes a program of its own. That takes ten times as long as
+    `results_and_gradients`.
     """
 
     def run(params: Tree, inputs: jax.Array, carry: Tree) -> Tree:
@@ -94,6 +172,18 @@ def results_and_gradients(layer: nn.Module, case: Case, **options: Any) -> tuple
 
     results, pull_back = jax.vjp(run, *case)
     return results, pull_back(random_like(results))
+
+
+# As users compile: most tests do not (see conftest.py), and rounding depends on it.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+
+
+def results_and_gradients(
+    layer: nn.Module, case: Case, compiler_options: dict[str, Any] | None = None, **options: Any
+) -> tuple[Tree, Tree]:
+    """`step_by_step` as one program."""
+    run = functools.partial(step_by_step, layer, **options)
+    return jax.jit(run, compiler_options=compiler_options)(case)
 
 
 def random_like(tree: Tree) -> Tree:
@@ -156,8 +246,3 @@ def _flax_answer(items: tuple[tuple[str, Any], ...]) -> tuple[Tree, Tree]:
 def flax_answer(options: dict[str, Any]) -> tuple[Tree, Tree]:
     """Results and gradients of ``nn.RNN``, computed once for all implementations."""
     return _flax_answer(tuple(options.items()))
-
-
-def compiled(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tree]:
-    """`results_and_gradients` as one program: quicker than step by step for sizes seen only once."""
-    return jax.jit(functools.partial(results_and_gradients, layer, **options))(case)

@@ -264,11 +264,11 @@ def test_the_command_writes_what_it_prints(run: Run, data_dir: Path, tmp_path: P
     assert done.stderr.splitlines()[-1] == f"written to {tmp_path / 'out'}"
     read = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     record = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
-    assert [read["step"], read["dataset"], read["examples"]] == [100, "mnist", 10_000]
+    assert [read["step"], read["dataset"], read["examples"]] == [100, "mnist", 1_000]
     assert read["accuracy"] == pytest.approx(record["test_accuracy"], abs=1e-9)
     assert read["loss"] == pytest.approx(record["test_loss"], rel=1e-5)
     assert f"accuracy {read['accuracy']:.2%}" in done.stdout
-    assert len(read["mistakes"]) == round(10_000 * (1 - read["accuracy"]))
+    assert len(read["mistakes"]) == round(1_000 * (1 - read["accuracy"]))
     lines = done.stdout.splitlines()
     listed = lines.index(
         f"misclassified: {len(read['mistakes']):,}, the 3 most confident "

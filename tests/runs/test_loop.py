@@ -33,7 +33,7 @@ from tests.kill_and_resume import figures_of, kill_at_random_moments, state_dige
 def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
     """Options of a run that takes a second or two: a small LSTM, 3 epochs of 5 large batches."""
     places = {"data_dir": data_dir, "run_dir": tmp_path / "run"}
-    return {**places, "hidden_size": 4, "batch_size": 11000, "epochs": 3, "devices": 1}
+    return {**places, "hidden_size": 4, "batch_size": 440, "epochs": 3, "devices": 1}
 
 
 def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_the_run_directory_tells_all(small: dict[str, Any]) -> None:
             "epoch", "step", "train_loss", "validation_loss", "validation_accuracy", "test_loss",
             "test_accuracy", "train_seconds", "examples_per_second",
         }  # fmt: skip
-        assert record["examples_per_second"] == pytest.approx(5 * 11000 / record["train_seconds"])
+        assert record["examples_per_second"] == pytest.approx(5 * 440 / record["train_seconds"])
         assert 0 < record["test_accuracy"] < 1
     assert metrics[2]["train_loss"] < metrics[0]["train_loss"] < 2.5
     summary = json.loads((run_dir / "summary.json").read_text())
@@ -333,11 +333,11 @@ places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
 # What each process is given, of runs that cannot be.
 for differing in json.loads(refused):
     try:
-        train(Config(**{**places, "hidden_size": 4, "batch_size": 11000, **differing[int(rank)]}))
+        train(Config(**{**places, "hidden_size": 4, "batch_size": 440, **differing[int(rank)]}))
     except UserError as refusal:
         print("refused:", refusal)
     assert not Path(run_dir).joinpath("checkpoints", "5").exists()
-result = train(Config(**places, hidden_size=4, batch_size=11000, epochs=1, input=kind, seeds=int(seeds)))
+result = train(Config(**places, hidden_size=4, batch_size=440, epochs=1, input=kind, seeds=int(seeds)))
 print(result.summary["device"], result.history[-1]["train_loss"])
 jax.distributed.shutdown()
 """

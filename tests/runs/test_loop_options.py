@@ -27,7 +27,7 @@ def every_option(request: pytest.FixtureRequest) -> dict[str, Any]:
 def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
     """Options of a run that takes a second or two: a small LSTM, 2 epochs of 5 large batches."""
     places = {"data_dir": data_dir, "run_dir": tmp_path / "run"}
-    return {**places, "hidden_size": 4, "batch_size": 11000, "epochs": 2, "devices": 1}
+    return {**places, "hidden_size": 4, "batch_size": 440, "epochs": 2, "devices": 1}
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def test_what_does_not_train_is_not_asked_for(small: dict[str, Any], monkeypatch
 
 def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None:
     listener = Listener()
-    result = train(Config(**{**small, "batch_size": 12000}, train_on_all=True), console=listener)
+    result = train(Config(**{**small, "batch_size": 1440}, train_on_all=True), console=listener)
     assert result.summary is not None
-    assert result.summary["steps"] == 2 * 60_000 // 12_000
+    assert result.summary["steps"] == 2 * 7_200 // 1_440
     metrics = (small["run_dir"] / "metrics.jsonl").read_text().splitlines()
     for record in map(json.loads, metrics):
         assert record["validation_accuracy"] is None
@@ -92,9 +92,9 @@ def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None
     ):
         assert result.summary[figure] is None
     told = "\n".join(listener.messages)
-    assert "mnist: 60,000 training, 10,000 test images" in told
+    assert "mnist: 7,200 training, 1,000 test images" in told
     assert "validation" not in told
-    assert train(Config(**{**small, "batch_size": 12000}, train_on_all=True)).summary == result.summary
+    assert train(Config(**{**small, "batch_size": 1440}, train_on_all=True)).summary == result.summary
 
 
 def test_a_run_of_pixels_is_trained_evaluated_and_used(run: Run, tmp_path: Path) -> None:

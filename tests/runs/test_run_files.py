@@ -32,7 +32,7 @@ from tests.helpers.runs import Listener
 
 def options(data_dir: Path, run_dir: Path, **others: Any) -> Config:
     """A run of two epochs of five steps."""
-    small = {"hidden_size": 4, "batch_size": 11000, "epochs": 2, "devices": 1}
+    small = {"hidden_size": 4, "batch_size": 440, "epochs": 2, "devices": 1}
     return Config(**{"data_dir": data_dir, "run_dir": run_dir, **small, **others})
 
 
