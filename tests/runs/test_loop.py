@@ -40,7 +40,7 @@ def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_pat
     # The real model on the real images; a wrong label order, scale or row order stays near 10 %.
     result = train(Config(data_dir=data_dir, run_dir=tmp_path / "run", steps=300, devices=1))
     assert result.summary is not None
-    assert result.summary["test_accuracy"] > 0.92
+    assert result.summary["test_accuracy"] > 0.85
     assert result.summary["parameter_count"] == 24_458
     assert result.history[0]["train_loss"] < 0.8
 
@@ -301,7 +301,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
     def start(command: Sequence[str]) -> Any:
         return programs.start(*command[1:], env=environment)
 
-    options = ["--hidden-size", "8", "--steps", "300", "--checkpoint-every", "5", "--input", kind]
+    options = ["--hidden-size", "8", "--steps", "100", "--checkpoint-every", "5", "--input", kind]
     assert start(train_command(tmp_path / "calm", options)).communicate()[1] == ""
     saved = kill_at_random_moments(
         tmp_path / "killed",
@@ -313,7 +313,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
         start=start,
     )
     assert len(saved) == 3
-    assert 0 < saved[0] < saved[1] < saved[2] < 300
+    assert 0 < saved[0] < saved[1] < saved[2] < 100
     assert start(train_command(tmp_path / "killed", options)).communicate()[1] == ""
     assert state_digest(tmp_path / "killed") == state_digest(tmp_path / "calm")
     assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "calm")
