@@ -42,7 +42,7 @@ def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_pat
     assert result.summary is not None
     assert result.summary["test_accuracy"] > 0.85
     assert result.summary["parameter_count"] == 24_458
-    assert result.history[0]["train_loss"] < 0.8
+    assert result.history[-1]["train_loss"] < 0.5
 
 
 def test_the_run_directory_tells_all(small: dict[str, Any]) -> None:
