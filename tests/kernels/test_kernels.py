@@ -73,7 +73,7 @@ def _assert_as_exact_as_scan(implementation: str, case: Case, hidden: int, **opt
 
 
 @each_fast
-@examples(8)
+@examples(4)
 @given(st.data())
 def test_any_sizes_as_exact_as_scan(implementation: str, data: st.DataObject) -> None:
     """Sizes around those of vectors, tiles and panels, and the tails between them."""

@@ -154,7 +154,8 @@ def test_stopped_anywhere_they_go_on_to_the_same_bits(
     small: dict[str, Any], tmp_path: Path, optimizer: str
 ) -> None:
     # With everything that is random or averaged; and without validation, so that nothing is best.
-    small = {**small, **EVERY_OPTION[optimizer], "train_on_all": True, "augment_rotation": 10.0}
+    options = {"train_on_all": True, "augment_rotation": 10.0, "batch_size": 3600}
+    small = {**small, **EVERY_OPTION[optimizer], **options}
     whole = train(Config(**{**small, "run_dir": tmp_path / "whole"}))
     stops, result = 0, None
     while result is None or result.summary is None:
