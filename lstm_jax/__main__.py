@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import numpy as np
 import tyro
 
-from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.commands import command_line
+from lstm_jax.commands.benchmark import Benchmark
 from lstm_jax.commands.command_line import note as _note
+from lstm_jax.commands.compare import Compare
 from lstm_jax.commands.exchange import Export, Import
-from lstm_jax.compare.options import Compare
 from lstm_jax.config import ChosenBest, ChosenSeed, Config, shown_option
 from lstm_jax.errors import ConfigError, ImageError, printable
 

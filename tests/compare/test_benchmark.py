@@ -10,13 +10,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-
-from lstm_jax import devices
 from lstm_jax.benchmark import jax_lstm, plot, report, sweep, torch_lstm, work
 from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.benchmark.size import Size, forward_flop, train_flop
 from lstm_jax.benchmark.timing import Timing, steps_for, take_turns, turn
 from lstm_jax.benchmark.work import MEASURES, TOLERANCE, Answer, CannotRunError, Prepared, difference
+
+from lstm_jax import devices
 from lstm_jax.commands import command_line
 from lstm_jax.errors import ConfigError
 from lstm_jax.kernels.build import why_not_available

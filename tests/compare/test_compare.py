@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lstm_jax.compare.options import Compare
 
 from lstm_jax.compare import beginning, comparison, judge, measuring, parity, work
 from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.comparison import Effort, compare
 from lstm_jax.compare.frameworks import FRAMEWORKS as REAL
 from lstm_jax.compare.learning import Course, course_of, learn
-from lstm_jax.compare.options import Compare
 from lstm_jax.compare.results import Results
 from lstm_jax.compare.work import Examples, initial_params
 from lstm_jax.config import recipe_config

@@ -3,8 +3,8 @@
 import dataclasses
 
 import numpy as np
-
 from lstm_jax.compare.against import against_finding, against_table
+
 from lstm_jax.compare.report import as_text
 from lstm_jax.compare.results import Peak, Results
 from tests.helpers.comparison_example import PAIR, example_results, rows_of, with_speed

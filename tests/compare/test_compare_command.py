@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from lstm_jax.compare.options import Compare
 
 from lstm_jax.compare import command
 from lstm_jax.compare.frameworks import FRAMEWORKS
-from lstm_jax.compare.options import Compare
 from lstm_jax.compare.results import read_results
 from lstm_jax.config import recipe_config
 from lstm_jax.errors import ConfigError, ResultsError

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lstm_jax.compare.beginning import beginning, source_digest
 
 from lstm_jax.compare import comparison, continuing, measuring
-from lstm_jax.compare.beginning import beginning, source_digest
 from lstm_jax.compare.comparison import compare
 from lstm_jax.compare.results import FrameworkResult, Results, as_json, read_results
 from lstm_jax.compare.work import Examples

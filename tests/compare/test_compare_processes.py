@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lstm_jax.compare.options import Compare
 
 from lstm_jax.compare.adapter import Adapter
 from lstm_jax.compare.frameworks import Framework
-from lstm_jax.compare.options import Compare
 from lstm_jax.compare.processes import FrameworkError, Process, several_at_once
 from lstm_jax.compare.work import Examples, initial_params, row_batches
 from lstm_jax.compare.worker import INFER, LATENCY, LATENCY_CALLS, TRAIN, Worker

@@ -9,16 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from lstm_jax.compare.findings import Finding, Standing, findings, rank
-from lstm_jax.compare.frameworks import FRAMEWORKS
-from lstm_jax.compare.measuring import TIMING_RATE
 from lstm_jax.compare.page import how
-from lstm_jax.compare.parity import PARITY_RATE
 from lstm_jax.compare.plots import NAMES, SUFFIXES
-from lstm_jax.compare.report import NO_PICTURES, as_text, write_report
-from lstm_jax.compare.results import FrameworkResult, Results, read_results
-from lstm_jax.compare.statistics import LEAST_ROUNDS, ratio
 from lstm_jax.compare.styles import STYLES
 from lstm_jax.compare.tables import (
     Table,
@@ -32,6 +25,13 @@ from lstm_jax.compare.tables import (
     three_digits,
     with_spread,
 )
+
+from lstm_jax.compare.frameworks import FRAMEWORKS
+from lstm_jax.compare.measuring import TIMING_RATE
+from lstm_jax.compare.parity import PARITY_RATE
+from lstm_jax.compare.report import NO_PICTURES, as_text, write_report
+from lstm_jax.compare.results import FrameworkResult, Results, read_results
+from lstm_jax.compare.statistics import LEAST_ROUNDS, ratio
 from lstm_jax.config import recipe_config
 from tests.helpers.comparison_example import (
     COSTS,

@@ -1,8 +1,8 @@
 """What frameworks compute in a comparison: sequences, initial weights, numbers of steps."""
 
 import numpy as np
-
 from lstm_jax.benchmark.size import Size
+
 from lstm_jax.compare import comparison, measuring, work
 from lstm_jax.compare.work import Examples, initial_params, row_batches
 from tests.helpers.small_comparison import SIZE

@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-
 from lstm_jax.benchmark.size import Size
+
 from lstm_jax.compare import judge
 from lstm_jax.compare.adapter import Adapter, Decay, Params
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from lstm_jax.benchmark.size import Size, forward_flop, train_flop
+from lstm_jax.compare.tables import Table
+
 from lstm_jax.compare.frameworks import FRAMEWORKS
 from lstm_jax.compare.results import (
     FrameworkResult,
@@ -18,7 +19,6 @@ from lstm_jax.compare.results import (
     ScalingPoint,
     Speed,
 )
-from lstm_jax.compare.tables import Table
 
 SIZE = Size(hidden=64, batch=128, time=28, inputs=28)
 # Milliseconds of a train step, a batch of inference and a single image; seconds of start-up and first step;

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
 from lstm_jax.benchmark.size import Size
+
 from lstm_jax.compare import judge
 from lstm_jax.compare.adapter import Decay, Gradient
 from lstm_jax.compare.frameworks import Framework

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from lstm_jax.benchmark.size import Size
+from lstm_jax.compare.options import Compare
+
 from lstm_jax.compare import parity
 from lstm_jax.compare.comparison import Effort
-from lstm_jax.compare.options import Compare
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.work import Examples, initial_params, row_batches
 

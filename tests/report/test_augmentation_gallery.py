@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lstm_jax.benchmark.augmentation_cost import as_text, variants
+from lstm_jax.benchmark.timing import Timing
 from PIL import Image
 
 from lstm_jax.augmentation import Augmentation
-from lstm_jax.benchmark.augmentation_cost import as_text, variants
-from lstm_jax.benchmark.timing import Timing
 from lstm_jax.report.augmentation_gallery import GAP, LABEL_WIDTH, MAGNIFICATION, gallery, rows_of
 from tests.helpers.mnist import oracle
 from tests.helpers.project import PROJECT, Run

@@ -14,10 +14,10 @@ import functools
 
 from flax import nnx
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
+from lstm_jax.compare.adapter import NUM_CLASSES
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
-from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Joined, Params, join_gates, split_gates
 
 GATES = "ifgo"
 
@@ -68,7 +68,4 @@ def to_params(own: Tree) -> Params:
 class NNX(InJax):
     """``nnx.RNN(nnx.OptimizedLSTMCell)``."""
 
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(classifier(size), params, learning_rate=learning_rate, decay=decay)
+    model = staticmethod(classifier)

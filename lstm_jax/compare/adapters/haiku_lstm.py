@@ -14,10 +14,10 @@ import functools
 import haiku as hk
 import numpy as np
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
+from lstm_jax.compare.adapter import NUM_CLASSES
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
-from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Joined, Params, join_gates, split_gates
 
 GATES = "igfo"
 ADDED_TO_FORGET_GATE = 1.0
@@ -74,7 +74,4 @@ def _added(bias: np.ndarray) -> np.ndarray:
 class Haiku(InJax):
     """``hk.LSTM`` in ``hk.dynamic_unroll``."""
 
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(classifier(size), params, learning_rate=learning_rate, decay=decay)
+    model = staticmethod(classifier)

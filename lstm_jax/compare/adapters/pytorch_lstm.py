@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Decay, Gradient, Params
-from lstm_jax.exchange.layouts import from_pytorch, to_pytorch
+from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Trainer
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params, from_pytorch, to_pytorch
 
 # `torch.compile` gives up on a function that it has compiled so often: 8 times, if not told otherwise. Here
 # it compiles once for each size, mode and number of threads.
@@ -76,14 +76,14 @@ class CellClassifier(nn.Module):
         return logits
 
 
-class Batches(NamedTuple):
+class Tensors(NamedTuple):
     """Batches one behind the other."""
 
     images: Tensor
     labels: Tensor
 
 
-class InPyTorch(Adapter):
+class InPyTorch(Trainer):
     """An adapter (see there) of a module: what both of them share, which is everything but the model.
 
     Args:
@@ -119,11 +119,11 @@ class InPyTorch(Adapter):
         self,
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
-    ) -> Batches:
+    ) -> Tensors:
         """The batches as tensors; PyTorch wants labels in 64 bits."""
-        return Batches(torch.tensor(images), torch.tensor(labels, dtype=torch.int64))
+        return Tensors(torch.tensor(images), torch.tensor(labels, dtype=torch.int64))
 
-    def train(self, batches: Batches) -> float:
+    def train(self, batches: Tensors) -> float:
         """Take a train step with each of the batches; returns their mean loss."""
         losses = []
         for images, labels in zip(*batches, strict=True):
@@ -138,23 +138,27 @@ class InPyTorch(Adapter):
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
-    def infer(self, batches: Batches) -> Float32[np.ndarray, "steps batch classes"]:
+    def infer(self, batches: Tensors) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
         with torch.inference_mode():
             return torch.stack([self._forward(images) for images in batches.images]).numpy()
 
-    def gradient(
-        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
-    ) -> Gradient:
-        """Logits, loss and gradients of one batch."""
-        batches = self.load(images[np.newaxis], labels[np.newaxis])
-        logits = self._forward(batches.images[0])
-        loss = functional.cross_entropy(logits, batches.labels[0])
-        found = torch.autograd.grad(loss, tuple(self._learnt.values()))
+    def gradients(self, batches: Tensors) -> tuple[float, dict[str, Tensor]]:
+        """Mean loss and mean gradients of the batches: each backward pass adds to the gradients."""
+        self._optimizer.zero_grad()
+        losses = []
+        for images, labels in zip(*batches, strict=True):
+            loss = functional.cross_entropy(self._forward(images), labels)
+            loss.backward()
+            losses.append(loss.detach())
+        summed = {name: weight.grad for name, weight in self._learnt.items() if weight.grad is not None}
+        return float(torch.stack(losses).mean()), {n: grad / len(losses) for n, grad in summed.items()}
+
+    def exchanged(self, gradients: dict[str, Tensor]) -> Params:
+        """Gradients in the layout of the parameters."""
         # That of the bias that does not learn is the same as that of the other; their sum has it once.
         zeros = {name: torch.zeros_like(tensor) for name, tensor in self._model.state_dict().items()}
-        gradients = _exchanged({**zeros, **dict(zip(self._learnt, found, strict=True))})
-        return Gradient(logits.detach().numpy(), float(loss.detach()), gradients)
+        return _exchanged({**zeros, **gradients})
 
     def params(self) -> Params:
         """The parameters as they are now."""
