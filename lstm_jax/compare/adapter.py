@@ -65,9 +65,6 @@ class Adapter(Protocol):
     def infer(self, batches: Any) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches, on the host. This is timed."""
 
-    def params(self) -> Params:
-        """The parameters as they are now."""
-
     def set_threads(self, count: int) -> bool:
         """Compute with so many threads from now on.
 

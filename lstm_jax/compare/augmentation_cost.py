@@ -64,7 +64,7 @@ def variants() -> Mapping[str, Augmentation]:
 
 
 def prepare(images: Split, augmentation: Augmentation) -> Callable[[int], None]:
-    """Compile an epoch of the tutorial's steps with this augmentation; what is returned takes some of them."""
+    """Compile an epoch of the tutorial's steps with this augmentation; what is returned takes some steps."""
     config = Config()
     method = dataclasses.replace(Method.of(config, total_steps=STEPS), augmentation=augmentation)
     mesh = devices.make_mesh(devices=1, batch_size=config.batch_size)

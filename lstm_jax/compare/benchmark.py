@@ -8,24 +8,25 @@ import dataclasses
 import datetime
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from lstm_jax.compare.frameworks import IMPLEMENTATIONS, NATIVE
 from lstm_jax.compare.machine import machine, versions
-from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Tell, Work, measure
+from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.report.benchmark import as_text, heading, write_plot
 from lstm_jax.compare.results import About, Comparison, Point, Row
 from lstm_jax.compare.size import Size
-from lstm_jax.compare.work import initial_params, noise_batches
+from lstm_jax.compare.work import Batches, initial_params, noise_batches
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.system.cores import usable_cores
 from lstm_jax.system.files import write_whole
 
-# Losses that are compared with the judge's: enough for a wrong optimizer, and the judge is slow.
-PARITY_STEPS = 10
+# In a timed call, and losses that are compared with the judge's, at the tutorial's size.
+STEPS = 100
 
 
 class Request(NamedTuple):
@@ -72,12 +73,11 @@ def run(request: Request, *, tell: Tell) -> None:
     )
     print(heading(about))
     points: dict[str, Point] = {}
-    for number, size in enumerate(request.sizes, 1):
-        tell(f"{number} of {len(request.sizes)}: {size}")
-        point = points["-".join(f"{axis}-{value}" for axis, value in size._asdict().items())] = measure_size(
-            request, size, tell=tell
-        )
-        print(f"\n{as_text(point, about)}", flush=True)
+    for size in request.sizes:
+        name = f"hidden {size.hidden}, batch {size.batch}, {size.time} time steps"
+        tell(f"{name}, {len(points) + 1} of {len(request.sizes)}")
+        points[name] = measure_size(request, size, tell=tell)
+        print(f"\n{as_text(points[name], about)}", flush=True)
         # After every size, so that nothing is lost when the rest is interrupted.
         write_whole(request.folder / "results.json", Comparison(about, points).as_json())
     write_plot(list(points.values()), request.folder, tell=tell)
@@ -88,26 +88,21 @@ def measure_size(request: Request, size: Size, *, tell: Tell) -> Point:
     """Measure all implementations at one size."""
     reasons = {name: IMPLEMENTATIONS[name].why_not(time=size.time) for name in request.names}
     there = {name: IMPLEMENTATIONS[name] for name, reason in reasons.items() if reason is None}
-    effort = Effort(
-        measures=(INFER, GRADIENT, TRAIN, DISPATCHED),
-        steps=100,
-        rounds=request.rounds,
-        seconds=request.seconds,
-        parity_steps=PARITY_STEPS,
-        peak=True,
-        devices=request.devices,
-    )
-    params = initial_params(size, seed=0, remember=True)
-    work = Work(size, params, lambda steps: noise_batches(size, steps=steps))
+    measures, devices = (INFER, GRADIENT, TRAIN, DISPATCHED), request.devices
+    effort = Effort(measures, STEPS, request.rounds, request.seconds, devices=devices)
+    params, batches = initial_params(size, seed=0, remember=True), partial(_batches, size)
     with tempfile.TemporaryDirectory() as logs:
 
         def start(name: str) -> Process:
             # JAX computes on what it finds; a CPU shows several devices.
-            devices = {"JAX_NUM_CPU_DEVICES": str(1 if name == PEAK else request.devices)}
+            environment = {"JAX_NUM_CPU_DEVICES": str(1 if name == PEAK else devices)}
             framework = PEAK_PRODUCT if name == PEAK else there[name]
-            log = Path(logs, name.split()[0])
-            return Process(framework, cores=usable_cores(), log=log, environment=devices)
+            return Process(framework, cores=usable_cores(), log=Path(logs, name), environment=environment)
 
-        point = measure(work, there, effort, start=start, tell=tell)
+        point = Measurement(size, params, batches, there, effort, start, tell).point()
     rows = {name: point.rows.get(name) or Row(why_not=reasons[name]) for name in request.names}
     return dataclasses.replace(point, rows=rows)
+
+
+def _batches(size: Size, steps: int) -> Batches:
+    return noise_batches(size, steps=steps)

@@ -17,16 +17,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.frameworks import NATIVE, Framework
 from lstm_jax.compare.learning import Course, course_of, learn
 from lstm_jax.compare.machine import machine, versions
-from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Tell, Work, measure
+from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.report.document import write_comparison
 from lstm_jax.compare.results import MAIN, About, Comparison, Learning, Point, Row, gathered, kept
 from lstm_jax.compare.size import AXES, Size
-from lstm_jax.compare.work import Digits, initial_params, row_batches
+from lstm_jax.compare.work import Batches, Digits, initial_params, row_batches
 from lstm_jax.compare.worker import INFER, LATENCY, TRAIN
 from lstm_jax.data.dataset import load_dataset
 from lstm_jax.errors import ConfigError
@@ -78,17 +77,6 @@ class Plan:
     shorten: bool = False
     overwrite: bool = False
 
-    def effort(self, decay: Decay | None) -> Effort:
-        """How much is measured at the main size."""
-        return Effort(
-            measures=(TRAIN, INFER, LATENCY),
-            steps=self.steps,
-            rounds=self.rounds,
-            parity_steps=self.steps,
-            peak=True,
-            decay=decay,
-        )
-
 
 def run(plan: Plan, *, data_dir: Path | None, tell: Tell) -> None:
     """Compare, write results.json, the pictures and the page, and print the document.
@@ -116,9 +104,9 @@ def run(plan: Plan, *, data_dir: Path | None, tell: Tell) -> None:
                         parts.measure()
                 except KeyboardInterrupt:
                     tell("stopped; what is measured is reported, and the same command goes on")
-                    print(write_comparison(parts.gathered(), plan.folder, tell=tell))
                     raise
-                print(write_comparison(parts.gathered(), plan.folder, tell=tell))
+                finally:
+                    print(write_comparison(parts.gathered(), plan.folder, tell=tell))
     except Timeout as error:
         raise ConfigError(
             f"--output: another comparison is running in {plan.folder}; wait for it, or name another"
@@ -144,6 +132,7 @@ class Parts:
         self._folder, self._logs = plan.folder / "parts", plan.folder / "logs"
         # What is learnt, if anything is; the losses that are compared have its decay in any case.
         self._course = course_of(plan.recipe, plan.size, train, epochs=plan.epochs)
+        self._is_a_digit = plan.size.time == train.images.shape[1]
         reasons = {
             name: framework.why_not(time=plan.size.time, quick=plan.shorten)
             for name, framework in plan.frameworks.items()
@@ -161,13 +150,13 @@ class Parts:
         folder, file = self._plan.folder, self._folder / "about.json"
         if self._plan.overwrite and self._folder.exists():
             shutil.rmtree(self._folder)
-        if not file.exists() and (folder / "results.json").exists() and not self._plan.overwrite:
-            raise ConfigError(
-                f"--output: {folder} has a results.json that is not of a comparison in parts; name another "
-                "folder, or give --overwrite"
-            )
         if file.exists():
             self._tell(f"the comparison in {folder} goes on; --overwrite begins anew")
+        elif (folder / "results.json").exists() and not self._plan.overwrite:
+            raise ConfigError(
+                f"--output: {folder} has a results.json of something else; name another folder, or give "
+                "--overwrite"
+            )
         about = self._about()
         if differences := list(_differences(kept(file, About, lambda: about), about)):
             raise ConfigError(
@@ -184,12 +173,12 @@ class Parts:
             versions=versions(),
             frameworks={name: (each.title, each.versions()) for name, each in plan.frameworks.items()},
             cores=len(plan.cores),
+            rounds=plan.rounds,
             notes=tuple(self._notes()),
             test_images=len(self._test.labels),
             recipe=plan.recipe,
             learning_rate=course.learning_rate if course else 0.0,
             epochs=course.parts * course.steps / course.steps_per_epoch if course else 0.0,
-            rounds=plan.rounds,
         )
 
     def _notes(self) -> Iterator[str]:
@@ -203,10 +192,6 @@ class Parts:
             yield f"No accuracy: only at {self._train.images.shape[1]} time steps a sequence is a digit."
         yield from dict.fromkeys(each.note for each in plan.frameworks.values() if each.note)
 
-    @property
-    def _is_a_digit(self) -> bool:
-        return self._plan.size.time == self._train.images.shape[1]
-
     def _learnt(self) -> Course | None:
         """What is learnt; None if nothing is."""
         return self._course if self._is_a_digit and self._plan.epochs else None
@@ -217,68 +202,58 @@ class Parts:
 
     def measure(self) -> None:
         """Measure what is not there yet."""
-        there = [each for name, each in self._plan.frameworks.items() if name not in self._why_not]
-        if NATIVE in there:
+        plan = self._plan
+        there = {name: each for name, each in plan.frameworks.items() if name not in self._why_not}
+        if NATIVE in there.values():
             why_not_available()  # builds the kernel, once for all times: that is not part of a first step
         self._logs.mkdir(parents=True, exist_ok=True)
-        main = kept(self._folder / f"{MAIN}.json", Point, self._main)
-        agree = {name: self._plan.frameworks[name] for name, row in main.rows.items() if row.why_not is None}
-        if self._plan.scaling:
-            chosen = {name: f for name, f in agree.items() if f.trains and not f.slow_to_compile}
-            for axis, value in self._curves():
-                file = self._folder / f"{axis}-{value}.json"
-                kept(file, Point, partial(self._point, axis, value, chosen))
+        main = kept(self._folder / f"{MAIN}.json", Point, partial(self._main, there))
+        agree = {name: plan.frameworks[name] for name, row in main.rows.items() if row.why_not is None}
+        if plan.scaling:
+            scaled = {name: f for name, f in agree.items() if f.trains and not f.slow_to_compile}
+            effort = Effort((TRAIN,), CURVE_STEPS, min(plan.rounds, CURVE_ROUNDS), parity=False, peak=False)
+            for axis in AXES:
+                for value in sorted({*CURVES[axis], getattr(plan.size, axis)}):
+                    size = plan.size._replace(**{axis: value})
+                    file = self._folder / f"{axis}-{value}.json"
+                    kept(file, Point, partial(self._point, size, scaled, effort))
         if (course := self._learnt()) is not None:
             self._learn(course, main, [name for name, framework in agree.items() if framework.trains])
         self._remove_logs()
 
-    def _main(self) -> Point:
-        plan = self._plan
-        there = {name: each for name, each in plan.frameworks.items() if name not in self._why_not}
-        effort = plan.effort(self._course and self._course.decay)
-        point = measure(self._work(plan.size), there, effort, start=self._start, tell=self._tell)
+    def _main(self, frameworks: Mapping[str, Framework]) -> Point:
+        plan, decay = self._plan, self._course and self._course.decay
+        effort = Effort((TRAIN, INFER, LATENCY), plan.steps, plan.rounds, decay=decay)
+        point = self._point(plan.size, frameworks, effort)
         rows = {name: point.rows.get(name) or Row(why_not=self._why_not[name]) for name in plan.frameworks}
         return dataclasses.replace(point, rows=rows)
 
-    def _curves(self) -> Iterator[tuple[str, int]]:
-        """Each axis, and each size along it."""
-        for axis in AXES:
-            for value in sorted({*CURVES[axis], getattr(self._plan.size, axis)}):
-                yield axis, value
+    def _point(self, size: Size, frameworks: Mapping[str, Framework], effort: Effort) -> Point:
+        self._tell(f"hidden {size.hidden}, batch {size.batch}, {size.time} time steps")
+        params, batches = initial_params(size, seed=0), partial(self._batches, size)
+        return Measurement(size, params, batches, frameworks, effort, self._start, self._tell).point()
 
-    def _point(self, axis: str, value: int, frameworks: Mapping[str, Framework]) -> Point:
-        self._tell(f"{axis} {value}: {', '.join(frameworks)}")
-        work = self._work(self._plan.size._replace(**{axis: value}))
-        effort = Effort(measures=(TRAIN,), steps=CURVE_STEPS, rounds=min(self._plan.rounds, CURVE_ROUNDS))
-        return measure(work, frameworks, effort, start=self._start, tell=self._tell)
+    def _batches(self, size: Size, steps: int) -> Batches:
+        return row_batches(self._train, size, steps=steps)
 
     def _learn(self, course: Course, main: Point, names: Sequence[str]) -> None:
         """Runs seed after seed, so that a change of the machine does not fall on one framework."""
         failed = set[str]()
         for seed, name in product(range(self._plan.seeds), names):
             if name not in failed:
-                file = self._folder / f"learning-{seed}-{name}.json"
                 threads = main.rows[name].threads.get(TRAIN)
-                found = kept(file, Learning, partial(self._run, name, seed, course, threads))
-                if found.why_not is not None:
-                    self._tell(f"  {name}: {found.why_not}")
+                run = partial(self._run, name, seed, course, threads)
+                if kept(self._folder / f"learning-{seed}-{name}.json", Learning, run).why_not is not None:
                     failed.add(name)
 
     def _run(self, name: str, seed: int, course: Course, threads: int | None) -> Learning:
         self._tell(f"seed {seed}: {name} learns")
-        size, start = self._plan.size, self._start
-        return learn(name, start, size, self._train, self._test, seed=seed, course=course, threads=threads)
-
-    def _work(self, size: Size) -> Work:
-        params = initial_params(size, seed=0)
-        return Work(size, params, lambda steps: row_batches(self._train, size, steps=steps))
+        size, digits = self._plan.size, (self._train, self._test)
+        return learn(name, self._start, size, *digits, seed=seed, course=course, threads=threads)
 
     def _start(self, name: str) -> Process:
         framework = PEAK_PRODUCT if name == PEAK else self._plan.frameworks[name]
-        return Process(framework, cores=self._plan.cores, log=self._log(name))
-
-    def _log(self, name: str) -> Path:
-        return self._logs / f"{name.split()[0]}.log"
+        return Process(framework, cores=self._plan.cores, log=self._logs / f"{name}.log")
 
     def _remove_logs(self) -> None:
         """Keep what those that failed have printed, and nothing else."""
@@ -286,7 +261,7 @@ class Parts:
         failed = {name for point in found.points.values() for name, row in point.rows.items() if row.why_not}
         failed |= {each.name for each in found.runs if each.why_not}
         for name in {PEAK, *self._plan.frameworks} - failed:
-            self._log(name).unlink(missing_ok=True)
+            (self._logs / f"{name}.log").unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # those of frameworks that failed are in it
             self._logs.rmdir()
 
@@ -295,9 +270,8 @@ def _differences(before: About, now: About) -> Iterator[str]:
     """What makes two comparisons different ones, in words."""
     for field in ("command", "machine", "versions", "frameworks"):
         # As they are in a file, where tuples are lists.
-        old, new = (json.loads(json.dumps(getattr(about, field))) for about in (before, now))
-        if not isinstance(old, dict):
-            old, new = {field: old}, {field: new}
+        old, new = (json.loads(json.dumps({field: getattr(about, field)})) for about in (before, now))
+        old, new = (each[field] if isinstance(each[field], dict) else each for each in (old, new))
         for key in dict.fromkeys((*old, *new)):
             if old.get(key) != new.get(key):
                 yield f"{key}: {old.get(key)!s:.200} there, {new.get(key)!s:.200} now"

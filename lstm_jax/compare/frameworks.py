@@ -3,9 +3,10 @@
 Nothing heavy is imported here: the command line is read with it.
 """
 
+import functools
 import importlib.util
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from types import MappingProxyType
 from typing import NamedTuple
@@ -54,8 +55,12 @@ class Framework(NamedTuple):
 
     def versions(self) -> dict[str, str]:
         """The versions of its packages, those that are installed."""
-        distributions = packages_distributions()
-        return {dist: version(dist) for name in self.packages for dist in distributions.get(name, ())}
+        return {dist: version(dist) for name in self.packages for dist in _distributions().get(name, ())}
+
+
+@functools.cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return packages_distributions()  # looks at all that is installed
 
 
 def _fixed(**names: str) -> Mapping[str, str]:

@@ -54,15 +54,7 @@ B1, B2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class JoinedWeights(NamedTuple):
-    """All parameters, the gates side by side. Gradients and Adam's averages have the same form.
-
-    Attributes:
-        input_kernel: W_x, (D, 4H).
-        recurrent_kernel: W_h, (H, 4H).
-        bias: b, (4H,).
-        head_kernel: V, (H, 10).
-        head_bias: a, (10,).
-    """
+    """W_x, W_h, b, V and a, the gates side by side. Gradients and Adam's averages have the same form."""
 
     input_kernel: Float64[np.ndarray, "inputs gates"]
     recurrent_kernel: Float64[np.ndarray, "hidden gates"]
@@ -72,13 +64,7 @@ class JoinedWeights(NamedTuple):
 
 
 class States(NamedTuple):
-    """What the forward pass leaves for the backward pass.
-
-    Attributes:
-        gates: i, f, g, o after their activations, for each step from 1 to T.
-        c: the memory, from c_0 to c_T.
-        h: the output, from h_0 to h_T.
-    """
+    """What the forward pass leaves for the backward pass: i, f, g, o of steps 1 to T; c and h from 0 to T."""
 
     gates: Float64[np.ndarray, "time 4 batch hidden"]
     c: Float64[np.ndarray, "time_and_start batch hidden"]
@@ -175,23 +161,17 @@ def loss_and_gradient(
 
 
 class AdamState(NamedTuple):
-    """The state of the optimizer.
-
-    Attributes:
-        step: n, the steps taken.
-        m: the running mean of the gradients.
-        v: that of their squares.
-    """
+    """The steps taken, and the running means of the gradients and of their squares."""
 
     step: int
     m: JoinedWeights
     v: JoinedWeights
 
-
-def start_adam(weights: JoinedWeights) -> AdamState:
-    """The optimizer before its first step."""
-    zeros = JoinedWeights(*(np.zeros_like(array) for array in weights))
-    return AdamState(0, zeros, zeros)
+    @classmethod
+    def start(cls, weights: JoinedWeights) -> "AdamState":
+        """Before the first step."""
+        zeros = JoinedWeights(*(np.zeros_like(array) for array in weights))
+        return cls(0, zeros, zeros)
 
 
 def adam_step(
@@ -244,7 +224,7 @@ def train(
         The loss of each step, which is that before it, and the parameters after the last.
     """
     weights = weights_of(params)
-    optimizer = start_adam(weights)
+    optimizer = AdamState.start(weights)
     losses = []
     for step, (batch, classes) in enumerate(zip(images, labels, strict=True)):
         _, loss, d_weights = loss_and_gradient(weights, batch, classes)

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.frameworks import Framework
@@ -17,10 +17,11 @@ from lstm_jax.compare.processes import FrameworkError, Process, Start
 from lstm_jax.compare.results import Point, Row
 from lstm_jax.compare.size import Size, train_flop
 from lstm_jax.compare.work import Batches, noise_batches
-from lstm_jax.compare.worker import INFER, Memory, Sample
+from lstm_jax.compare.worker import INFER, TRAIN, Memory, Sample
 from lstm_jax.exchange.layouts import Params
 
 Key = TypeVar("Key")
+Tell = Callable[[str], None]
 
 # So small that the weights stay what they are however many steps are timed: a model that has learnt its
 # batches by heart has vanishing gradients, and denormal numbers are slow.
@@ -37,22 +38,6 @@ PEAK = "peak of the machine"
 PEAK_PRODUCT = Framework("matrix product", "lstm_jax.compare.worker:MatrixProduct")
 PEAK_STEPS = 10
 
-Tell = Callable[[str], None]
-
-
-class Work(NamedTuple):
-    """What frameworks compute.
-
-    Attributes:
-        size: H, B, T, D.
-        params: the weights at the start.
-        batches: so many steps of it.
-    """
-
-    size: Size
-    params: Params
-    batches: Callable[[int], Batches]
-
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
@@ -63,7 +48,7 @@ class Effort:
         steps: batches in a timed call, at the tutorial's size.
         rounds: measurements of each framework.
         seconds: the shortest time of a measurement; it is filled with calls, at least one.
-        parity_steps: losses that are compared with the judge's; 0 if that was done at another size.
+        parity: whether as many losses, and all else, are compared with the judge's.
         peak: whether the machine's matrix product is measured too.
         decay: of the learning rate while losses are compared, where the recipe has one.
         devices: how many share each batch in JAX.
@@ -73,8 +58,8 @@ class Effort:
     steps: int
     rounds: int
     seconds: float = 0.0
-    parity_steps: int = 0
-    peak: bool = False
+    parity: bool = True
+    peak: bool = True
     decay: Decay | None = None
     devices: int = 1
 
@@ -97,151 +82,126 @@ def turn(keys: Sequence[Key], index: int, rounds: int) -> list[Key]:
     return order[::-1] if index % 2 else order
 
 
-def measure(
-    work: Work, frameworks: Mapping[str, Framework], effort: Effort, *, start: Start, tell: Tell
-) -> Point:
-    """Measure frameworks at one size. One that fails has the reason in its row; the others go on.
+@dataclasses.dataclass
+class Measurement:
+    """Measures frameworks at one size. One that fails has the reason in its row; the others go on.
 
-    Args:
-        work: what they compute.
+    Attributes:
+        size: H, B, T, D.
+        params: the weights at the start.
+        batches: gives so many steps of the work.
         frameworks: by name, those that can be started.
         effort: how much is measured.
         start: starts the process of a framework by its name; of `PEAK`, that of `PEAK_PRODUCT`.
         tell: is called with a line about what happens.
     """
-    with ExitStack() as stack:
-        return _Measurement(work, frameworks, effort, stack, start, tell).point()
 
-
-class _Measurement:
-    """The state of `measure`: processes, and what is known of each."""
-
-    def __init__(
-        self,
-        work: Work,
-        frameworks: Mapping[str, Framework],
-        effort: Effort,
-        stack: ExitStack,
-        start: Start,
-        tell: Tell,
-    ) -> None:
-        self._work, self._frameworks, self._effort = work, frameworks, effort
-        self._stack, self._start, self._tell = stack, start, tell
-        self._rows = dict.fromkeys(frameworks, Row())
-        self._processes: dict[str, Process] = {}
-        # What is timed, by measure and framework: the same measures stand side by side.
-        self._samples: dict[tuple[str, str], list[Sample]] = {}
+    size: Size
+    params: Params
+    batches: Callable[[int], Batches]
+    frameworks: Mapping[str, Framework]
+    effort: Effort
+    start: Start
+    tell: Tell
 
     def point(self) -> Point:
-        work, effort = self._work, self._effort
-        steps = steps_for(work.size, steps=effort.steps)
-        right, compared = None, None
-        if effort.parity_steps:
-            # A larger model shows after fewer steps what it does.
-            compared = work.batches(min(effort.parity_steps, steps_for(work.size, steps=effort.parity_steps)))
-            self._tell(f"the judge computes {len(compared.labels)} steps in float64")
-            right = verdict(work.params, compared, decay=self._decay(len(compared.labels)))
-        batches = work.batches(steps)
-        for name in self._frameworks:
-            self._tell(f"{name} gets ready")
-            self._attempt(name, partial(self._get_ready, name, batches, right, compared))
+        """Do it."""
+        self._rows = dict.fromkeys(self.frameworks, Row())
+        self._processes: dict[str, Process] = {}
+        # By measure and framework.
+        self._samples: dict[tuple[str, str], list[Sample]] = {}
+        with ExitStack() as stack:
+            return self._point(stack)
+
+    def _point(self, stack: ExitStack) -> Point:
+        effort, right = self.effort, None
+        steps = steps_for(self.size, steps=effort.steps)
+        batches = self.batches(steps)
+        decay = effort.decay and effort.decay._replace(warmup=steps // 10, total=steps + 1)
+        if effort.parity:
+            self.tell(f"the judge computes {steps} steps in float64")
+            right = verdict(self.params, batches, decay=decay)
+        for name in self.frameworks:
+            self.tell(f"{name} gets ready")
+            self._attempt(name, partial(self._get_ready, name, batches, right, decay, stack))
         if effort.peak and self._processes:
-            self._attempt(PEAK, self._start_peak)
-        self._rounds()
-        for name in list(self._processes):
-            if name != PEAK:
-                self._attempt(name, partial(self._finish, name))
-        return Point(
-            work.size,
-            steps,
-            self._rows,
-            right.losses if right else (),
-            tuple(sample.seconds for sample in self._samples.get((INFER, PEAK), ())),
-        )
+            self._attempt(PEAK, partial(self._start_peak, stack))
+        self._take_rounds()
+        for name in self.frameworks.keys() & self._processes.keys():
+            self._attempt(name, partial(self._finish, name))
+        peak = tuple(sample.seconds for sample in self._samples.get((INFER, PEAK), ()))
+        return Point(self.size, steps, self._rows, right.losses if right else (), peak)
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
-        """Do something with a framework; if it fails, end it, and let nothing be told of its speed."""
+        """Do something with a framework; if it fails, end it, and tell nothing of its speed."""
         try:
             action()
         except FrameworkError as error:
-            self._tell(f"  {name}: {error}")
-            if name in self._processes:
-                self._processes.pop(name).close(at_once=True)
+            self.tell(f"  {name}: {error}")
+            self._processes.pop(name).close(at_once=True)
             self._samples = {key: found for key, found in self._samples.items() if key[1] != name}
             if name in self._rows:
-                self._update(name, why_not=str(error))
-
-    def _update(self, name: str, **changes: object) -> None:
-        self._rows[name] = dataclasses.replace(self._rows[name], **changes)  # type: ignore[arg-type]
-
-    def _decay(self, steps: int) -> Decay | None:
-        """The recipe's decay, all of it within the steps that are compared."""
-        decay = self._effort.decay
-        return decay and decay._replace(warmup=steps // 10, total=steps + 1)
+                self._rows[name] = dataclasses.replace(self._rows[name], why_not=str(error), seconds={})
 
     def _get_ready(
-        self, name: str, batches: Batches, right: Verdict | None, compared: Batches | None
+        self, name: str, batches: Batches, right: Verdict | None, decay: Decay | None, stack: ExitStack
     ) -> None:
-        size, params, _ = self._work
-        trains, effort = self._frameworks[name].trains, self._effort
-        process = self._processes[name] = self._stack.enter_context(self._start(name))
-        build = ("build", size, params, TIMING_RATE, None, effort.devices)
-        started = process.call(*build) - process.started
+        effort, trains = self.effort, self.frameworks[name].trains
+        process = self._processes[name] = stack.enter_context(self.start(name))
+        build = ("build", self.size, self.params, TIMING_RATE, None, effort.devices)
+        row = Row(start_seconds=process.call(*build) - process.started)
         memory: Memory = process.call("memory")
-        self._update(name, start_seconds=started, start_memory=memory.now)
         if trains:
             process.call("load", "many", *batches.first())
-            first_step: Sample = process.call("time", "train", False)
-            self._update(name, first_step_seconds=first_step.seconds)
-        if right is not None and compared is not None:
-            decay = self._decay(len(compared.labels))
-            parity = parity_of(
-                process, size, params, compared, right, trains=trains, decay=decay, devices=effort.devices
-            )
-            self._update(name, parity=parity)
+            first_step: Sample = process.call("time", TRAIN, False)
+            row = dataclasses.replace(row, first_step_seconds=first_step.seconds)
+        if right is not None:
+            parity = parity_of(process, self.size, self.params, batches, right, trains, decay, effort.devices)
+            row = self._rows[name] = dataclasses.replace(row, parity=parity)
             if parity.why_different is not None:
                 raise FrameworkError(f"different: {parity.why_different}")
         process.call(*build)
-        process.call("load", "first", *batches.first())
-        process.call("load", "many", *batches)
-        process.call("load", "single", *batches.first(batch=1)) if effort.devices == 1 else None
+        for loaded, of in {"first": batches.first(), "many": batches}.items():
+            process.call("load", loaded, *of)
+        if effort.devices == 1:  # a single example cannot be shared
+            process.call("load", "single", *batches.first(batch=1))
         threads: dict[str, int | None] = process.call("prepare", effort.measures, effort.seconds)
-        chosen = {measure: count for measure, count in threads.items() if count is not None}
-        self._update(name, threads=chosen, step_memory=process.call("step_memory"))
+        self._rows[name] = dataclasses.replace(
+            row,
+            start_memory=memory.now,
+            step_memory=process.call("step_memory"),
+            threads={measure: count for measure, count in threads.items() if count is not None},
+        )
         process.call("forget_memory")  # what compilers had is no user's concern
         self._samples |= {(measure, name): [] for measure in threads}
 
-    def _start_peak(self) -> None:
-        process = self._processes[PEAK] = self._stack.enter_context(self._start(PEAK))
-        process.call("build", self._work.size, {}, 0.0)
+    def _start_peak(self, stack: ExitStack) -> None:
+        process = self._processes[PEAK] = stack.enter_context(self.start(PEAK))
+        process.call("build", self.size, {}, 0.0)
         for loaded, steps in (("first", 1), ("many", PEAK_STEPS)):
             process.call("load", loaded, *noise_batches(Size(1, 1, 1, 1), steps=steps))
-        process.call("prepare", (INFER,), self._effort.seconds)
+        process.call("prepare", (INFER,), self.effort.seconds)
         self._samples[INFER, PEAK] = []
 
-    def _rounds(self) -> None:
-        order = {measure: place for place, measure in enumerate(self._effort.measures)}
+    def _take_rounds(self) -> None:
+        """Take every measurement once in each round; the same measures stand side by side."""
+        order = {measure: place for place, measure in enumerate(self.effort.measures)}
         keys = sorted(self._samples, key=lambda key: (key[1] == PEAK, order.get(key[0], 0)))
-        if keys:
-            self._tell(f"{self._effort.rounds} rounds of timing: {', '.join(self._processes)}")
-        for index in range(self._effort.rounds if keys else 0):
-            self._tell(f"  round {index + 1} of {self._effort.rounds}")
-            for key in turn(keys, index, self._effort.rounds):
+        for index in range(self.effort.rounds if keys else 0):
+            self.tell(f"round {index + 1} of {self.effort.rounds}: {', '.join(self._processes)}")
+            for key in turn(keys, index, self.effort.rounds):
                 if key in self._samples:
-                    self._attempt(key[1], partial(self._take, key))
+                    self._attempt(key[1], partial(self._take, *key))
 
-    def _take(self, key: tuple[str, str]) -> None:
-        measure, name = key
-        self._samples[key].append(self._processes[name].call("time", measure))
+    def _take(self, measure: str, name: str) -> None:
+        self._samples[measure, name].append(self._processes[name].call("time", measure))
 
     def _finish(self, name: str) -> None:
         memory: Memory = self._processes[name].call("memory")
-        samples = {measure: found for (measure, other), found in self._samples.items() if other == name}
-        self._update(
-            name,
+        found = {measure: taken for (measure, other), taken in self._samples.items() if other == name}
+        self._rows[name] = dataclasses.replace(
+            self._rows[name],
             peak_memory=memory.peak,
-            seconds={measure: [each.seconds for each in found] for measure, found in samples.items()},
-            processor_seconds={
-                measure: [each.processor_seconds for each in found] for measure, found in samples.items()
-            },
+            seconds={measure: [each.seconds for each in taken] for measure, taken in found.items()},
+            processor_seconds={m: [each.processor_seconds for each in taken] for m, taken in found.items()},
         )

@@ -1,8 +1,8 @@
 """Whether a framework computes what the float64 judge does. Only then its time says something.
 
 From the same weights and batches, these are compared: the logits of inference, loss and every gradient of the
-first batch; the losses of the first steps, taken one by one; and the mean loss of the same steps in one call,
-which is how they are timed.
+first batch; the losses of all steps, taken one by one; and the mean loss of the same steps in one call, which
+is how they are timed.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,7 @@ TOLERANCES: Mapping[str, float] = MappingProxyType(
 
 
 class Verdict(NamedTuple):
-    """What is right.
-
-    Attributes:
-        logits, loss, gradients: of the first batch.
-        losses: of all steps.
-    """
+    """What is right: logits, loss and gradients of the first batch, and the losses of all steps."""
 
     logits: Float64[np.ndarray, "batch classes"]
     loss: float
@@ -51,10 +46,8 @@ class Verdict(NamedTuple):
 def verdict(params: Params, batches: Batches, *, decay: Decay | None = None) -> Verdict:
     """Let the judge compute."""
     losses, _ = judge.train(params, *batches, learning_rate=PARITY_RATE, decay=decay)
-    logits = judge.logits(params, batches.images[0])
-    return Verdict(
-        logits, *judge.gradient(params, batches.images[0], batches.labels[0]), tuple(map(float, losses))
-    )
+    first = batches.images[0], batches.labels[0]
+    return Verdict(judge.logits(params, first[0]), *judge.gradient(params, *first), tuple(map(float, losses)))
 
 
 def parity_of(
@@ -63,7 +56,6 @@ def parity_of(
     params: Params,
     batches: Batches,
     right: Verdict,
-    *,
     trains: bool = True,
     decay: Decay | None = None,
     devices: int = 1,
@@ -91,7 +83,7 @@ def parity_of(
         for name, error in errors.items()
         if error > TOLERANCES[name]
     ]
-    return Parity(errors, tuple(losses), "; ".join(beyond) or None)
+    return Parity(errors, losses, "; ".join(beyond) or None)
 
 
 def tree_error(found: Params, right: Params) -> float:

@@ -18,17 +18,17 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
 
 from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.size import Size
 from lstm_jax.exchange.layouts import Params
 from lstm_jax.system.cores import fastest, thread_counts, usable_cores
 
-# Before a measurement, so long the same is done untimed. Threads that have nothing to do spin for less.
+# Before a measurement, so long the same is done untimed: what was timed before, in another process, has left
+# its data in the caches, and perhaps threads that still spin. They do so for less.
 SETTLE_SECONDS = 0.05
 
-# The side of the square matrices whose product gives the machine's peak, and what one product takes.
+# The side of the square matrices whose product gives the machine's peak, and the arithmetic of one product.
 PEAK_SIDE = 2048
 PEAK_FLOP = 2 * PEAK_SIDE**3
 
@@ -41,8 +41,8 @@ class Measure(NamedTuple):
 
     Attributes:
         method: its name.
-        batches: what it is given: "many" batches, or a batch of a "single" example.
-        settles: what it is given untimed before; many batches would take too long.
+        batches: the name of what it is given.
+        settles: the name of what it is given untimed before.
         calls: how many there are in a measurement, at least.
     """
 
@@ -79,16 +79,19 @@ class Memory(NamedTuple):
 
 
 class Worker:
-    """What can be asked of the process. Batches are loaded under a name, and then asked for by it."""
+    """What can be asked of the process. Batches are loaded under a name, and then asked for by it.
+
+    Args:
+        adapter: "module:Class"; it is imported when it is first built.
+    """
 
     def __init__(self, adapter: str) -> None:
-        """Remember the adapter, "module:Class"; it is imported when it is first built."""
         self._spec = adapter
         self._adapter: Any = None
         self._batches: dict[str, Any] = {}
         self._steps: dict[str, int] = {}
         self._threads: dict[str, int] = {}
-        self._calls: dict[str, int] = {}
+        self._calls = {name: measure.calls for name, measure in MEASURES.items()}
 
     def build(
         self, size: Size, params: Params, learning_rate: float, decay: Decay | None = None, devices: int = 1
@@ -106,13 +109,8 @@ class Worker:
             self._adapter.share(devices)
         return time.time()
 
-    def load(
-        self,
-        name: str,
-        images: Float32[np.ndarray, "steps batch time inputs"],
-        labels: Int32[np.ndarray, "steps batch"],
-    ) -> float:
-        """Give the adapter batches; returns the seconds it took."""
+    def load(self, name: str, images: Any, labels: Any) -> float:
+        """Give the adapter batches, arrays as in `adapter.Adapter.load`; returns the seconds it took."""
         start = time.perf_counter()
         self._batches.pop(name, None)
         self._batches[name] = self._adapter.load(images, labels)
@@ -133,8 +131,8 @@ class Worker:
         loss, gradients = self._adapter.gradients(self._batches[name])
         return float(loss), self._adapter.exchanged(gradients)
 
-    def infer(self, name: str) -> Float32[np.ndarray, "steps batch classes"]:
-        """The logits of loaded batches."""
+    def infer(self, name: str) -> np.ndarray:
+        """The logits of loaded batches: steps, batch, classes."""
         return np.asarray(self._adapter.infer(self._batches[name]))
 
     def prepare(self, measures: Sequence[str], seconds: float) -> dict[str, int | None]:
@@ -152,10 +150,9 @@ class Worker:
         return {name: self._prepare(name, seconds) for name in there}
 
     def _prepare(self, name: str, seconds: float) -> int | None:
-        measure = MEASURES[name]
+        measure, counts = MEASURES[name], thread_counts(len(usable_cores()))
         self._call(measure.method, measure.settles)
         self._call(measure.method, measure.batches)
-        counts = thread_counts(len(usable_cores()))
         if self._adapter.set_threads(counts[-1]):
 
             def run(count: int) -> None:
@@ -165,27 +162,17 @@ class Worker:
 
             self._threads[name] = fastest(run, counts, clock=time.perf_counter)
         if seconds:
-            once = self.time(name, calls=measure.calls).seconds * measure.calls * self._steps[measure.batches]
-            self._calls[name] = max(1, math.ceil(seconds / max(once, 1e-9))) * measure.calls
+            call = self.time(name).seconds * self._steps[measure.batches]
+            self._calls[name] = max(measure.calls, math.ceil(seconds / max(call, 1e-9)))
         return self._threads.get(name)
 
     def set_threads(self, name: str, count: int) -> None:
         """Measure with a number of threads that was found in another process."""
         self._threads[name] = count
 
-    def time(self, name: str, settle: bool = True, calls: int | None = None) -> Sample:
-        """Take a measurement.
-
-        What was timed before, in another process, has left its data in the caches, and perhaps threads that
-        still spin: for a short while the same is done untimed.
-
-        Args:
-            name: in `MEASURES`.
-            settle: whether to do so.
-            calls: how many are timed; default: what was chosen.
-        """
+    def time(self, name: str, settle: bool = True) -> Sample:
+        """Take a measurement, by name in `MEASURES`, after the same was done untimed to ``settle``."""
         measure = MEASURES[name]
-        calls = calls or self._calls.get(name, measure.calls)
         if name in self._threads:
             self._adapter.set_threads(self._threads[name])
         end = time.perf_counter() + SETTLE_SECONDS
@@ -193,22 +180,18 @@ class Worker:
             self._call(measure.method, measure.settles)
         # The processor's time has that of threads of all kinds in it.
         processor, start = time.process_time(), time.perf_counter()
-        for _ in range(calls):
+        for _ in range(self._calls[name]):
             self._call(measure.method, measure.batches)
         seconds, processor = time.perf_counter() - start, time.process_time() - processor
-        batches = calls * self._steps[measure.batches]
+        batches = self._calls[name] * self._steps[measure.batches]
         return Sample(seconds / batches, processor / batches)
 
-    def _call(self, method: str, batches: str) -> Any:
-        return getattr(self._adapter, method)(self._batches[batches])
+    def _call(self, method: str, batches: str) -> None:
+        getattr(self._adapter, method)(self._batches[batches])
 
     def step_memory(self) -> int | None:
-        """Bytes that a train step needs, where the framework can tell."""
-        return (
-            self._adapter.step_memory(self._batches["first"])
-            if hasattr(self._adapter, "step_memory")
-            else None
-        )
+        """Bytes that a dispatched train step needs, where the framework can tell."""
+        return self._adapter.step_memory() if hasattr(self._adapter, "step_memory") else None
 
     def memory(self) -> Memory:
         """The memory of this process."""
@@ -221,15 +204,14 @@ class Worker:
 
 
 class MatrixProduct:
-    """An adapter of no framework: a large float32 matrix product with all that JAX finds on the machine."""
+    """In the place of an adapter: a large float32 matrix product with all that JAX finds on the machine."""
 
     def __init__(self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None) -> None:
         import jax
         import jax.numpy as jnp
 
-        rng = np.random.default_rng(0)
-        matrices = rng.standard_normal((2, PEAK_SIDE, PEAK_SIDE), np.float32) / PEAK_SIDE**0.5
-        self._left, self._right = map(jnp.asarray, matrices)
+        matrices = np.random.default_rng(0).standard_normal((2, PEAK_SIDE, PEAK_SIDE), np.float32)
+        self._left, self._right = (jnp.asarray(matrix / PEAK_SIDE**0.5) for matrix in matrices)
         self._product = jax.jit(jnp.matmul)
 
     def load(self, images: Any, labels: Any) -> int:
@@ -260,23 +242,23 @@ def _status(field: str) -> int | None:
         return None
 
 
-def serve(worker: Worker, pipe: Connection) -> None:
-    """Do what is asked until there is nothing more: (method, arguments) -> (tag, result)."""
-    while True:
-        try:
-            method, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = (DONE, getattr(worker, method)(*arguments))
-        except Exception as error:  # whatever it is, it is told, and the others go on
-            traceback.print_exc()
-            answer = (FAILED, f"{type(error).__name__}: {error}")
-        pipe.send(answer)
+def main(adapter: str, cores: str, descriptor: str) -> None:
+    """Do what is asked until there is nothing more: (method, arguments) -> (tag, result).
 
-
-def main(adapter: str, cores: str, pipe: str) -> None:
-    """Serve with some processor cores, given as "0,1"; an empty string means all."""
+    Args:
+        adapter: "module:Class".
+        cores: the processor cores to use, as "0,1"; all, if it is empty.
+        descriptor: of the pipe.
+    """
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
-    serve(Worker(adapter), Connection(int(pipe)))
+    worker, pipe = Worker(adapter), Connection(int(descriptor))
+    with suppress(EOFError):
+        while True:
+            method, arguments = pipe.recv()
+            try:
+                answer = (DONE, getattr(worker, method)(*arguments))
+            except Exception as error:  # whatever it is, it is told, and the others go on
+                traceback.print_exc()
+                answer = (FAILED, f"{type(error).__name__}: {error}")
+            pipe.send(answer)

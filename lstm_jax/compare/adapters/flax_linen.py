@@ -24,30 +24,20 @@ from lstm_jax.exchange.layouts import Params
 
 
 class RNNClassifier(nn.Module):
-    """``nn.RNN`` and a dense layer.
-
-    Attributes:
-        hidden: hidden units.
-        cell: the class of the cell.
-    """
+    """``nn.RNN`` around a class of cells, and a dense layer."""
 
     hidden: int
-    cell: type[nn.LSTMCell | nn.OptimizedLSTMCell] = nn.OptimizedLSTMCell
+    cell: type[nn.LSTMCell | nn.OptimizedLSTMCell]
 
     @nn.compact
     def __call__(self, images: Images) -> Logits:
         """The logits of images."""
-        cell = self.cell(self.hidden, name="cell")
-        (_, h), _ = nn.RNN(cell, return_carry=True)(images)
+        (_, h), _ = nn.RNN(self.cell(self.hidden, name="cell"), return_carry=True)(images)
         return nn.Dense(NUM_CLASSES, name="head")(h)
 
 
 class ScanClassifier(nn.Module):
-    """``nn.scan`` and a dense layer.
-
-    Attributes:
-        hidden: hidden units.
-    """
+    """``nn.scan`` of a cell, and a dense layer."""
 
     hidden: int
 
@@ -71,17 +61,10 @@ def classifier(size: Size, module: type[nn.Module], **options: Any) -> Model:
     def logits(own: Tree, images: Images) -> Logits:
         return made.apply({"params": own}, images)  # type: ignore[return-value]  # Flax: it may be a pair
 
-    return Model(logits, to_own, to_params)
+    def to_own(params: Params) -> Tree:
+        return {"cell": params["lstm_0_forward"]["cell"], "head": params["head"]}
 
-
-def to_own(params: Params) -> Tree:
-    """The parameters under the names in the modules above."""
-    return {"cell": params["lstm_0_forward"]["cell"], "head": params["head"]}
-
-
-def to_params(own: Tree) -> Params:
-    """The inverse of `to_own`."""
-    return {"lstm_0_forward": {"cell": own["cell"]}, "head": own["head"]}
+    return Model(logits, to_own)
 
 
 class RNN(InJax):

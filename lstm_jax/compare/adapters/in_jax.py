@@ -3,14 +3,12 @@
 Frameworks in JAX differ in how a model is written. How it is trained is up to their users, and they all can
 do what is the fastest in JAX: a train step as a pure function, a `jax.lax.scan` of it over the batches, so
 that Python does nothing between two steps, compiled by one `jax.jit` that may reuse the memory of the state
-it is given; Adam by optax, which all of these frameworks name in their documentation.
-
-So this loop is the same for all of them, and what is compared is their LSTM. Its functions are compiled once
-in a process for each model, shape of batches and decay: the learning rate is an argument of the program.
+it is given; Adam by optax, which all of these frameworks name in their documentation. So this loop is the
+same for all of them, and what is compared is their LSTM.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -40,21 +38,16 @@ SAME, EACH, ALL = P(), P(DATA_AXIS), P(None, DATA_AXIS)
 
 
 class Model(NamedTuple):
-    """A framework's classifier, as pure functions of its parameters.
-
-    Programs are compiled for a model: adapters make one for a size, and keep it (`functools.cache`).
+    """A framework's classifier, made once for each size (`functools.cache`): programs are compiled for it.
 
     Attributes:
         logits: (its parameters, images) -> logits.
-        to_own: from the parameters as they are exchanged to its own; NumPy arrays to NumPy arrays.
-        to_params: the inverse.
-        to_gradients: the same for gradients, where it is not the same.
+        to_own: from the parameters as they are exchanged to its own, in JAX: other places and names, and
+            perhaps a constant added. So its transpose brings gradients back.
     """
 
     logits: Callable[[Tree, Images], Logits]
     to_own: Callable[[Params], Tree]
-    to_params: Callable[[Tree], Params]
-    to_gradients: Callable[[Tree], Params] | None = None
 
 
 class LearningState(NamedTuple):
@@ -72,26 +65,25 @@ class OnDevice(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Batches on the device, in one array and one by one; these are made when they are first dispatched."""
+    """Batches on the device, in one array and, once they are dispatched, one by one."""
 
     all: OnDevice
     each: list[OnDevice]
 
 
 class Programs(NamedTuple):
-    """Compiled functions of a model.
-
-    Attributes:
-        step: (state, batch, learning rate) -> (state, loss); it consumes the state.
-        train: the same with many batches, and their mean loss.
-        infer: (parameters, images of many batches) -> logits.
-        gradients: (parameters, many batches) -> mean loss and gradients.
-    """
+    """Compiled functions of a model: a train step, and training, inference and gradients of many batches."""
 
     step: Any
     train: Any
     infer: Any
     gradients: Any
+
+
+def joined(cell: Mapping[str, Any], gates: str) -> tuple[Array, Array, Array]:
+    """Input kernel (D, 4H), recurrent kernel (H, 4H) and bias (4H,) of a cell, gates in this order."""
+    kernels = (jnp.concatenate([cell[f"{kind}{gate}"]["kernel"] for gate in gates], axis=1) for kind in "ih")
+    return *kernels, jnp.concatenate([cell[f"h{gate}"]["bias"] for gate in gates])  # type: ignore[return-value]
 
 
 def adam(learning_rate: float | Array, decay: Decay | None) -> optax.GradientTransformation:
@@ -114,6 +106,7 @@ def programs(model: Model, decay: Decay | None, devices: int) -> Programs:
         found = jax.value_and_grad(loss_of)(own, batch)
         return found if devices == 1 else mean_over_devices(found)
 
+    # The learning rate is an argument, so that one program serves them all.
     def step(state: LearningState, batch: OnDevice, learning_rate: Array) -> tuple[LearningState, Loss]:
         loss, gradients = loss_and_gradients(state.own, batch)
         updates, opt_state = adam(learning_rate, decay).update(gradients, state.opt_state, state.own)
@@ -137,9 +130,8 @@ def programs(model: Model, decay: Decay | None, devices: int) -> Programs:
     def jit(function: Callable[..., Any], in_specs: Any, out_specs: Any = SAME, **options: Any) -> Any:
         if devices > 1:
             mesh = make_mesh(devices=devices, batch_size=devices)
-            function = jax.shard_map(
-                function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-            )
+            specs = {"in_specs": in_specs, "out_specs": out_specs}
+            function = jax.shard_map(function, mesh=mesh, **specs, check_vma=False)
         return jax.jit(function, **options)
 
     return Programs(
@@ -158,12 +150,12 @@ class InJax(Trainer):
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        """Begin with these parameters, on one device."""
         self._model = type(self).model(size)
-        self._decay, self._learning_rate = decay, np.float32(learning_rate)
+        self._params, self._decay, self._learning_rate = params, decay, np.float32(learning_rate)
         # A copy: the train step will overwrite it.
         own = jax.tree.map(partial(jnp.array, dtype=jnp.float32), self._model.to_own(params))
         self._state = LearningState(own, adam(learning_rate, decay).init(own))
+        self._step: Any = None
         self.share(1)
 
     def share(self, devices: int) -> None:
@@ -193,26 +185,23 @@ class InJax(Trainer):
         jax.block_until_ready(self._state)
         return float(loss)
 
-    def dispatch(self, batches: Loaded) -> float:
+    def dispatch(self, batches: Loaded) -> None:
         """The same, with a program of one step that Python calls again and again."""
         if not batches.each:
-            pairs = zip(*(np.array(array) for array in batches.all), strict=True)
+            pairs = zip(*map(np.array, batches.all), strict=True)
             batches.each.extend(self._put(pair, EACH) for pair in pairs)
+            first = self._state, batches.each[0], self._learning_rate
+            self._step = self._step or self._programs.step.lower(*first).compile()
         must_wait = self._devices > 1 and jax.default_backend() == "cpu"
         for index, batch in enumerate(batches.each):
-            self._state, loss = self._programs.step(self._state, batch, self._learning_rate)
+            self._state, _ = self._step(self._state, batch, self._learning_rate)
             if must_wait and (index + 1) % MOST_WAITING == 0:
                 jax.block_until_ready(self._state)
         jax.block_until_ready(self._state)
-        return float(loss)
 
-    def step_memory(self, batches: Loaded) -> int | None:
-        """Bytes that XLA plans for one train step on each device: arguments, results and what lies between.
-
-        A kernel's own scratch space is not among them.
-        """
-        batch = self._put((np.array(batches.all.images[0]), np.array(batches.all.labels[0])), EACH)
-        plan = self._programs.step.lower(self._state, batch, self._learning_rate).compile().memory_analysis()
+    def step_memory(self) -> int | None:
+        """Bytes that XLA plans for the dispatched step on each device, without a kernel's scratch space."""
+        plan = self._step and self._step.memory_analysis()
         if plan is None:
             return None
         reused = plan.alias_size_in_bytes  # results in the place of consumed arguments
@@ -229,13 +218,5 @@ class InJax(Trainer):
 
     def exchanged(self, gradients: Tree) -> Params:
         """Gradients in the layout of the parameters."""
-        return (self._model.to_gradients or self._model.to_params)(_on_host(gradients))
-
-    def params(self) -> Params:
-        """The parameters as they are now."""
-        return self._model.to_params(_on_host(self._state.own))
-
-
-def _on_host(tree: Tree) -> Tree:
-    """The arrays in NumPy: copies, since on a CPU NumPy could look into memory that the next step reuses."""
-    return jax.tree.map(np.array, tree)
+        _, transpose = jax.vjp(self._model.to_own, self._params)
+        return jax.tree.map(np.asarray, transpose(gradients)[0])

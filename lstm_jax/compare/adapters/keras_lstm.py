@@ -46,14 +46,7 @@ STEPS_PER_EXECUTION = 100 if ON_TENSORFLOW else 1
 
 
 class ToFit(NamedTuple):
-    """Batches as ``fit`` and ``predict_on_batch`` want to have them.
-
-    Attributes:
-        to_fit: arguments of ``fit``.
-        images, labels: one array for each batch.
-        tensors: the images as tensors of the backend, from the first inference on: training needs none, and
-            the time that loading takes counts in a comparison.
-    """
+    """Arguments of ``fit``, the batches, and for inference, from its first time on, the images as tensors."""
 
     to_fit: Mapping[str, Any]
     images: Float32[np.ndarray, "steps batch time inputs"]
@@ -62,12 +55,7 @@ class ToFit(NamedTuple):
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # no types
-    """A learning rate that rises and falls in lines: of Keras's own, none has a warm-up and this decay.
-
-    Args:
-        peak: the largest.
-        decay: how it rises and falls.
-    """
+    """A learning rate that rises and falls in lines: of Keras's own, none has a warm-up and this decay."""
 
     def __init__(self, peak: float, decay: Decay) -> None:
         self._peak, self._decay = peak, decay
@@ -76,10 +64,6 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         """The learning rate of a step, counted from 0."""
         return self._peak * keras.ops.minimum(*self._decay.lines(keras.ops.cast(step, "float32")))
 
-    def get_config(self) -> dict[str, Any]:
-        """What makes it anew; Keras asks for it when a model is saved."""
-        return {"peak": self._peak, "decay": self._decay}
-
 
 class Keras(Trainer):
     """A sequential model."""
@@ -87,7 +71,6 @@ class Keras(Trainer):
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        """Build and compile the model."""
         self._model = keras.Sequential(
             [
                 keras.Input((size.time, size.inputs)),
@@ -145,10 +128,6 @@ class Keras(Trainer):
     def exchanged(self, gradients: list[Any]) -> Params:
         """Gradients in the layout of the parameters."""
         return from_keras(gradients)
-
-    def params(self) -> Params:
-        """The parameters as they are now."""
-        return from_keras([np.array(weight) for weight in self._model.get_weights()])
 
 
 def _gradient_in_tensorflow(model: Any) -> GradientFunction:

@@ -23,8 +23,6 @@ class OnnxRuntime(Adapter):
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        """Build the model; there is no optimizer."""
-        self._params = params
         self._model: bytes = onnx_model(params).SerializeToString()
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         self.set_threads(len(usable_cores()))
@@ -42,10 +40,6 @@ class OnnxRuntime(Adapter):
     ) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
         return np.stack([self._session.run(["logits"], {"images": images})[0] for images in batches])
-
-    def params(self) -> Params:
-        """The parameters that the session was made with."""
-        return self._params
 
     def set_threads(self, count: int) -> bool:
         """Compute with so many threads from now on."""

@@ -24,7 +24,7 @@ def classifier(size: Size, implementation: str) -> Model:
     def logits(own: Tree, images: Images) -> Logits:
         return model.apply({"params": own}, images)  # type: ignore[return-value]  # Flax: it may be a pair
 
-    return Model(logits, to_own=lambda params: params, to_params=lambda own: own)
+    return Model(logits, to_own=lambda params: params)
 
 
 class Native(InJax):
@@ -35,11 +35,6 @@ class Native(InJax):
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        """Build the kernel, if this machine has not built it yet, and the model.
-
-        Raises:
-            ImplementationError: if the kernel cannot be built or used here.
-        """
         if (reason := why_not_available()) is not None:
             raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
         super().__init__(size, params, learning_rate=learning_rate, decay=decay)

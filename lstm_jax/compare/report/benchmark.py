@@ -31,8 +31,9 @@ def heading(about: About) -> str:
     found = ", ".join(f"{name} {number}" for name, number in about.versions.items())
     return (
         f"`{about.command}`\n\n{about.machine['cpu']}, {about.cores} cores; {found}. Medians of "
-        f"{about.rounds} rounds, in which all take turns; in brackets the interquartile range. Speed-up, GFLOP/s and share "
-        f"of the peak are those of the train step. Dispatched: train steps called one by one. {MARKS}"
+        f"{about.rounds} rounds, in which all take turns; in brackets the interquartile range. Speed-up, "
+        "GFLOP/s and share of the peak are those of the train step. Dispatched: steps called one by one. "
+        f"{MARKS}"
     )
 
 
@@ -81,4 +82,5 @@ def write_plot(points: Sequence[Point], folder: Path, *, tell: Tell) -> None:
     except ImportError:
         tell(NO_PICTURES)
     else:
-        picture.write(folder)
+        if picture is not None:
+            picture.write(folder, "plot")

@@ -12,7 +12,7 @@ from pathlib import Path
 from lstm_jax.compare.measuring import TIMING_RATE, Tell
 from lstm_jax.compare.parity import PARITY_RATE
 from lstm_jax.compare.report.page import page
-from lstm_jax.compare.report.pictures import NAMES, NO_PICTURES, SUFFIXES, Picture, pictures
+from lstm_jax.compare.report.pictures import DRAWN, NO_PICTURES, SUFFIXES, Picture, pictures
 from lstm_jax.compare.report.tables import (
     Table,
     accuracy_table,
@@ -26,7 +26,14 @@ from lstm_jax.compare.report.tables import (
 from lstm_jax.compare.results import MAIN, Comparison
 from lstm_jax.system.files import write_whole
 
-HOW = """\
+BODY = """\
+# LSTMs compared
+
+`{about.command}`
+
+{about.date}, {about.machine[cpu]}; cores: {about.cores}; {versions}. Every single measurement is in
+[results.json](results.json).
+
 - **The work.** The same classifier in {number} implementations: one LSTM with {size.hidden} hidden units
   reads {items} as {size.time} time steps of {size.inputs} inputs; a dense layer on its last output gives 10
   classes; softmax cross-entropy; Adam; float32; batches of {size.batch}. Each is written as that
@@ -48,7 +55,10 @@ HOW = """\
   of the input is therefore frozen at zero.
 - **Time to an accuracy.** Starts with a new process for every seed. Reading and shuffling of data and
   evaluation are left out; what the framework takes to get the batches counts. The accuracy is looked at a
-  few times in an epoch, at the points of the curves, so that a time is that of the next look."""
+  few times in an epoch, at the points of the curves, so that a time is that of the next look.
+
+{sections}
+"""
 
 
 def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str:
@@ -59,30 +69,45 @@ def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str
     """
     write_whole(folder / "results.json", comparison.as_json())
     if MAIN not in comparison.points:
-        return "Nothing is measured yet.\n"
-    drawn: list[Picture] = []
+        return "Nothing is measured yet."
+    drawn: Mapping[str, Picture] = {}
     try:
         drawn = pictures(comparison)
     except ImportError:
         tell(NO_PICTURES)
-    for name in NAMES:  # those of an earlier comparison
-        for suffix in SUFFIXES:
+    for name in DRAWN:
+        for suffix in SUFFIXES:  # those of an earlier comparison
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-    for picture in drawn:
-        picture.write(folder)
+        if name in drawn:
+            drawn[name].write(folder, name)
     text = as_text(comparison, drawn)
     write_whole(folder / "report.md", text)
-    files = {f"{picture.name}.svg": (folder / f"{picture.name}.svg").read_bytes() for picture in drawn}
-    write_whole(folder / "report.html", page(text, files))
+    write_whole(folder / "report.html", page(text, {f"{n}.svg": drawn[n].files["svg"] for n in drawn}))
     tell(f"written to {folder}: results.json, report.html, report.md, pictures")
     return text
 
 
-def as_text(comparison: Comparison, drawn: Sequence[Picture] = ()) -> str:
+def as_text(comparison: Comparison, drawn: Mapping[str, Picture]) -> str:
     """The document in Markdown, with links to pictures that lie beside it."""
     about, point = comparison.about, comparison.points[MAIN]
-    versions = ", ".join(f"{name} {number}" for name, number in about.versions.items())
-    told = HOW.format(
+    sections: Mapping[str, tuple[str, Sequence[Table]]] = {
+        "speed": ("Speed", [speed_table(comparison)]),
+        "parity": ("Parity with the float64 judge", [parity_table(point)]),
+        "learning": ("Accuracy", [accuracy_table(comparison)]),
+        "scaling": ("Scaling", scaling_tables(comparison)),
+        "": ("Frameworks", [frameworks_table(comparison)]),
+    }
+    parts = []
+    for name, (heading, tables) in sections.items():
+        parts.append(f"## {heading}")
+        if name in drawn:
+            parts.append(f"![{heading}, as in the tables below]({name}.svg)\n\n*{drawn[name].caption}*")
+        parts += [as_markdown(table, heading="###" if len(tables) > 1 else None) for table in tables]
+    if about.notes:
+        parts.append("\n".join(["## Notes\n", *(f"- {note}" for note in about.notes)]))
+    return BODY.format(
+        about=about,
+        versions=", ".join(f"{name} {number}" for name, number in about.versions.items()),
         number=sum(row.parity is not None for row in point.rows.values()),
         size=point.size,
         items=items(point.size),
@@ -91,34 +116,5 @@ def as_text(comparison: Comparison, drawn: Sequence[Picture] = ()) -> str:
         steps=point.steps,
         parity_rate=PARITY_RATE,
         timing_rate=TIMING_RATE,
+        sections="\n\n".join(part.strip() for part in parts),
     )
-    parts = [
-        "# LSTMs compared",
-        f"`{about.command}`",
-        f"{about.day}, {about.machine.get('cpu', 'unknown processor')}; cores: {about.cores}; {versions}. "
-        "Every single measurement is in [results.json](results.json).",
-        told,
-    ]
-    by_name = {picture.name: picture for picture in drawn}
-    for name, (heading, tables) in _sections(comparison).items():
-        parts.append(f"## {heading}")
-        if name in by_name:
-            parts += [f"![{by_name[name].words}]({name}.svg)", f"*{by_name[name].caption}*"]
-        for table in tables:
-            shown = as_markdown(table, level=3)
-            # A single table has the heading of its section.
-            parts.append(shown if len(tables) > 1 else shown.partition("\n\n")[2])
-    if about.notes:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in about.notes)]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _sections(comparison: Comparison) -> Mapping[str, tuple[str, Sequence[Table]]]:
-    """By the name of a picture: a heading, and tables."""
-    return {
-        "speed": ("Speed", [speed_table(comparison)]),
-        "parity": ("Parity with the float64 judge", [parity_table(comparison.points[MAIN])]),
-        "learning": ("Accuracy", [accuracy_table(comparison)]),
-        "scaling": ("Scaling", scaling_tables(comparison)),
-        "": ("Frameworks", [frameworks_table(comparison)]),
-    }

@@ -44,25 +44,18 @@ class Table(NamedTuple):
     of_words: bool = False
 
 
-def as_markdown(table: Table, *, level: int = 2) -> str:
-    """A table as Markdown, with its title as a heading of a level."""
-    lines = [f"{'#' * level} {table.title}", ""]
+def as_markdown(table: Table, *, heading: str | None = "##") -> str:
+    """A table as Markdown, with its title as a heading, unless that is None."""
+    parts = [] if heading is None else [f"{heading} {table.title}"]
     if table.rows:
         others = "---" if table.of_words else "---:"
         rows = [table.header, ("---", *[others] * (len(table.header) - 1)), *table.rows]
-        lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
-        lines.append("")
-    lines += [f"{' '.join(note.split())}\n" for note in table.notes]
-    return "\n".join(lines)
+        parts.append("\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows))
+    return "\n\n".join([*parts, *(" ".join(note.split()) for note in table.notes)]) + "\n"
 
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-# --------------------------------------------------------------------------------------------------
-# Numbers as words
-# --------------------------------------------------------------------------------------------------
 
 
 def decimals(value: float) -> int:
@@ -126,11 +119,6 @@ def first_at(rankings: Mapping[str, Ranking]) -> str:
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Who was measured
-# --------------------------------------------------------------------------------------------------
-
-
 def timed(point: Point) -> dict[str, Row]:
     """Those that were timed: the fastest train step first, then those that only infer, likewise."""
 
@@ -177,11 +165,6 @@ def frameworks_table(comparison: Comparison) -> Table:
         shown = ", ".join(f"{package} {number}" for package, number in versions.items())
         rows.append((name, title, shown or NOTHING, told))
     return Table("Frameworks", ("name", "what it is", "versions", "result"), rows, of_words=True)
-
-
-# --------------------------------------------------------------------------------------------------
-# Speed
-# --------------------------------------------------------------------------------------------------
 
 
 def peak_of(point: Point) -> float | None:
@@ -276,10 +259,6 @@ def _speed_notes(comparison: Comparison, starts: Mapping[str, Sequence[object]])
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Parity
-# --------------------------------------------------------------------------------------------------
-
 _PARITY_TITLES = {
     "logits": "logits",
     "loss": "loss",
@@ -314,11 +293,6 @@ def parity_table(point: Point) -> Table:
     return Table(title, ("framework", *_PARITY_TITLES.values(), "agrees"), rows, (note, *reasons))
 
 
-# --------------------------------------------------------------------------------------------------
-# Accuracy
-# --------------------------------------------------------------------------------------------------
-
-
 def accuracy_table(comparison: Comparison) -> Table:
     """Time to an accuracy, and the accuracy at the end."""
     found, about = learners(comparison), comparison.about
@@ -345,8 +319,8 @@ def accuracy_table(comparison: Comparison) -> Table:
         f"{about.learning_rate:g}{decays}, batches of {comparison.points[MAIN].size.batch}; "
         f"{' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}, each with the same initial weights and "
         "order of images in all frameworks. Times: median, in brackets the range over seeds; or how many "
-        "seeds got there at all. From process start they have import and compilation in them, from the first step "
-        "neither; reading and shuffling of data and evaluation are in none. Accuracy at the end: mean ± "
+        "seeds got there at all. From process start they have import and compilation in them, from the first "
+        "step neither; reading and shuffling of data and evaluation are in none. Accuracy at the end: mean ± "
         "standard deviation over seeds."
     )
     last = f"accuracy after {about.epochs:.3g} epoch{'s' * (about.epochs != 1)}, %"
@@ -360,11 +334,6 @@ def _time_to(seconds: Sequence[float | None]) -> str:
         return f"{len(reached)} of {len(seconds)} seeds"
     spread = f" ({three_digits(min(reached))} to {three_digits(max(reached))})" if len(reached) > 1 else ""
     return f"{three_digits(median(reached))}{spread}"
-
-
-# --------------------------------------------------------------------------------------------------
-# Scaling
-# --------------------------------------------------------------------------------------------------
 
 
 def scaling_tables(comparison: Comparison) -> list[Table]:
