@@ -144,7 +144,7 @@ class PyTorch(Trainer):
     def exchanged(self, gradients: dict[str, Tensor]) -> Params:
         """Gradients in the layout of the parameters; that of the sum of the biases is that of the one."""
         zeros = {name: torch.zeros_like(tensor) for name, tensor in self._model.state_dict().items()}
-        arrays = {name: np.array(tensor) for name, tensor in {**zeros, **gradients}.items()}
+        arrays = {name: np.array(tensor.numpy()) for name, tensor in {**zeros, **gradients}.items()}
         is_cell = {name: name.startswith("lstm.") and not name.endswith(FIRST_LAYER) for name in arrays}
         return from_pytorch({name + FIRST_LAYER * is_cell[name]: array for name, array in arrays.items()})
 
