@@ -43,7 +43,9 @@ def test_each_row_shows_its_change() -> None:
 
 
 def test_the_picture_in_the_document_is_what_its_command_makes(run: Run, tmp_path: Path) -> None:
-    (command,) = re.findall(r"^python -m lstm_jax\.augmentation_gallery (.*)$", DOCUMENT, re.MULTILINE)
+    (command,) = re.findall(
+        r"^python -m lstm_jax\.report\.augmentation_gallery (.*)$", DOCUMENT, re.MULTILINE
+    )
     made = tmp_path / "made.png"
     words = command.replace("docs/augmentation.png", str(made)).split()
     done = run("-m", "lstm_jax.report.augmentation_gallery", *words)

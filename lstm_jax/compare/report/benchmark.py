@@ -64,7 +64,7 @@ def as_text(point: Point, about: About) -> str:
     notes = [first_at({words: ranks[measure] for measure, words in MEASURES.items()})]
     notes += [f"Peak of the matrix product: {peak / 1e9:.0f} GFLOP/s."] if peak else []
     notes += [f"{name}: {row.why_not}" for name, row in point.rows.items() if row.why_not]
-    return as_markdown(Table(title, tuple(cells), rows, notes))
+    return as_markdown(Table(tuple(cells), rows, notes, title), heading="##")
 
 
 def _milliseconds(seconds: Sequence[float] | None) -> str:

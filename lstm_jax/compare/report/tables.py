@@ -2,11 +2,12 @@
 
 The fastest of what was timed in rounds is in bold; those that are level with it, for the 95 % interval of
 their ratio holds 1, are marked with ≈. A line below says who is first at what. Nothing is left out in
-silence: a table that was not measured is a table without rows, and its notes say so.
+silence: a table without rows tells that nothing was measured.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -30,27 +31,26 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-        title: what it is about.
         header: a word or more for each column; the first column names the rows.
-        rows: as many cells each.
+        rows: as many cells each; none, if nothing was measured.
         notes: sentences that stand below it.
+        title: what it is about, if that must be told.
         of_words: whether its cells are words and not numbers.
     """
 
-    title: str
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    title: str = ""
     of_words: bool = False
 
 
-def as_markdown(table: Table, *, heading: str | None = "##") -> str:
-    """A table as Markdown, with its title as a heading, unless that is None."""
-    parts = [] if heading is None else [f"{heading} {table.title}"]
-    if table.rows:
-        others = "---" if table.of_words else "---:"
-        rows = [table.header, ("---", *[others] * (len(table.header) - 1)), *table.rows]
-        parts.append("\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows))
+def as_markdown(table: Table, *, heading: str = "###") -> str:
+    """A table as Markdown, with its title, if it has one, as a heading."""
+    others = "---" if table.of_words else "---:"
+    rows = [table.header, ("---", *[others] * (len(table.header) - 1)), *table.rows]
+    lines = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+    parts = [f"{heading} {table.title}", lines] if table.title else [lines]
     return "\n\n".join([*parts, *(" ".join(note.split()) for note in table.notes)]) + "\n"
 
 
@@ -74,10 +74,10 @@ def or_nothing(value: float | None, show: Callable[[float], str] = three_digits)
     return NOTHING if value is None else show(value)
 
 
-def milliseconds(seconds: Sequence[float] | None) -> str:
+def milliseconds(seconds: Sequence[float] | None, nothing: str = NOTHING) -> str:
     """The median of measurements in milliseconds, and their quartiles in brackets."""
     if not seconds:
-        return NOTHING
+        return nothing
     low, middle, high = (1e3 * value for value in quartiles(seconds))
     places = decimals(middle)
     spread = f" ({low:,.{places}f}-{high:,.{places}f})" if len(seconds) > 1 else ""
@@ -109,13 +109,9 @@ def marked(text: str, name: str, ranking: Ranking) -> str:
 
 def first_at(rankings: Mapping[str, Ranking]) -> str:
     """A line that says who is first at what."""
-    told = [
-        f"{what}: {f' {LEVEL} '.join(ranking.first)}" for what, ranking in rankings.items() if ranking.first
-    ]
+    told = [f"{what}: {f' {LEVEL} '.join(found.first)}" for what, found in rankings.items() if found.first]
     return (
-        f"**First** at {'; '.join(told)}."
-        if told
-        else "Too few rounds, or too few frameworks, to say who is first."
+        f"**First** at {'; '.join(told)}." if told else "Too few rounds, or frameworks, to say who is first."
     )
 
 
@@ -157,14 +153,13 @@ def frameworks_table(comparison: Comparison) -> Table:
     for name in in_order(comparison):
         title, versions = comparison.about.frameworks[name]
         why_not = comparison.points[MAIN].rows[name].why_not
-        failures = {run.why_not for run in comparison.runs if run.name == name and run.why_not}
-        failures |= {
-            row.why_not for p in comparison.points.values() if (row := p.rows.get(name)) and row.why_not
-        }
+        others = [run.why_not for run in comparison.runs if run.name == name]
+        others += [point.rows[name].why_not for point in comparison.points.values() if name in point.rows]
+        failures = {reason for reason in others if reason}
         told = f"not measured: {why_not}" if why_not else "; ".join(["measured", *sorted(map(str, failures))])
         shown = ", ".join(f"{package} {number}" for package, number in versions.items())
         rows.append((name, title, shown or NOTHING, told))
-    return Table("Frameworks", ("name", "what it is", "versions", "result"), rows, of_words=True)
+    return Table(("name", "what it is", "versions", "result"), rows, of_words=True)
 
 
 def peak_of(point: Point) -> float | None:
@@ -189,74 +184,48 @@ def threads_in_words(threads: Mapping[str, int], *, one: str) -> str:
     return "; ".join(f"{names.get(measure, '')}{chosen}" for measure, chosen in words.items()) or NOTHING
 
 
-def speed_table(comparison: Comparison) -> Table:
-    """Everything that was timed at the main size, a row for each framework, the fastest first."""
-    point = comparison.points[MAIN]
-    found, what = timed(point), items(point.size)
-    one, batch = what[:-1], point.size.batch
-    if not found:
-        return Table("Speed", notes=("Not measured: no framework was timed.",))
+def speed_table(point: Point, runs: Sequence[Learning]) -> Table:
+    """Everything that was timed at a size, a row for each framework, the fastest first.
+
+    Args:
+        point: what was measured.
+        runs: those that learned, whose start-ups count too.
+    """
+    found, what, batch = timed(point), items(point.size), point.size.batch
     ranks = {measure: rank(point.seconds(measure)) for measure in (TRAIN, INFER, LATENCY)}
-    fastest = next(iter(found.values())).seconds.get(TRAIN)
-    starts = {
-        name: [row.start_seconds, *(run.start_seconds for run in comparison.runs if run.name == name)]
-        for name, row in found.items()
-    }
-    rows = []
+    fastest = next(iter(found.values())).seconds.get(TRAIN) if found else None
+    rows, cells = [], {}
     for name, row in found.items():
         train, infer, latency = (row.seconds.get(measure) for measure in (TRAIN, INFER, LATENCY))
         processor = row.processor_seconds.get(TRAIN)
-        memory = or_nothing(row.peak_memory and row.peak_memory / 1e6, "{:,.0f}".format)
-        if row.start_memory:
-            memory += f" ({row.start_memory / 1e6:,.0f})"
+        relative = ratio(train, fastest) if train and fastest and train is not fastest else None
+        starts = [row.start_seconds, *(r.start_seconds for r in runs if r.name == name and not r.why_not)]
+        peak, start = (bytes_ and bytes_ / 1e6 for bytes_ in (row.peak_memory, row.start_memory))
         cells = {
             "framework": name,
-            "train step, ms (quartiles)": marked(milliseconds(train), name, ranks[TRAIN])
-            if train
-            else "inference only",
-            "ratio to the fastest (95 % interval)": NOTHING
-            if not train or not fastest
+            "train step, ms (quartiles)": marked(milliseconds(train, "inference only"), name, ranks[TRAIN]),
+            "ratio to the fastest (95 % interval)": in_digits(relative)
+            if relative
             else "1"
-            if train is fastest
-            else in_digits(ratio(train, fastest)),
-            f"training, {what}/s": or_nothing(batch / median(train) if train else None),
-            f"inference, {what}/s": marked(
-                or_nothing(batch / median(infer) if infer else None), name, ranks[INFER]
-            ),
-            f"a single {one}, ms (quartiles)": marked(milliseconds(latency), name, ranks[LATENCY]),
+            if train
+            else NOTHING,
+            f"training, {what}/s": _rate(batch, train),
+            f"inference, {what}/s": marked(_rate(batch, infer), name, ranks[INFER]),
+            f"a single {what[:-1]}, ms (quartiles)": marked(milliseconds(latency), name, ranks[LATENCY]),
             "first step, s": or_nothing(row.first_step_seconds),
-            "start-up, s": or_nothing(median([seconds for seconds in starts[name] if seconds is not None])),
-            "peak memory, MB (of it at start)": memory,
+            "start-up, s": or_nothing(median([seconds for seconds in starts if seconds is not None])),
+            "peak memory, MB (of it at start)": f"{or_nothing(peak)} ({or_nothing(start)})",
             "processor time of a train step, ms": or_nothing(1e3 * median(processor) if processor else None),
             "share of peak": share_of_peak(point, train),
-            "threads": threads_in_words(row.threads, one=one),
+            "threads": threads_in_words(row.threads, one=what[:-1]),
         }
         rows.append(tuple(cells.values()))
-    titles = {"train step": ranks[TRAIN], "inference": ranks[INFER], f"a single {one}": ranks[LATENCY]}
-    return Table("Speed", tuple(cells), rows, (first_at(titles), MARKS, *_speed_notes(comparison, starts)))
+    titles = {TRAIN: "train step", INFER: "inference", LATENCY: f"a single {what[:-1]}"}
+    return Table(tuple(cells), rows, [first_at({titles[measure]: ranks[measure] for measure in titles})])
 
 
-def _speed_notes(comparison: Comparison, starts: Mapping[str, Sequence[object]]) -> Sequence[str]:
-    about, point = comparison.about, comparison.points[MAIN]
-    one, peak = items(point.size)[:-1], peak_of(point)
-    counts = sorted({len(each) for each in starts.values()})
-    number = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    return (
-        f"Medians of {about.rounds} round{'s' * (about.rounds > 1)} in which all took turns; in brackets the "
-        f"lower and the upper quartile. Training and inference go through batches of {point.size.batch}; “a "
-        f"single {one}” is the time from one call with it to its answer.",
-        "Start-up: from the start of a process until the framework is imported and the model built; median "
-        f"of {number} start{'s' * (counts[-1] > 1)}. First step: the first train step of that model, before "
-        "anything else runs in the process: tracing, compiling, running; taken once. JAX and Inductor "
-        "(`torch.compile`) take no compiled programs from disk; the C++ kernel of lstm_jax-native is built "
-        "beforehand, once for each machine.",
-        "Peak memory: the most that the process had while it trained and inferred, when all was compiled, "
-        "taken once; in brackets what it had when the model was built. Processor time: of all "
-        f"{about.cores} cores together; by the time of the train step, it tells how many of them worked, or "
-        "waited awake. Threads: chosen by trial, where the framework does not choose. Share of peak: the "
-        "arithmetic of a train step by that of a large float32 matrix product in the same time"
-        f"{'' if peak is None else f', {three_digits(peak / 1e9)} GFLOP/s on this machine'}.",
-    )
+def _rate(batch: int, seconds: Sequence[float] | None) -> str:
+    return or_nothing(batch / median(seconds) if seconds else None)
 
 
 _PARITY_TITLES = {
@@ -271,40 +240,25 @@ _PARITY_TITLES = {
 def parity_table(point: Point) -> Table:
     """How far each framework is from the judge."""
     found = {name: row.parity for name, row in point.rows.items() if row.parity}
-    title = "Parity with the float64 judge"
-    if not found:
-        return Table(title, notes=("Not measured.",))
     rows = [
-        (
-            name,
-            *(or_nothing(parity.errors.get(field), "{:.1e}".format) for field in _PARITY_TITLES),
-            "no" if parity.why_different else "yes",
-        )
+        (name, *(or_nothing(parity.errors.get(field), "{:.1e}".format) for field in _PARITY_TITLES), agrees)
         for name, parity in found.items()
+        for agrees in ("no" if parity.why_different else "yes",)
     ]
-    rows.append(("allowed", *(f"{TOLERANCES[field]:.0e}" for field in _PARITY_TITLES), ""))
-    note = (
-        "Largest relative errors, from equal weights and equal batches. Of the first batch: the logits of "
-        f"inference, loss and every gradient. Then of the losses of {len(point.judge_losses)} steps one by "
-        "one, and of their mean when the same steps are done in one call, as they are timed. The judge "
-        "computes the same in float64 NumPy."
-    )
-    reasons = (f"{name}: {parity.why_different}" for name, parity in found.items() if parity.why_different)
-    return Table(title, ("framework", *_PARITY_TITLES.values(), "agrees"), rows, (note, *reasons))
+    if rows:
+        rows.append(("allowed", *(f"{TOLERANCES[field]:.0e}" for field in _PARITY_TITLES), ""))
+    reasons = [f"{name}: {parity.why_different}" for name, parity in found.items() if parity.why_different]
+    return Table(("framework", *_PARITY_TITLES.values(), "agrees"), rows, reasons)
 
 
 def accuracy_table(comparison: Comparison) -> Table:
     """Time to an accuracy, and the accuracy at the end."""
-    found, about = learners(comparison), comparison.about
-    if not found:
-        return Table("Accuracy", notes=("Not measured in this comparison.",))
     columns = {
         f"{percent(target)} from {start}, s": (target, start == "process start")
-        for target in TARGETS
-        for start in ("process start", "first step")
+        for target, start in product(TARGETS, ("process start", "first step"))
     }
     rows = []
-    for name, runs in found.items():
+    for name, runs in learners(comparison).items():
         finals = [100 * run.accuracy[-1] for run in runs]
         spread = f" ± {stdev(finals):.2f}" if len(finals) > 1 else ""
         times = (
@@ -312,19 +266,9 @@ def accuracy_table(comparison: Comparison) -> Table:
             for target, from_start in columns.values()
         )
         rows.append((name, *times, f"{fmean(finals):.2f}{spread}"))
-    seeds = sorted({len(runs) for runs in found.values()})
-    decays = "" if about.recipe == "tutorial" else " with warm-up, linear decay and clipped gradients"
-    note = (
-        f"Test accuracy on {about.test_images:,} images; recipe {about.recipe}, Adam at "
-        f"{about.learning_rate:g}{decays}, batches of {comparison.points[MAIN].size.batch}; "
-        f"{' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}, each with the same initial weights and "
-        "order of images in all frameworks. Times: median, in brackets the range over seeds; or how many "
-        "seeds got there at all. From process start they have import and compilation in them, from the first "
-        "step neither; reading and shuffling of data and evaluation are in none. Accuracy at the end: mean ± "
-        "standard deviation over seeds."
-    )
-    last = f"accuracy after {about.epochs:.3g} epoch{'s' * (about.epochs != 1)}, %"
-    return Table("Accuracy", ("framework", *columns, last), rows, (note,))
+    epochs = comparison.about.epochs
+    last = f"accuracy after {epochs:.3g} epoch{'s' * (epochs != 1)}, %"
+    return Table(("framework", *columns, last), rows)
 
 
 def _time_to(seconds: Sequence[float | None]) -> str:
@@ -337,9 +281,8 @@ def _time_to(seconds: Sequence[float | None]) -> str:
 
 
 def scaling_tables(comparison: Comparison) -> list[Table]:
-    """A table for each axis; one without rows if there is none."""
-    tables = [_scaling_table(comparison, axis) for axis in AXES if curve(comparison, axis)]
-    return tables or [Table("Scaling", notes=("Not measured in this comparison.",))]
+    """A table for each axis along which something was measured."""
+    return [_scaling_table(comparison, axis) for axis in AXES if curve(comparison, axis)]
 
 
 def fixed_sizes(size: Size, axis: str) -> str:
@@ -348,37 +291,27 @@ def fixed_sizes(size: Size, axis: str) -> str:
 
 
 def _scaling_table(comparison: Comparison, axis: str) -> Table:
-    points = curve(comparison, axis)
-    sizes = [getattr(point.size, axis) for point in points]
-    seconds = [point.seconds(TRAIN) for point in points]
-    ranks = [rank(found) for found in seconds]
+    points = {getattr(point.size, axis): point for point in curve(comparison, axis)}
+    seconds = {size: point.seconds(TRAIN) for size, point in points.items()}
+    ranks = {size: rank(found) for size, found in seconds.items()}
     rows = []
     for name in in_order(comparison):
-        medians = [median(found[name]) if name in found else None for found in seconds]
-        there = [(size, each) for size, each in zip(sizes, medians, strict=True) if each is not None]
-        if there:
-            cells = (
-                marked(or_nothing(each and 1e3 * each), name, ranking)
-                for each, ranking in zip(medians, ranks, strict=True)
-            )
-            rows.append((name, *cells, or_nothing(slope(*zip(*there, strict=True)), "{:.2f}".format)))
-    firsts = Counter(f" {LEVEL} ".join(ranking.first) for ranking in ranks if ranking.first)
+        medians = {size: median(found[name]) for size, found in seconds.items() if name in found}
+        cells = (
+            marked(or_nothing(1e3 * medians[size] if size in medians else None), name, ranks[size])
+            for size in points
+        )
+        if medians:
+            fitted = slope(list(medians), list(medians.values()))
+            rows.append((name, *cells, or_nothing(fitted, "{:.2f}".format)))
+    firsts = Counter(f" {LEVEL} ".join(ranking.first) for ranking in ranks.values() if ranking.first)
     first = "; ".join(f"{names} at {count} of {len(points)} sizes" for names, count in firsts.items())
-    steps = sorted({point.steps for point in points})
-    rounds = sorted({len(samples) for found in seconds for samples in found.values()})
-    note = (
-        f"Milliseconds per train step, medians of {rounds[-1] if rounds else 0} rounds; "
-        f"{fixed_sizes(points[0].size, axis)}. Train steps in a timed call: "
-        f"{' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))}, the fewer the more arithmetic they "
-        "have. Slope: of a straight line through a row on double logarithmic axes; at 1, twice the size "
-        "takes twice the time."
-    )
     reasons = (
         f"{name} at {size}: {row.why_not}"
-        for size, point in zip(sizes, points, strict=True)
+        for size, point in points.items()
         for name, row in point.rows.items()
         if row.why_not
     )
-    header = (AXES[axis], *map(str, sizes), "slope")
-    told = [f"**First**: {first}."] if first else []
-    return Table(f"Scaling over {AXES[axis]}", header, rows, (*told, note, *reasons))
+    notes = [f"**First**: {first}."] if first else []
+    title = f"Scaling over {AXES[axis]} ({fixed_sizes(next(iter(points.values())).size, axis)})"
+    return Table((AXES[axis], *map(str, points), "slope"), rows, [*notes, *reasons], title)
