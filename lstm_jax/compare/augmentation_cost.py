@@ -86,28 +86,19 @@ def prepare(images: Split, augmentation: Augmentation) -> Callable[[int], None]:
 def take_turns(
     runs: Mapping[str, Callable[[int], None]], *, rounds: int, seconds: float, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Time every run once in each round; seconds per step.
-
-    Args:
-        runs: take so many steps.
-        rounds: how often.
-        seconds: the time to fill with steps.
-        clock: seconds since any moment.
-    """
+    """Seconds per step of every run, once in each round; ``seconds`` by the ``clock`` are filled."""
 
     def timed(name: str, steps: int) -> float:
+        runs[name](math.ceil(steps / 10))  # untimed: the one before has left its data in the caches
         start = clock()
         runs[name](steps)
         return (clock() - start) / steps
 
-    for name in runs:
-        runs[name](TRIAL_STEPS)
     trials = {name: timed(name, TRIAL_STEPS) for name in runs}
     steps = {name: min(STEPS, math.ceil(seconds / max(trial, 1e-9))) for name, trial in trials.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(rounds):
         for name in turn(list(runs), index, rounds):
-            runs[name](math.ceil(steps[name] / 10))  # untimed: the one before has left its data in the caches
             samples[name].append(timed(name, steps[name]))
     return samples
 

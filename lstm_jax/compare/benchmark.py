@@ -5,7 +5,6 @@ each size by itself. It begins anew every time.
 """
 
 import dataclasses
-import datetime
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lstm_jax.compare.frameworks import IMPLEMENTATIONS, NATIVE
-from lstm_jax.compare.machine import machine, versions
+from lstm_jax.compare.machine import machine, now, versions
 from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.report.benchmark import as_text, heading, write_plot
@@ -52,21 +51,16 @@ class Request(NamedTuple):
 
 
 def run(request: Request, *, tell: Tell) -> None:
-    """Measure all sizes: tables go to standard output, the rest to files.
-
-    Args:
-        request: what is asked for.
-        tell: is called with a line about what happens.
-    """
+    """Measure all sizes: tables go to standard output, notes to ``tell``, the rest to files."""
     request.folder.mkdir(parents=True, exist_ok=True)
     if NATIVE in map(IMPLEMENTATIONS.get, request.names):
         why_not_available()  # builds the kernel, once for all times: that is not part of a first step
     about = About(
-        command=request.command,
-        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        machine=machine(),
-        versions=versions(),
-        frameworks={name: (IMPLEMENTATIONS[name].title, {}) for name in request.names},
+        request.command,
+        now(),
+        machine(),
+        versions(),
+        {name: (IMPLEMENTATIONS[name].title, {}) for name in request.names},
         cores=len(usable_cores()),
         rounds=request.rounds,
         devices=request.devices,

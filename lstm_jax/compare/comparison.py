@@ -7,7 +7,6 @@ frameworks take turns, or have one turn each.
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from lstm_jax.compare.frameworks import NATIVE, Framework
 from lstm_jax.compare.learning import Course, course_of, learn
-from lstm_jax.compare.machine import machine, versions
+from lstm_jax.compare.machine import machine, now, versions
 from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.report.document import write_comparison
@@ -83,11 +82,6 @@ def run(plan: Plan, *, data_dir: Path | None, tell: Tell) -> None:
 
     If it is stopped before its end, what is measured so far is reported, and the same command goes on.
 
-    Args:
-        plan: what is asked for.
-        data_dir: the folder of prepared data sets.
-        tell: is called with a line about what happens.
-
     Raises:
         UserError: before anything is measured, if it cannot be done.
         KeyboardInterrupt: if it was stopped.
@@ -114,13 +108,7 @@ def run(plan: Plan, *, data_dir: Path | None, tell: Tell) -> None:
 
 
 class Parts:
-    """The parts of a comparison, in its folder.
-
-    Args:
-        plan: what is asked for.
-        train: digits to learn.
-        test: digits to know.
-        tell: is called with a line about what happens.
+    """The parts of a comparison, in its folder: digits to learn, digits to know.
 
     Raises:
         ConfigError: if the folder has a comparison of something else, or none of the frameworks can be
@@ -133,11 +121,11 @@ class Parts:
         # What is learnt, if anything is; the losses that are compared have its decay in any case.
         self._course = course_of(plan.recipe, plan.size, train, epochs=plan.epochs)
         self._is_a_digit = plan.size.time == train.images.shape[1]
-        reasons = {
-            name: framework.why_not(time=plan.size.time, quick=plan.shorten)
-            for name, framework in plan.frameworks.items()
+        self._why_not = {
+            name: reason
+            for name, each in plan.frameworks.items()
+            if (reason := each.why_not(time=plan.size.time, quick=plan.shorten)) is not None
         }
-        self._why_not = {name: reason for name, reason in reasons.items() if reason is not None}
         told = [f"{name}: {reason}" for name, reason in self._why_not.items()]
         if len(told) == len(plan.frameworks):
             raise ConfigError(f"--frameworks: none of those asked for can be compared; {'; '.join(told)}")
@@ -168,7 +156,7 @@ class Parts:
         plan, course = self._plan, self._learnt()
         return About(
             command=plan.command,
-            date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            date=now(),
             machine=machine(),
             versions=versions(),
             frameworks={name: (each.title, each.versions()) for name, each in plan.frameworks.items()},

@@ -9,7 +9,9 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Framework(NamedTuple):
@@ -29,8 +31,8 @@ class Framework(NamedTuple):
 
     title: str
     adapter: str
-    packages: Mapping[str, str] = MappingProxyType({})
-    environment: Mapping[str, str] = MappingProxyType({})
+    packages: Mapping[str, str] = NOTHING
+    environment: Mapping[str, str] = NOTHING
     trains: bool = True
     slow_to_compile: bool = False
     in_quick: bool = True
@@ -38,12 +40,7 @@ class Framework(NamedTuple):
     note: str = ""
 
     def why_not(self, *, time: int, quick: bool = False) -> str | None:
-        """Why it is not even started; None if it is.
-
-        Args:
-            time: time steps of a sequence.
-            quick: whether a comparison leaves out what it can do without.
-        """
+        """Why it is not even started, for so many time steps, or in a quick comparison; None if it is."""
         missing = [pip for name, pip in self.packages.items() if importlib.util.find_spec(name) is None]
         if missing:
             return f"not installed: pip install {' '.join(missing)}"
@@ -68,7 +65,10 @@ def _fixed(**names: str) -> Mapping[str, str]:
 
 
 FLAX = _fixed(flax="flax", jax="jax")
+EQUINOX = _fixed(equinox="equinox", jax="jax")
+KERAS = _fixed(keras="keras", jax="jax")
 TORCH = _fixed(torch="torch")
+ONNX = _fixed(onnxruntime="onnxruntime", onnx="onnx")
 # The build without GPU code is there for Linux on x86 alone.
 IS_LINUX_ON_X86 = platform.system() == "Linux" and platform.machine() == "x86_64"
 TENSORFLOW = "tensorflow-cpu" if IS_LINUX_ON_X86 else "tensorflow"
@@ -76,14 +76,9 @@ TENSORFLOW = "tensorflow-cpu" if IS_LINUX_ON_X86 else "tensorflow"
 # A program with one part for each time step: T = 784 would take minutes to compile.
 UNROLLED_LONGEST = 112
 
-UNROLLED = Framework(
-    "lstm_jax, reference with its loop written out",
-    "ours:Unrolled",
-    FLAX,
-    slow_to_compile=True,
-    in_quick=False,
-    longest=UNROLLED_LONGEST,
-)
+SLOW: Any = {"slow_to_compile": True, "in_quick": False, "longest": UNROLLED_LONGEST}
+
+UNROLLED = Framework("lstm_jax, reference with its loop written out", "ours:Unrolled", FLAX, **SLOW)
 NATIVE = Framework("lstm_jax, C++ kernel", "ours:Native", FLAX)
 FUSED = Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", FLAX)
 FLAX_RNN = Framework(
@@ -100,23 +95,14 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "flax-rnn": FLAX_RNN,
         "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", FLAX),
         "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", FLAX),
-        "equinox": Framework(
-            "Equinox, eqx.nn.LSTMCell in lax.scan",
-            "equinox_lstm:Equinox",
-            _fixed(equinox="equinox", jax="jax"),
-        ),
+        "equinox": Framework("Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", EQUINOX),
         "haiku": Framework(
             "Haiku, hk.LSTM in hk.dynamic_unroll",
             "haiku_lstm:Haiku",
             _fixed(haiku="dm-haiku", jax="jax"),
             note="Haiku imports Flax where that is installed: its start-up and memory have Flax in them.",
         ),
-        "keras-jax": Framework(
-            "Keras 3 on JAX",
-            "keras_lstm:Keras",
-            _fixed(keras="keras", jax="jax"),
-            _fixed(KERAS_BACKEND="jax"),
-        ),
+        "keras-jax": Framework("Keras 3 on JAX", "keras_lstm:Keras", KERAS, _fixed(KERAS_BACKEND="jax")),
         "keras-tensorflow": Framework(
             "Keras 3 on TensorFlow",
             "keras_lstm:Keras",
@@ -130,16 +116,9 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             "PyTorch, torch.compile of nn.LSTMCell",
             "pytorch_lstm:Compiled",
             TORCH,
-            slow_to_compile=True,
-            in_quick=False,
-            longest=UNROLLED_LONGEST,
+            **SLOW,
         ),
-        "onnxruntime": Framework(
-            "ONNX Runtime, inference only",
-            "onnx_lstm:OnnxRuntime",
-            _fixed(onnxruntime="onnxruntime", onnx="onnx"),
-            trains=False,
-        ),
+        "onnxruntime": Framework("ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ONNX, trains=False),
     }
 )
 

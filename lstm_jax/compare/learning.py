@@ -41,14 +41,10 @@ class Course(NamedTuple):
 
 
 def course_of(recipe: str, size: Size, train: Digits, *, epochs: int) -> Course | None:
-    """What a run learns; None if there are too few digits for it.
+    """What a run of a recipe learns; None if there are too few digits for it.
 
-    Args:
-        recipe: a name in `lstm_jax.recipes`.
-        size: of the model and its batches.
-        train: the digits to learn.
-        epochs: how many, if the recipe has no number of steps. What does not fill equal parts at the end of
-            an epoch is left out.
+    So many ``epochs``, if the recipe has no number of steps; what does not fill equal parts at the end of an
+    epoch is left out.
     """
     config, steps = recipe_config(recipe), len(train.labels) // size.batch
     if config.steps is None:
@@ -73,18 +69,7 @@ def learn(
 ) -> Learning:
     """Train from the start of a process on, and take the test accuracy after every part.
 
-    Args:
-        name: of the framework.
-        start: starts its process.
-        size: of the model and its batches.
-        train: the digits to learn.
-        test: the digits to know.
-        seed: fixes initial weights and order.
-        course: what is learnt.
-        threads: the number that suits the framework best; None if it chooses by itself.
-
-    Returns:
-        The run; if the framework fails, one that says why.
+    With so many ``threads``, if the framework does not choose by itself. If it fails, the run says why.
     """
     tests = test_batches(test, batch=math.gcd(TEST_BATCH, len(test.labels)))
     taken, accuracy = [], []
@@ -96,14 +81,9 @@ def learn(
                 process.call("set_threads", TRAIN, threads)
             process.call("load", "test", *tests)
             for part in range(course.parts):
-                batches = epoch_batches(
-                    train,
-                    size,
-                    seed=seed,
-                    first=part * course.steps,
-                    steps=course.steps,
-                    steps_per_epoch=course.steps_per_epoch,
-                )
+                place = {"first": part * course.steps, "steps": course.steps}
+                whole = course.steps_per_epoch
+                batches = epoch_batches(train, size, seed=seed, **place, steps_per_epoch=whole)
                 loading: float = process.call("load", "many", *batches)
                 sample: Sample = process.call("time", TRAIN, False)
                 taken.append(loading + sample.seconds * course.steps)
@@ -114,12 +94,5 @@ def learn(
     # The first part has compilation in it; the others, of equal length, say how much.
     first_step_seconds = max(0.0, taken[0] - float(np.median(taken[1:])))
     seconds = np.cumsum([taken[0] - first_step_seconds, *taken[1:]])
-    return Learning(
-        name,
-        seed,
-        start_seconds=ready,
-        first_step_seconds=first_step_seconds,
-        steps=tuple(course.steps * (number + 1) for number in range(len(taken))),
-        seconds=tuple(map(float, seconds)),
-        accuracy=tuple(accuracy),
-    )
+    steps = [course.steps * number for number in range(1, course.parts + 1)]
+    return Learning(name, seed, ready, first_step_seconds, steps, [*map(float, seconds)], accuracy)

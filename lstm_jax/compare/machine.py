@@ -1,5 +1,6 @@
-"""What was measured on: processor, system, versions."""
+"""What was measured on: processor, system, versions; and when."""
 
+import datetime
 import os
 import platform
 from collections.abc import Mapping
@@ -42,3 +43,8 @@ def versions() -> Mapping[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def now() -> str:
+    """The time of day, ISO 8601 with the time zone."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

@@ -43,13 +43,9 @@ def initial_params(size: Size, *, seed: int, remember: bool = False) -> Params:
     A kernel of a gate, of shape (n, m), is uniform within +-sqrt(6 / (n + m)) (Glorot & Bengio 2010); the
     biases are zero, but one in the forget gate; the head's kernel is normal with variance 1 / H.
 
-    Args:
-        size: of the model.
-        seed: fixes the numbers.
-        remember: biases of log(T) at the forget gates and -log(T) at the input gates, so that the cells
-            remember about as long as the sequences are (Tallec & Ollivier 2018, arXiv 1804.11188). Else, in
-            long sequences, gradients by steps long past are denormal numbers, which slow PyTorch down and
-            which XLA takes for zeros.
+    To ``remember``, biases are log(T) at the forget gates and -log(T) at the input gates: the cells do so for
+    about as long as the sequences are (Tallec & Ollivier 2018, arXiv 1804.11188). Else, in long sequences,
+    gradients by steps long past are denormal numbers, which slow PyTorch down and which XLA takes for zeros.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
 
@@ -93,15 +89,9 @@ def row_batches(digits: Digits, size: Size, *, steps: int) -> Batches:
 def epoch_batches(
     digits: Digits, size: Size, *, seed: int, first: int, steps: int, steps_per_epoch: int
 ) -> Batches:
-    """Steps of a run, each with digits drawn in its epoch's order; a sequence is a whole digit.
+    """Steps of a run from its ``first`` on, each with whole digits in the order of its epoch.
 
-    Args:
-        digits: the digits.
-        size: how many of them make a batch.
-        seed: fixes the order of all epochs.
-        first: the number of the first step in the run.
-        steps: how many.
-        steps_per_epoch: steps of an epoch; digits beyond them are left out of it.
+    Digits beyond ``steps_per_epoch`` are left out of an epoch.
     """
     epochs = range(first // steps_per_epoch, (first + steps - 1) // steps_per_epoch + 1)
     used = steps_per_epoch * size.batch

@@ -237,7 +237,7 @@ def test_learning_is_that_of_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
         right = np.argmax(judge.logits(params, DIGITS.images / np.float32(255)), axis=1) == DIGITS.labels
         expected.append(np.mean(right))
     np.testing.assert_allclose(found.accuracy, expected, rtol=0, atol=1e-9)
-    assert found.steps == (5, 10, 15, 20, 25, 30)
+    assert [*found.steps] == [5, 10, 15, 20, 25, 30]
     assert found.seconds == pytest.approx([STEP_SECONDS * steps for steps in found.steps])
     assert found.first_step_seconds == pytest.approx(COMPILE_SECONDS)
     best = expected.index(max(expected))

@@ -61,13 +61,15 @@ STYLES: Mapping[str, tuple[str, str]] = {
     "pytorch": ("#000000", "X"),
     "pytorch-compile": ("#666666", "*"),
     "onnxruntime": ("#C79A00", "h"),
-    # Those of `benchmark` that have another name there.
-    "native": ("#B84A00", "o"),
-    "fused": ("#D55E00", "s"),
     "scan": ("#EB8F47", "^"),
-    "unrolled": ("#F5B98C", "v"),
-    "flax": ("#0072B2", ">"),
-    "flax-optimized": ("#004C7A", "<"),
+}
+# Those of `benchmark` that have another name there.
+SAME_AS = {
+    "native": "lstm_jax-native",
+    "fused": "lstm_jax-fused",
+    "unrolled": "lstm_jax-unrolled",
+    "flax": "flax-scan",
+    "flax-optimized": "flax-rnn",
 }
 
 
@@ -134,7 +136,7 @@ def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[A
 
 
 def _line_style(name: str) -> dict[str, Any]:
-    colour, marker = STYLES.get(name, ("#999999", "."))
+    colour, marker = STYLES[SAME_AS.get(name, name)]
     return {"color": colour, "marker": marker, "label": name, "markersize": 5, "linewidth": 1.3}
 
 
