@@ -28,6 +28,9 @@ from lstm_jax.system.cores import fastest, thread_counts, usable_cores
 # its data in the caches, and perhaps threads that still spin. They do so for less.
 SETTLE_SECONDS = 0.05
 
+# In a trial of a number of threads, there are so many calls, of a single batch each.
+TRIAL_CALLS = 10
+
 # The side of the square matrices whose product gives the machine's peak, and the arithmetic of one product.
 PEAK_SIDE = 2048
 PEAK_FLOP = 2 * PEAK_SIDE**3
@@ -157,8 +160,8 @@ class Worker:
 
             def run(count: int) -> None:
                 self._adapter.set_threads(count)
-                for _ in range(measure.calls):
-                    self._call(measure.method, measure.batches)
+                for _ in range(max(TRIAL_CALLS, measure.calls)):
+                    self._call(measure.method, measure.settles)
 
             self._threads[name] = fastest(run, counts, clock=time.perf_counter)
         if seconds:
