@@ -106,5 +106,7 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == f"{site / 'lstm_jax' / '__init__.py'} 55000 [5 0 4 1 9 2 1 3 1 4]"
     assert (site / "lstm_jax" / "data" / "mnist" / "README.md").exists()
+    assert (site / "lstm_jax" / "compare" / "report" / "document.md").exists()
+    assert (site / "lstm_jax" / "compare" / "report" / "page.css").exists()
     for path in (PROJECT / "lstm_jax" / "kernels" / "cpp").iterdir():  # built where it is installed
         assert (site / path.relative_to(PROJECT)).read_bytes() == path.read_bytes()

@@ -67,13 +67,12 @@ class Compare:
             if not CAN_BE_LIMITED:
                 raise ConfigError("--threads: this system cannot limit a process to some cores; leave it out")
             check_whole("threads", self.threads, most=len(usable_cores()))
-        if self.frameworks is not None:
-            chosen_names("frameworks", self.frameworks, tuple(FRAMEWORKS))
+        self.names()
 
     def names(self) -> tuple[str, ...]:
         """The frameworks asked for, in the order of tables."""
         if self.frameworks is None:
-            return tuple(FRAMEWORKS)
+            return tuple(name for name, each in FRAMEWORKS.items() if each.in_quick or not self.quick)
         return chosen_names("frameworks", self.frameworks, tuple(FRAMEWORKS))
 
     @property
@@ -113,7 +112,6 @@ class Compare:
             seeds=self.seeds,
             scaling=self.scaling and not self.quick,
             quick=self.quick,
-            shorten=self.quick and self.frameworks is None,
             overwrite=self.overwrite,
         )
         comparison.run(plan, data_dir=self.data_dir, tell=note)

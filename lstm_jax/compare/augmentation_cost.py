@@ -108,7 +108,7 @@ def as_text(title: str, samples: Mapping[str, Sequence[float]]) -> str:
     lines = [f"| augmentation | {title}, ms per step | added |", "|---|---:|---:|"]
     for name, seconds in samples.items():
         low, median, high = quartiles(seconds)
-        added = median / quartiles(samples["none"]).median - 1
+        added = median / quartiles(samples["none"])[1] - 1
         lines.append(f"| {name} | {1e3 * median:.2f} ({1e3 * (high - low):.2f}) | {added:+.0%} |")
     return "\n".join([*lines, ""])
 

@@ -5,7 +5,6 @@ to the folder as soon as it is measured; what is there already is not measured a
 frameworks take turns, or have one turn each.
 """
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -57,7 +56,6 @@ class Plan:
         seeds: of these runs.
         scaling: whether there are curves over sizes.
         quick: whether this is a first look.
-        shorten: whether frameworks are left out that a first look can do without.
         overwrite: whether to begin anew in the place of a comparison that is in the folder.
     """
 
@@ -73,7 +71,6 @@ class Plan:
     seeds: int = 3
     scaling: bool = True
     quick: bool = False
-    shorten: bool = False
     overwrite: bool = False
 
 
@@ -124,7 +121,7 @@ class Parts:
         self._why_not = {
             name: reason
             for name, each in plan.frameworks.items()
-            if (reason := each.why_not(time=plan.size.time, quick=plan.shorten)) is not None
+            if (reason := each.why_not(time=plan.size.time)) is not None
         }
         told = [f"{name}: {reason}" for name, reason in self._why_not.items()]
         if len(told) == len(plan.frameworks):
@@ -172,7 +169,7 @@ class Parts:
     def _notes(self) -> Iterator[str]:
         plan = self._plan
         if plan.quick:
-            yield "A quick look: few rounds, no curves over sizes, no accuracy."
+            yield "A quick look: few rounds, few frameworks, no curves over sizes, no accuracy."
         slow = [name for name, framework in plan.frameworks.items() if framework.slow_to_compile]
         if slow and plan.scaling:
             yield f"Left out of the curves over sizes, for they compile for long: {', '.join(slow)}."
@@ -207,7 +204,6 @@ class Parts:
                     kept(file, Point, partial(self._point, size, scaled, effort))
         if (course := self._learnt()) is not None:
             self._learn(course, main, [name for name, framework in agree.items() if framework.trains])
-        self._remove_logs()
 
     def _main(self, frameworks: Mapping[str, Framework]) -> Point:
         plan, decay = self._plan, self._course and self._course.decay
@@ -242,16 +238,6 @@ class Parts:
     def _start(self, name: str) -> Process:
         framework = PEAK_PRODUCT if name == PEAK else self._plan.frameworks[name]
         return Process(framework, cores=self._plan.cores, log=self._logs / f"{name}.log")
-
-    def _remove_logs(self) -> None:
-        """Keep what those that failed have printed, and nothing else."""
-        found = self.gathered()
-        failed = {name for point in found.points.values() for name, row in point.rows.items() if row.why_not}
-        failed |= {each.name for each in found.runs if each.why_not}
-        for name in {PEAK, *self._plan.frameworks} - failed:
-            (self._logs / f"{name}.log").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # those of frameworks that failed are in it
-            self._logs.rmdir()
 
 
 def _differences(before: About, now: About) -> Iterator[str]:

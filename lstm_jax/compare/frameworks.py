@@ -39,13 +39,11 @@ class Framework(NamedTuple):
     longest: int | None = None
     note: str = ""
 
-    def why_not(self, *, time: int, quick: bool = False) -> str | None:
-        """Why it is not even started, for so many time steps, or in a quick comparison; None if it is."""
+    def why_not(self, *, time: int) -> str | None:
+        """Why it is not even started, for so many time steps; None if it is."""
         missing = [pip for name, pip in self.packages.items() if importlib.util.find_spec(name) is None]
         if missing:
             return f"not installed: pip install {' '.join(missing)}"
-        if quick and not self.in_quick:
-            return "left out of a quick comparison: --frameworks names it"
         if self.longest is not None and time > self.longest:
             return f"left out above {self.longest} time steps: it compiles for too long"
         return None

@@ -19,14 +19,6 @@ LEAST_ROUNDS = 5
 SEED = 0
 
 
-class Quartiles(NamedTuple):
-    """A quarter of the numbers is below ``low``, half of them below ``median``, a quarter above ``high``."""
-
-    low: float
-    median: float
-    high: float
-
-
 class Ratio(NamedTuple):
     """A ratio of medians, and its 95 % confidence interval; None if there were too few rounds for one."""
 
@@ -39,14 +31,15 @@ class Ratio(NamedTuple):
         return self.interval is not None and round(self.interval[0], 2) > 1
 
 
-def quartiles(samples: Sequence[float]) -> Quartiles:
-    """The quartiles of one number or more."""
-    return Quartiles(*map(float, np.percentile(samples, [25, 50, 75])))
+def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles of one number or more; the second is the median."""
+    low, middle, high = map(float, np.percentile(samples, [25, 50, 75]))
+    return low, middle, high
 
 
 def median(samples: Sequence[float]) -> float:
     """The median of one number or more."""
-    return quartiles(samples).median
+    return quartiles(samples)[1]
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:

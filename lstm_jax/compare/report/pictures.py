@@ -201,7 +201,7 @@ def _bars(ax: Any, title: str, bars: Mapping[str, Sequence[float]], names: Seque
     """A bar for each name that has one."""
     medians = [1e3 * median(seconds) for seconds in bars.values()] or [1.0]
     # One framework that takes fifty times as long would leave nothing to see of all others.
-    longest = min(max(medians), CUT * quartiles(medians).high)
+    longest = min(max(medians), CUT * quartiles(medians)[2])
     for place, name in enumerate(names):
         if name not in bars:
             ax.annotate("not measured", (0, place), (5, 0), color=GREY, **BESIDE)
