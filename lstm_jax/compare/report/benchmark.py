@@ -11,16 +11,16 @@ from lstm_jax.compare.report.tables import (
     NOTHING,
     Table,
     as_markdown,
-    decimals,
     first_at,
     marked,
+    milliseconds,
     or_nothing,
     peak_of,
     share_of_peak,
 )
 from lstm_jax.compare.results import About, Point
 from lstm_jax.compare.size import train_flop
-from lstm_jax.compare.statistics import median, quartiles, rank
+from lstm_jax.compare.statistics import median, rank
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
 
 MEASURES = {INFER: "forward", GRADIENT: "gradient", TRAIN: "train step", DISPATCHED: "dispatched"}
@@ -31,7 +31,7 @@ def heading(about: About) -> str:
     found = ", ".join(f"{name} {number}" for name, number in about.versions.items())
     return (
         f"`{about.command}`\n\n{about.machine['cpu']}, {about.cores} cores; {found}. Medians of "
-        f"{about.rounds} rounds, in which all take turns; in brackets the interquartile range. Speed-up, "
+        f"{about.rounds} rounds, in which all take turns; in brackets the quartiles. Speed-up, "
         "GFLOP/s and share of the peak are those of the train step. Dispatched: steps called one by one. "
         f"{MARKS}"
     )
@@ -51,7 +51,7 @@ def as_text(point: Point, about: About) -> str:
         cells = {
             "implementation": f"{name}{threads}",
             **{
-                f"{words}, ms": marked(_milliseconds(row.seconds.get(measure)), name, ranks[measure])
+                f"{words}, ms": marked(milliseconds(row.seconds.get(measure)), name, ranks[measure])
                 for measure, words in MEASURES.items()
             },
             f"vs {BASELINE}": f"{median(baseline) / median(step):.2f}x" if baseline and step else NOTHING,
@@ -65,14 +65,6 @@ def as_text(point: Point, about: About) -> str:
     notes += [f"Peak of the matrix product: {peak / 1e9:.0f} GFLOP/s."] if peak else []
     notes += [f"{name}: {row.why_not}" for name, row in point.rows.items() if row.why_not]
     return as_markdown(Table(tuple(cells), rows, notes, title), heading="##")
-
-
-def _milliseconds(seconds: Sequence[float] | None) -> str:
-    """Median and interquartile range with three digits of the median."""
-    if not seconds:
-        return NOTHING
-    low, middle, high = (1e3 * value for value in quartiles(seconds))
-    return f"{middle:.{decimals(middle)}f} ({high - low:.{decimals(middle)}f})"
 
 
 def write_plot(points: Sequence[Point], folder: Path, *, tell: Tell) -> None:
