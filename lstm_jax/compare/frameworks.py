@@ -20,6 +20,8 @@ class Framework(NamedTuple):
     Attributes:
         title: what it is, in words.
         adapter: module and class of its adapter in `lstm_jax.compare.adapters`, as "module:Class".
+        style: its colour and marker in pictures. The hues are Okabe & Ito's, which the colour-blind tell
+            apart, one for each family; no two of a picture have the same marker.
         packages: the names under which it is imported, each with its name for pip.
         environment: variables that must be set before it is imported.
         trains: whether it can train; if not, only inference is measured.
@@ -31,6 +33,7 @@ class Framework(NamedTuple):
 
     title: str
     adapter: str
+    style: tuple[str, str]
     packages: Mapping[str, str] = NOTHING
     environment: Mapping[str, str] = NOTHING
     trains: bool = True
@@ -76,13 +79,19 @@ UNROLLED_LONGEST = 112
 
 SLOW: Any = {"slow_to_compile": True, "in_quick": False, "longest": UNROLLED_LONGEST}
 
-UNROLLED = Framework("lstm_jax, reference with its loop written out", "ours:Unrolled", FLAX, **SLOW)
-NATIVE = Framework("lstm_jax, C++ kernel", "ours:Native", FLAX)
-FUSED = Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", FLAX)
-FLAX_RNN = Framework(
-    "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:OptimizedRNN", FLAX, in_quick=False
+UNROLLED = Framework(
+    "lstm_jax, reference with its loop written out", "ours:Unrolled", ("#F5B98C", "v"), FLAX, **SLOW
 )
-PYTORCH = Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", TORCH)
+NATIVE = Framework("lstm_jax, C++ kernel", "ours:Native", ("#B84A00", "o"), FLAX)
+FUSED = Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", ("#D55E00", "s"), FLAX)
+FLAX_RNN = Framework(
+    "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)",
+    "flax_linen:OptimizedRNN",
+    ("#004C7A", "<"),
+    FLAX,
+    in_quick=False,
+)
+PYTORCH = Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", ("#000000", "X"), TORCH)
 
 # Of `compare`, in the order of tables and pictures.
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
@@ -91,19 +100,27 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "lstm_jax-fused": FUSED,
         "lstm_jax-unrolled": UNROLLED,
         "flax-rnn": FLAX_RNN,
-        "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", FLAX),
-        "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", FLAX),
-        "equinox": Framework("Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", EQUINOX),
+        "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", ("#0072B2", ">"), FLAX),
+        "flax-nnx": Framework(
+            "Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", ("#5AA9DB", "d"), FLAX
+        ),
+        "equinox": Framework(
+            "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", ("#006B4E", "D"), EQUINOX
+        ),
         "haiku": Framework(
             "Haiku, hk.LSTM in hk.dynamic_unroll",
             "haiku_lstm:Haiku",
+            ("#2DB98F", "P"),
             _fixed(haiku="dm-haiku", jax="jax"),
             note="Haiku imports Flax where that is installed: its start-up and memory have Flax in them.",
         ),
-        "keras-jax": Framework("Keras 3 on JAX", "keras_lstm:Keras", KERAS, _fixed(KERAS_BACKEND="jax")),
+        "keras-jax": Framework(
+            "Keras 3 on JAX", "keras_lstm:Keras", ("#8C3F6F", "8"), KERAS, _fixed(KERAS_BACKEND="jax")
+        ),
         "keras-tensorflow": Framework(
             "Keras 3 on TensorFlow",
             "keras_lstm:Keras",
+            ("#CC79A7", "p"),
             _fixed(keras="keras", tensorflow=TENSORFLOW),
             # The second: no messages but errors.
             _fixed(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="2"),
@@ -111,12 +128,11 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         ),
         "pytorch": PYTORCH,
         "pytorch-compile": Framework(
-            "PyTorch, torch.compile of nn.LSTMCell",
-            "pytorch_lstm:Compiled",
-            TORCH,
-            **SLOW,
+            "PyTorch, torch.compile of nn.LSTMCell", "pytorch_lstm:Compiled", ("#666666", "*"), TORCH, **SLOW
         ),
-        "onnxruntime": Framework("ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ONNX, trains=False),
+        "onnxruntime": Framework(
+            "ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ("#C79A00", "h"), ONNX, trains=False
+        ),
     }
 )
 
@@ -124,9 +140,9 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
 BASELINE = "flax"
 IMPLEMENTATIONS: Mapping[str, Framework] = MappingProxyType(
     {
-        BASELINE: Framework("Flax Linen, nn.RNN(nn.LSTMCell)", "flax_linen:RNN", FLAX),
+        BASELINE: Framework("Flax Linen, nn.RNN(nn.LSTMCell)", "flax_linen:RNN", ("#0072B2", ">"), FLAX),
         "flax-optimized": FLAX_RNN,
-        "scan": Framework("lstm_jax, reference", "ours:Scan", FLAX),
+        "scan": Framework("lstm_jax, reference", "ours:Scan", ("#EB8F47", "^"), FLAX),
         "unrolled": UNROLLED._replace(longest=None),
         "fused": FUSED,
         "native": NATIVE,

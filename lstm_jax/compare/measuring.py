@@ -35,7 +35,7 @@ TUTORIAL = Size(hidden=64, batch=128, time=28, inputs=28)
 
 # The machine's matrix product, which takes turns with the frameworks.
 PEAK = "peak of the machine"
-PEAK_PRODUCT = Framework("matrix product", "lstm_jax.compare.worker:MatrixProduct")
+PEAK_PRODUCT = Framework("matrix product", "lstm_jax.compare.worker:MatrixProduct", ("", ""))
 PEAK_STEPS = 10
 
 

@@ -71,7 +71,7 @@ def test_the_command_asks_for_the_same() -> None:
 
 
 def test_what_is_left_out_is_told() -> None:
-    missing = Framework("", "nowhere:Nothing", {"no_such_package": "no-such-pip-name"})
+    missing = Framework("", "nowhere:Nothing", ("", ""), {"no_such_package": "no-such-pip-name"})
     assert missing.why_not(time=28) == "not installed: pip install no-such-pip-name"
     assert UNROLLED.why_not(time=28) is None
     assert "112 time steps" in (UNROLLED.why_not(time=784) or "")

@@ -51,7 +51,7 @@ def test_a_process_that_hangs_is_ended(start: Callable[[str], Process]) -> None:
 
 
 def test_errors_and_what_is_printed_do_not_get_among_the_answers(tmp_path: Path) -> None:
-    framework = Framework("not there", "tests.no_such_module:Nothing")
+    framework = Framework("not there", "tests.no_such_module:Nothing", ("", ""))
     with Process(framework, cores=(), log=tmp_path / "log") as process:
         for _ in range(2):  # it goes on
             with pytest.raises(FrameworkError, match=r"^ModuleNotFoundError: No module named 'tests"):

@@ -17,7 +17,7 @@ from lstm_jax.compare.frameworks import FRAMEWORKS, IMPLEMENTATIONS
 from lstm_jax.compare.report import benchmark
 from lstm_jax.compare.report.document import as_text, write_comparison
 from lstm_jax.compare.report.page import page
-from lstm_jax.compare.report.pictures import DRAWN, SAME_AS, STYLES
+from lstm_jax.compare.report.pictures import DRAWN
 from lstm_jax.compare.report.tables import (
     Table,
     accuracy_table,
@@ -237,7 +237,7 @@ def test_without_matplotlib_there_are_no_pictures(tmp_path: Path, monkeypatch: p
 
 def test_every_framework_has_a_style_of_its_own() -> None:
     for names in (FRAMEWORKS, IMPLEMENTATIONS):
-        assert len({STYLES[SAME_AS.get(name, name)][1] for name in names}) == len(names)
+        assert len({each.style[1] for each in names.values()}) == len(names)
 
 
 def test_parts_come_back_as_they_were(tmp_path: Path) -> None:

@@ -189,7 +189,8 @@ class Large(Right):
 
 
 def _named(kind: type, **options: Any) -> Framework:
-    return Framework(f"fake: {kind.__doc__}", f"tests.helpers.fake_frameworks:{kind.__name__}", **options)
+    adapter = f"tests.helpers.fake_frameworks:{kind.__name__}"
+    return Framework(f"fake: {kind.__doc__}", adapter, ("", ""), **options)
 
 
 FRAMEWORKS: Mapping[str, Framework] = {
@@ -206,7 +207,9 @@ FRAMEWORKS: Mapping[str, Framework] = {
     "hangs": _named(Hangs),
     "large": _named(Large),
     "inference": _named(Infers, trains=False),
-    "missing": Framework("not installed", "nowhere:Nothing", {"no_such_package": "no-such-pip-name"}),
+    "missing": Framework(
+        "not installed", "nowhere:Nothing", ("", ""), {"no_such_package": "no-such-pip-name"}
+    ),
 }
 
 

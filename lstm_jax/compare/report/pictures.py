@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstm_jax.compare.frameworks import FRAMEWORKS, IMPLEMENTATIONS
 from lstm_jax.compare.parity import TOLERANCES
 from lstm_jax.compare.report.tables import (
     TARGETS,
@@ -43,34 +44,6 @@ CUT = 2.5
 BESIDE: Any = {"textcoords": "offset points", "va": "center", "fontsize": 9}
 # An error of exactly nothing has no place on a logarithmic axis; this is far below float32's rounding.
 SMALLEST_ERROR = 1e-9
-
-# Colour and marker of each framework, the same in every picture, whoever else is in it. The hues are Okabe &
-# Ito's, which the colour-blind tell apart, one for each family; within a family the shade differs. In a
-# picture no two have the same marker, so that nothing hangs on the colour alone.
-STYLES: Mapping[str, tuple[str, str]] = {
-    "lstm_jax-native": ("#B84A00", "o"),
-    "lstm_jax-fused": ("#D55E00", "s"),
-    "lstm_jax-unrolled": ("#F5B98C", "v"),
-    "flax-rnn": ("#004C7A", "<"),
-    "flax-scan": ("#0072B2", ">"),
-    "flax-nnx": ("#5AA9DB", "d"),
-    "equinox": ("#006B4E", "D"),
-    "haiku": ("#2DB98F", "P"),
-    "keras-jax": ("#8C3F6F", "8"),
-    "keras-tensorflow": ("#CC79A7", "p"),
-    "pytorch": ("#000000", "X"),
-    "pytorch-compile": ("#666666", "*"),
-    "onnxruntime": ("#C79A00", "h"),
-    "scan": ("#EB8F47", "^"),
-}
-# Those of `benchmark` that have another name there.
-SAME_AS = {
-    "native": "lstm_jax-native",
-    "fused": "lstm_jax-fused",
-    "unrolled": "lstm_jax-unrolled",
-    "flax": "flax-scan",
-    "flax-optimized": "flax-rnn",
-}
 
 
 class Picture(NamedTuple):
@@ -136,7 +109,7 @@ def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[A
 
 
 def _line_style(name: str) -> dict[str, Any]:
-    colour, marker = STYLES[SAME_AS.get(name, name)]
+    colour, marker = {**IMPLEMENTATIONS, **FRAMEWORKS}[name].style
     return {"color": colour, "marker": marker, "label": name, "markersize": 5, "linewidth": 1.3}
 
 
