@@ -70,10 +70,10 @@ class Benchmark:
         from lstm_jax.commands.command_line import note
         from lstm_jax.compare import benchmark
 
-        request = benchmark.Request(
+        plan = benchmark.BenchmarkPlan(
             self.command(), self.names(), self.sizes(), self.devices, self.rounds, self.seconds, self.output
         )
-        benchmark.run(request, tell=note)
+        benchmark.run(plan, tell=note)
         return 0
 
 

@@ -99,7 +99,7 @@ class Compare:
         from lstm_jax.commands.command_line import note
         from lstm_jax.compare import comparison
 
-        plan = comparison.Plan(
+        plan = comparison.ComparisonPlan(
             command=self.command(),
             folder=self.folder,
             frameworks={name: FRAMEWORKS[name] for name in self.names()},

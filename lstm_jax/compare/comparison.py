@@ -21,9 +21,9 @@ from lstm_jax.compare.machine import machine, now, versions
 from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.report.document import write_comparison
-from lstm_jax.compare.results import MAIN, About, Comparison, Learning, Point, Row, gathered, kept
+from lstm_jax.compare.results import MAIN, About, Comparison, Learning, Point, gathered, kept
 from lstm_jax.compare.size import AXES, Size
-from lstm_jax.compare.work import Batches, Digits, initial_params, row_batches
+from lstm_jax.compare.work import Digits, initial_params, row_batches
 from lstm_jax.compare.worker import INFER, LATENCY, TRAIN
 from lstm_jax.data.dataset import load_dataset
 from lstm_jax.errors import ConfigError
@@ -40,7 +40,7 @@ CURVE_STEPS, CURVE_ROUNDS = 50, 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What is asked for.
 
     Attributes:
@@ -74,7 +74,7 @@ class Plan:
     overwrite: bool = False
 
 
-def run(plan: Plan, *, data_dir: Path | None, tell: Tell) -> None:
+def run(plan: ComparisonPlan, *, data_dir: Path | None, tell: Tell) -> None:
     """Compare, write results.json, the pictures and the page, and print the document.
 
     If it is stopped before its end, what is measured so far is reported, and the same command goes on.
@@ -112,22 +112,16 @@ class Parts:
             compared.
     """
 
-    def __init__(self, plan: Plan, train: Digits, test: Digits, *, tell: Tell) -> None:
+    def __init__(self, plan: ComparisonPlan, train: Digits, test: Digits, *, tell: Tell) -> None:
         self._plan, self._train, self._test, self._tell = plan, train, test, tell
         self._folder, self._logs = plan.folder / "parts", plan.folder / "logs"
         # What is learnt, if anything is; the losses that are compared have its decay in any case.
         self._course = course_of(plan.recipe, plan.size, train, epochs=plan.epochs)
         self._is_a_digit = plan.size.time == train.images.shape[1]
-        self._why_not = {
-            name: reason
-            for name, each in plan.frameworks.items()
-            if (reason := each.why_not(time=plan.size.time)) is not None
-        }
-        told = [f"{name}: {reason}" for name, reason in self._why_not.items()]
-        if len(told) == len(plan.frameworks):
-            raise ConfigError(f"--frameworks: none of those asked for can be compared; {'; '.join(told)}")
-        for line in told:
-            tell(line)
+        reasons = {name: each.why_not(time=plan.size.time) for name, each in plan.frameworks.items()}
+        if all(reasons.values()):
+            told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            raise ConfigError(f"--frameworks: none of those asked for can be compared; {told}")
         self._begin()
 
     def _begin(self) -> None:
@@ -188,11 +182,13 @@ class Parts:
     def measure(self) -> None:
         """Measure what is not there yet."""
         plan = self._plan
-        there = {name: each for name, each in plan.frameworks.items() if name not in self._why_not}
-        if NATIVE in there.values():
+        if NATIVE in plan.frameworks.values():
             why_not_available()  # builds the kernel, once for all times: that is not part of a first step
         self._logs.mkdir(parents=True, exist_ok=True)
-        main = kept(self._folder / f"{MAIN}.json", Point, partial(self._main, there))
+        decay = self._course and self._course.decay
+        effort = Effort((TRAIN, INFER, LATENCY), plan.steps, plan.rounds, decay=decay)
+        measure = partial(self._point, plan.size, plan.frameworks, effort)
+        main = kept(self._folder / f"{MAIN}.json", Point, measure)
         agree = {name: plan.frameworks[name] for name, row in main.rows.items() if row.why_not is None}
         if plan.scaling:
             scaled = {name: f for name, f in agree.items() if f.trains and not f.slow_to_compile}
@@ -205,20 +201,10 @@ class Parts:
         if (course := self._learnt()) is not None:
             self._learn(course, main, [name for name, framework in agree.items() if framework.trains])
 
-    def _main(self, frameworks: Mapping[str, Framework]) -> Point:
-        plan, decay = self._plan, self._course and self._course.decay
-        effort = Effort((TRAIN, INFER, LATENCY), plan.steps, plan.rounds, decay=decay)
-        point = self._point(plan.size, frameworks, effort)
-        rows = {name: point.rows.get(name) or Row(why_not=self._why_not[name]) for name in plan.frameworks}
-        return dataclasses.replace(point, rows=rows)
-
     def _point(self, size: Size, frameworks: Mapping[str, Framework], effort: Effort) -> Point:
         self._tell(f"hidden {size.hidden}, batch {size.batch}, {size.time} time steps")
-        params, batches = initial_params(size, seed=0), partial(self._batches, size)
+        params, batches = initial_params(size, seed=0), partial(row_batches, self._train, size)
         return Measurement(size, params, batches, frameworks, effort, self._start, self._tell).point()
-
-    def _batches(self, size: Size, steps: int) -> Batches:
-        return row_batches(self._train, size, steps=steps)
 
     def _learn(self, course: Course, main: Point, names: Sequence[str]) -> None:
         """Runs seed after seed, so that a change of the machine does not fall on one framework."""

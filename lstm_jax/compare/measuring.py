@@ -90,7 +90,7 @@ class Measurement:
         size: H, B, T, D.
         params: the weights at the start.
         batches: gives so many steps of the work.
-        frameworks: by name, those that can be started.
+        frameworks: by name; those that cannot be started fail.
         effort: how much is measured.
         start: starts the process of a framework by its name; of `PEAK`, that of `PEAK_PRODUCT`.
         tell: is called with a line about what happens.
@@ -138,7 +138,8 @@ class Measurement:
             action()
         except FrameworkError as error:
             self.tell(f"  {name}: {error}")
-            self._processes.pop(name).close(at_once=True)
+            if name in self._processes:
+                self._processes.pop(name).close(at_once=True)
             self._samples = {key: found for key, found in self._samples.items() if key[1] != name}
             if name in self._rows:
                 self._rows[name] = dataclasses.replace(self._rows[name], why_not=str(error), seconds={})
@@ -147,6 +148,8 @@ class Measurement:
         self, name: str, batches: Batches, right: Verdict | None, decay: Decay | None, stack: ExitStack
     ) -> None:
         effort, trains = self.effort, self.frameworks[name].trains
+        if (reason := self.frameworks[name].why_not(time=self.size.time)) is not None:
+            raise FrameworkError(reason)
         process = self._processes[name] = stack.enter_context(self.start(name))
         build = ("build", self.size, self.params, TIMING_RATE, None, effort.devices)
         row = Row(start_seconds=process.call(*build) - process.started)

@@ -62,14 +62,14 @@ def initial_params(size: Size, *, seed: int, remember: bool = False) -> Params:
     }
 
 
-def noise_batches(size: Size, *, steps: int) -> Batches:
+def noise_batches(size: Size, steps: int) -> Batches:
     """Steps with sequences of normal random numbers and random classes, the same every time."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((steps, *size[1:]), np.float32)
     return Batches(images, rng.integers(0, NUM_CLASSES, (steps, size.batch), np.int32))
 
 
-def row_batches(digits: Digits, size: Size, *, steps: int) -> Batches:
+def row_batches(digits: Digits, size: Size, steps: int) -> Batches:
     """Steps with sequences of any length: the rows of shuffled digits, one digit below the other.
 
     A sequence of 28 rows is a digit, a shorter one the middle of one (the upper rows are black), a longer one

@@ -9,7 +9,7 @@ import pytest
 
 from lstm_jax.compare import comparison, judge, learning, measuring, parity, work, worker
 from lstm_jax.compare.adapter import Decay
-from lstm_jax.compare.comparison import Parts, Plan
+from lstm_jax.compare.comparison import ComparisonPlan, Parts
 from lstm_jax.compare.learning import Course, course_of
 from lstm_jax.compare.measuring import PEAK, Effort, Measurement, steps_for, turn
 from lstm_jax.compare.results import Point
@@ -273,10 +273,12 @@ def test_a_recipe_of_steps_goes_over_the_ends_of_epochs() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def plan_of(folder: Path, *names: str, **changes: Any) -> Plan:
+def plan_of(folder: Path, *names: str, **changes: Any) -> ComparisonPlan:
     frameworks = {name: FRAMEWORKS[name] for name in names}
     options = {"command": "python -m lstm_jax compare", "epochs": 1, "seeds": 2, "rounds": 2, **changes}
-    return Plan(folder=folder, frameworks=frameworks, size=SIZE._replace(time=28), cores=(0, 1), **options)
+    return ComparisonPlan(
+        folder=folder, frameworks=frameworks, size=SIZE._replace(time=28), cores=(0, 1), **options
+    )
 
 
 @pytest.fixture
