@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from lstm_jax.benchmark.options import Benchmark
 from lstm_jax.commands import command_line, train
+from lstm_jax.commands.benchmark import Benchmark
+from lstm_jax.commands.compare import Compare
 from lstm_jax.commands.evaluate import Evaluate
 from lstm_jax.commands.exchange import Export, Import
 from lstm_jax.commands.predict import Predict
-from lstm_jax.compare.options import Compare
 
 
 class Options(Protocol):

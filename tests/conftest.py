@@ -1,4 +1,4 @@
-"""What tests share: strict JAX, two CPU devices, prepared MNIST, a home of their own, fake frameworks."""
+"""What tests share: strict JAX, two CPU devices, prepared MNIST, a home of their own."""
 
 import hashlib
 import os
@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 # Imported, the package loads a kernel that the user's cache holds: none for the tests, which build their own.
 os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
@@ -37,10 +36,6 @@ from lstm_jax.data import archives  # noqa: E402
 from lstm_jax.devices import compilation_cache_dir  # noqa: E402
 from tests.helpers.mnist import expect, first_of_mnist  # noqa: E402
 
-if TYPE_CHECKING:  # a fault in the comparison is one of its tests alone
-    from lstm_jax.compare.work import Examples
-    from tests.helpers.small_comparison import StartProcess
-
 # Two devices in this process, so that sharing a batch is tested wherever the tests run.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
@@ -57,7 +52,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # test the whole suite runs one variant in so many; ``--all``, or naming the file, runs every one.
 SHARE = 4
 # What measures, and starts a process for each framework: minutes of every run.
-OF_MEASURING = ("test_adapters_", "test_augmentation_gallery", "test_benchmark", "test_compare")
+OF_MEASURING = ("test_adapters_", "test_augmentation_gallery")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -161,28 +156,3 @@ def run(environment: dict[str, str]) -> Run:
 def run_afresh(environment: dict[str, str]) -> Run:
     """The same in a new Python, for what happens while a program imports."""
     return partial(programs.run_afresh, env=environment)
-
-
-@pytest.fixture(scope="session")
-def digits() -> "Examples":
-    """For comparisons of frameworks."""
-    from tests.helpers.small_comparison import few_digits
-
-    return few_digits()
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> "Iterator[StartProcess]":
-    """Starts fake frameworks, and ends them after the test."""
-    from lstm_jax.compare.processes import Process
-    from tests.helpers.fake_frameworks import FRAMEWORKS
-
-    processes: list[Process] = []
-
-    def start(name: str) -> Process:
-        processes.append(Process(FRAMEWORKS[name], cores=(), log=tmp_path / "log"))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.close()

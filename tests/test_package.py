@@ -137,5 +137,7 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
         text=True,
     ).stderr
     assert told.startswith("lstm-jax train: error: --hidden-size: got 'many', expected a whole number")
+    assert (site / "lstm_jax" / "compare" / "report" / "document.md").exists()
+    assert (site / "lstm_jax" / "compare" / "report" / "page.css").exists()
     for path in (PROJECT / "lstm_jax" / "kernels" / "cpp").iterdir():  # built where it is installed
         assert (site / path.relative_to(PROJECT)).read_bytes() == path.read_bytes()

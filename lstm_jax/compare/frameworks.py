@@ -1,135 +1,151 @@
-"""The frameworks that are compared: what they are called, and where their adapters are.
+"""The frameworks that are compared: their names, where their adapters are, and which packages they need.
 
-Nothing heavy is imported here: it is read before the command line is.
+Nothing heavy is imported here: the command line is read with it.
 """
 
+import functools
 import importlib.util
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import packages_distributions, version
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Framework(NamedTuple):
-    """One row of the comparison.
+    """One row of a comparison.
 
     Attributes:
         title: what it is, in words.
         adapter: module and class of its adapter in `lstm_jax.compare.adapters`, as "module:Class".
-        packages: the names under which it is imported, each with its name for pip, where that is another.
+        style: its colour and marker in pictures. The hues are Okabe & Ito's, which the colour-blind tell
+            apart, one for each family; no two of a picture have the same marker.
+        packages: the names under which it is imported, each with its name for pip.
         environment: variables that must be set before it is imported.
-        trains: whether it can train; if not, it is measured in inference alone.
-        slow_to_compile: whether its first step takes so long that the curves over sizes, and a quick
-            comparison, leave it out.
-        stand_in: another row of its kind that stands for both in a quick comparison; None if it stays.
+        trains: whether it can train; if not, only inference is measured.
+        slow_to_compile: whether its first step takes so long that curves over sizes leave it out.
+        in_quick: whether a quick comparison has it without being asked for it by name.
         longest: the most time steps it is given; None if there is no limit.
         note: what a reader of its figures must know, a sentence.
     """
 
     title: str
     adapter: str
-    packages: Mapping[str, str] = MappingProxyType({})
-    environment: Mapping[str, str] = MappingProxyType({})
+    style: tuple[str, str]
+    packages: Mapping[str, str] = NOTHING
+    environment: Mapping[str, str] = NOTHING
     trains: bool = True
     slow_to_compile: bool = False
-    stand_in: str | None = None
+    in_quick: bool = True
     longest: int | None = None
     note: str = ""
 
-    def why_not_quick(self) -> str | None:
-        """Why a quick comparison leaves it out, unless it is asked for by name; None if it does not."""
-        if self.slow_to_compile:
-            return "it compiles for long"
-        return None if self.stand_in is None else f"{self.stand_in} stands for it"
+    def why_not(self, *, time: int) -> str | None:
+        """Why it is not even started, for so many time steps; None if it is."""
+        missing = [pip for name, pip in self.packages.items() if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"not installed: pip install {' '.join(missing)}"
+        if self.longest is not None and time > self.longest:
+            return f"left out above {self.longest} time steps: it compiles for too long"
+        return None
 
-    def missing(self) -> list[str]:
-        """What pip would have to install."""
-        return [pip for name, pip in self.packages.items() if importlib.util.find_spec(name) is None]
+    def versions(self) -> dict[str, str]:
+        """The versions of its packages, those that are installed."""
+        return {dist: version(dist) for name in self.packages for dist in _distributions().get(name, ())}
 
 
-def _packages(**names: str) -> Mapping[str, str]:
+@functools.cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    return packages_distributions()  # looks at all that is installed
+
+
+def _fixed(**names: str) -> Mapping[str, str]:
     return MappingProxyType(names)
 
 
-def _environment(**names: str) -> Mapping[str, str]:
-    return MappingProxyType(names)
-
-
-FLAX = _packages(flax="flax", jax="jax")
-EQUINOX = _packages(equinox="equinox", jax="jax")
-HAIKU = _packages(haiku="dm-haiku", jax="jax")
-KERAS_ON_JAX = _packages(keras="keras", jax="jax")
-
+FLAX = _fixed(flax="flax", jax="jax")
+EQUINOX = _fixed(equinox="equinox", jax="jax")
+KERAS = _fixed(keras="keras", jax="jax")
+TORCH = _fixed(torch="torch")
+ONNX = _fixed(onnxruntime="onnxruntime", onnx="onnx")
 # The build without GPU code is there for Linux on x86 alone.
 IS_LINUX_ON_X86 = platform.system() == "Linux" and platform.machine() == "x86_64"
 TENSORFLOW = "tensorflow-cpu" if IS_LINUX_ON_X86 else "tensorflow"
-# The second: no messages but errors.
-ON_TENSORFLOW = _environment(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="2")
 
-TENSORFLOW_NOTE = "TensorFlow imports JAX where that is installed: its start-up and memory have JAX in them."
-HAIKU_NOTE = "Haiku imports Flax where that is installed: its start-up and memory have Flax in them."
-
-# A compiled program for each time step: T = 784 would take minutes to compile.
+# A program with one part for each time step: T = 784 would take minutes to compile.
 UNROLLED_LONGEST = 112
 
-# In the order of tables and pictures.
+SLOW: Any = {"slow_to_compile": True, "in_quick": False, "longest": UNROLLED_LONGEST}
+
+UNROLLED = Framework(
+    "lstm_jax, reference with its loop written out", "ours:Unrolled", ("#F5B98C", "v"), FLAX, **SLOW
+)
+NATIVE = Framework("lstm_jax, C++ kernel", "ours:Native", ("#B84A00", "o"), FLAX)
+FUSED = Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", ("#D55E00", "s"), FLAX)
+FLAX_RNN = Framework(
+    "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)",
+    "flax_linen:OptimizedRNN",
+    ("#004C7A", "<"),
+    FLAX,
+    in_quick=False,
+)
+PYTORCH = Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", ("#000000", "X"), TORCH)
+
+# Of `compare`, in the order of tables and pictures.
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
-        "lstm_jax-native": Framework("lstm_jax, C++ kernel", "ours:Native", FLAX),
-        "lstm_jax-fused": Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", FLAX),
-        "lstm_jax-scan": Framework("lstm_jax, reference", "ours:Scan", FLAX, stand_in="flax-scan"),
-        "lstm_jax-unrolled": Framework(
-            "lstm_jax, reference with its loop written out",
-            "ours:Unrolled",
-            FLAX,
-            slow_to_compile=True,
-            longest=UNROLLED_LONGEST,
+        "lstm_jax-native": NATIVE,
+        "lstm_jax-fused": FUSED,
+        "lstm_jax-unrolled": UNROLLED,
+        "flax-rnn": FLAX_RNN,
+        "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", ("#0072B2", ">"), FLAX),
+        "flax-nnx": Framework(
+            "Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", ("#5AA9DB", "d"), FLAX
         ),
-        "flax-rnn": Framework(
-            "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)", "flax_linen:RNN", FLAX, stand_in="flax-nnx"
-        ),
-        "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", FLAX),
-        "flax-nnx": Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", FLAX),
         "equinox": Framework(
-            "Equinox, eqx.nn.LSTMCell in lax.scan",
-            "equinox_lstm:Equinox",
-            EQUINOX,
+            "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", ("#006B4E", "D"), EQUINOX
         ),
-        "haiku": Framework("Haiku, hk.LSTM in hk.dynamic_unroll", "haiku_lstm:Haiku", HAIKU, note=HAIKU_NOTE),
+        "haiku": Framework(
+            "Haiku, hk.LSTM in hk.dynamic_unroll",
+            "haiku_lstm:Haiku",
+            ("#2DB98F", "P"),
+            _fixed(haiku="dm-haiku", jax="jax"),
+            note="Haiku imports Flax where that is installed: its start-up and memory have Flax in them.",
+        ),
         "keras-jax": Framework(
-            "Keras 3 on JAX",
-            "keras_lstm:Keras",
-            KERAS_ON_JAX,
-            _environment(KERAS_BACKEND="jax"),
+            "Keras 3 on JAX", "keras_lstm:Keras", ("#8C3F6F", "8"), KERAS, _fixed(KERAS_BACKEND="jax")
         ),
         "keras-tensorflow": Framework(
-            "Keras 3 on TensorFlow, graph",
+            "Keras 3 on TensorFlow",
             "keras_lstm:Keras",
-            _packages(keras="keras", tensorflow=TENSORFLOW),
-            ON_TENSORFLOW,
-            stand_in="keras-tensorflow-xla",
-            note=TENSORFLOW_NOTE,
+            ("#CC79A7", "p"),
+            _fixed(keras="keras", tensorflow=TENSORFLOW),
+            # The second: no messages but errors.
+            _fixed(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="2"),
+            note="TensorFlow imports JAX where that is installed: its start-up and memory have JAX in them.",
         ),
-        "keras-tensorflow-xla": Framework(
-            "Keras 3 on TensorFlow, jit_compile",
-            "keras_lstm:KerasXLA",
-            _packages(keras="keras", tensorflow=TENSORFLOW),
-            ON_TENSORFLOW,
-            note=TENSORFLOW_NOTE,
-        ),
-        "pytorch": Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", _packages(torch="torch")),
+        "pytorch": PYTORCH,
         "pytorch-compile": Framework(
-            "PyTorch, torch.compile of nn.LSTMCell",
-            "pytorch_lstm:Compiled",
-            _packages(torch="torch"),
-            slow_to_compile=True,
-            longest=UNROLLED_LONGEST,
+            "PyTorch, torch.compile of nn.LSTMCell", "pytorch_lstm:Compiled", ("#666666", "*"), TORCH, **SLOW
         ),
         "onnxruntime": Framework(
-            "ONNX Runtime, inference only",
-            "onnx_lstm:OnnxRuntime",
-            _packages(onnxruntime="onnxruntime", onnx="onnx"),
-            trains=False,
+            "ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ("#C79A00", "h"), ONNX, trains=False
         ),
+    }
+)
+
+# Of `benchmark`, in the same order: Flax's layers, the implementations of this package, PyTorch.
+BASELINE = "flax"
+IMPLEMENTATIONS: Mapping[str, Framework] = MappingProxyType(
+    {
+        BASELINE: Framework("Flax Linen, nn.RNN(nn.LSTMCell)", "flax_linen:RNN", ("#0072B2", ">"), FLAX),
+        "flax-optimized": FLAX_RNN,
+        "scan": Framework("lstm_jax, reference", "ours:Scan", ("#EB8F47", "^"), FLAX),
+        "unrolled": UNROLLED._replace(longest=None),
+        "fused": FUSED,
+        "native": NATIVE,
+        "pytorch": PYTORCH,
     }
 )

@@ -1,6 +1,6 @@
 """The classifier once more, in float64 NumPy, with its gradient by hand: the judge of what is right.
 
-Nothing here is fast or clever. It uses no automatic differentiation and no code of any framework, so that
+It uses no automatic differentiation and no code of any framework, so that
 it cannot be wrong in the same way as they are; the tests check it by finite differences. Read it beside
 `lstm_jax.lstm`, which has the equations of the forward pass in the same letters.
 
@@ -47,22 +47,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from lstm_jax.compare.adapter import Decay, Gradient, Params
-from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
+from lstm_jax.compare.adapter import Decay
+from lstm_jax.exchange.layouts import Joined, Params, join_gates, split_gates
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 
 
-class Weights(NamedTuple):
-    """All parameters, the gates side by side. Gradients and Adam's averages have the same form.
-
-    Attributes:
-        input_kernel: W_x, (D, 4H).
-        recurrent_kernel: W_h, (H, 4H).
-        bias: b, (4H,).
-        head_kernel: V, (H, 10).
-        head_bias: a, (10,).
-    """
+class JoinedWeights(NamedTuple):
+    """W_x, W_h, b, V and a, the gates side by side. Gradients and Adam's averages have the same form."""
 
     input_kernel: Float64[np.ndarray, "inputs gates"]
     recurrent_kernel: Float64[np.ndarray, "hidden gates"]
@@ -72,27 +64,21 @@ class Weights(NamedTuple):
 
 
 class States(NamedTuple):
-    """What the forward pass leaves for the backward pass.
-
-    Attributes:
-        gates: i, f, g, o after their activations, for each step from 1 to T.
-        c: the memory, from c_0 to c_T.
-        h: the output, from h_0 to h_T.
-    """
+    """What the forward pass leaves for the backward pass: i, f, g, o of steps 1 to T; c and h from 0 to T."""
 
     gates: Float64[np.ndarray, "time 4 batch hidden"]
     c: Float64[np.ndarray, "time_and_start batch hidden"]
     h: Float64[np.ndarray, "time_and_start batch hidden"]
 
 
-def weights_of(params: Params) -> Weights:
+def weights_of(params: Params) -> JoinedWeights:
     """The parameters of an `LSTMClassifier` in float64."""
     head = params["head"]
     arrays = (*join_gates(params["lstm_0_forward"]["cell"]), head["kernel"], head["bias"])
-    return Weights(*(np.asarray(array, np.float64) for array in arrays))
+    return JoinedWeights(*(np.asarray(array, np.float64) for array in arrays))
 
 
-def params_of(weights: Weights) -> Params:
+def params_of(weights: JoinedWeights) -> Params:
     """The inverse of `weights_of`, in float64; also for gradients."""
     cell = split_gates(Joined(*weights[:3]))
     head = {"kernel": weights.head_kernel, "bias": weights.head_bias}
@@ -100,7 +86,7 @@ def params_of(weights: Weights) -> Params:
 
 
 def logits_and_states(
-    weights: Weights, images: Float[np.ndarray, "batch time inputs"]
+    weights: JoinedWeights, images: Float[np.ndarray, "batch time inputs"]
 ) -> tuple[Float64[np.ndarray, "batch classes"], States]:
     """The forward pass, line by line as above."""
     batch, time, _ = images.shape
@@ -134,11 +120,11 @@ def cross_entropy(
 
 
 def backward(
-    weights: Weights,
+    weights: JoinedWeights,
     images: Float[np.ndarray, "batch time inputs"],
     states: States,
     d_logits: Float64[np.ndarray, "batch classes"],
-) -> Weights:
+) -> JoinedWeights:
     """The backward pass, line by line as above: the gradient of the loss by all weights."""
     gates, c, h = states
     d_input_kernel, d_recurrent_kernel, d_bias = (np.zeros_like(array) for array in weights[:3])
@@ -162,50 +148,44 @@ def backward(
         d_bias += d_z.sum(axis=0)
         d_c = d_c * f
         d_h = d_z @ weights.recurrent_kernel.T
-    return Weights(d_input_kernel, d_recurrent_kernel, d_bias, h[-1].T @ d_logits, d_logits.sum(axis=0))
+    return JoinedWeights(d_input_kernel, d_recurrent_kernel, d_bias, h[-1].T @ d_logits, d_logits.sum(axis=0))
 
 
 def loss_and_gradient(
-    weights: Weights, images: Float[np.ndarray, "batch time inputs"], labels: Int[np.ndarray, " batch"]
-) -> tuple[Float64[np.ndarray, "batch classes"], float, Weights]:
+    weights: JoinedWeights, images: Float[np.ndarray, "batch time inputs"], labels: Int[np.ndarray, " batch"]
+) -> tuple[Float64[np.ndarray, "batch classes"], float, JoinedWeights]:
     """Logits, loss and gradient of one batch."""
     logits, states = logits_and_states(weights, images)
     loss, d_logits = cross_entropy(logits, labels)
     return logits, loss, backward(weights, images, states, d_logits)
 
 
-class Adam(NamedTuple):
-    """The state of the optimizer.
-
-    Attributes:
-        step: n, the steps taken.
-        m: the running mean of the gradients.
-        v: that of their squares.
-    """
+class AdamState(NamedTuple):
+    """The steps taken, and the running means of the gradients and of their squares."""
 
     step: int
-    m: Weights
-    v: Weights
+    m: JoinedWeights
+    v: JoinedWeights
 
-
-def start_adam(weights: Weights) -> Adam:
-    """The optimizer before its first step."""
-    zeros = Weights(*(np.zeros_like(array) for array in weights))
-    return Adam(0, zeros, zeros)
+    @classmethod
+    def start(cls, weights: JoinedWeights) -> "AdamState":
+        """Before the first step."""
+        zeros = JoinedWeights(*(np.zeros_like(array) for array in weights))
+        return cls(0, zeros, zeros)
 
 
 def adam_step(
-    weights: Weights, d_weights: Weights, state: Adam, *, learning_rate: float
-) -> tuple[Weights, Adam]:
+    weights: JoinedWeights, d_weights: JoinedWeights, state: AdamState, *, learning_rate: float
+) -> tuple[JoinedWeights, AdamState]:
     """One step of Adam, line by line as above."""
     step = state.step + 1
-    m = Weights(*(B1 * m + (1 - B1) * d for m, d in zip(state.m, d_weights, strict=True)))
-    v = Weights(*(B2 * v + (1 - B2) * d**2 for v, d in zip(state.v, d_weights, strict=True)))
+    m = JoinedWeights(*(B1 * m + (1 - B1) * d for m, d in zip(state.m, d_weights, strict=True)))
+    v = JoinedWeights(*(B2 * v + (1 - B2) * d**2 for v, d in zip(state.v, d_weights, strict=True)))
     updated = (
         p - learning_rate * (m / (1 - B1**step)) / (np.sqrt(v / (1 - B2**step)) + EPSILON)
         for p, m, v in zip(weights, m, v, strict=True)
     )
-    return Weights(*updated), Adam(step, m, v)
+    return JoinedWeights(*updated), AdamState(step, m, v)
 
 
 def logits(
@@ -217,10 +197,10 @@ def logits(
 
 def gradient(
     params: Params, images: Float[np.ndarray, "batch time inputs"], labels: Int[np.ndarray, " batch"]
-) -> Gradient:
-    """What an adapter's `gradient` has to return, in float64."""
-    logits, loss, d_weights = loss_and_gradient(weights_of(params), images, labels)
-    return Gradient(logits, loss, params_of(d_weights))
+) -> tuple[float, Params]:
+    """Loss and gradients of a batch."""
+    _, loss, d_weights = loss_and_gradient(weights_of(params), images, labels)
+    return loss, params_of(d_weights)
 
 
 def train(
@@ -244,7 +224,7 @@ def train(
         The loss of each step, which is that before it, and the parameters after the last.
     """
     weights = weights_of(params)
-    optimizer = start_adam(weights)
+    optimizer = AdamState.start(weights)
     losses = []
     for step, (batch, classes) in enumerate(zip(images, labels, strict=True)):
         _, loss, d_weights = loss_and_gradient(weights, batch, classes)
@@ -256,10 +236,10 @@ def train(
     return np.array(losses), params_of(weights)
 
 
-def clipped(d_weights: Weights, most: float) -> Weights:
+def clipped(d_weights: JoinedWeights, most: float) -> JoinedWeights:
     """Gradients whose norm, of all together, is at most ``most``, in the direction they had."""
     norm = np.sqrt(sum(np.sum(d**2) for d in d_weights))
-    return d_weights if norm <= most else Weights(*(d * (most / norm) for d in d_weights))
+    return d_weights if norm <= most else JoinedWeights(*(d * (most / norm) for d in d_weights))
 
 
 def _sigmoid(z: Float64[np.ndarray, "batch hidden"]) -> Float64[np.ndarray, "batch hidden"]:

@@ -1,22 +1,20 @@
 """How long a framework takes to learn, in a process of its own for every run."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.adapter import Decay
-from lstm_jax.compare.processes import Process
+from lstm_jax.compare.processes import FrameworkError, Start
 from lstm_jax.compare.results import Learning
-from lstm_jax.compare.work import Batches, Examples, epoch_batches, initial_params, test_batches
+from lstm_jax.compare.size import Size
+from lstm_jax.compare.work import Digits, epoch_batches, initial_params, test_batches
 from lstm_jax.compare.worker import TRAIN, Sample
 from lstm_jax.config import recipe_config
 
 # Accuracy is taken so often in an epoch. Of 55,000 images in batches of 128 each part has 143 steps.
 PARTS = 3
-
 # And so often in a recipe that is over after a fixed number of steps.
 PARTS_OF_RECIPE = 10
 
@@ -42,15 +40,11 @@ class Course(NamedTuple):
     decay: Decay | None = None
 
 
-def course_of(recipe: str, size: Size, train: Examples, *, epochs: int) -> Course | None:
-    """What a run learns; None if there are too few examples for it.
+def course_of(recipe: str, size: Size, train: Digits, *, epochs: int) -> Course | None:
+    """What a run of a recipe learns; None if there are too few digits for it.
 
-    Args:
-        recipe: a name in `lstm_jax.recipes`.
-        size: of the model and its batches.
-        train: the digits to learn.
-        epochs: how many, if the recipe has no number of steps. What does not fill equal parts at the end of
-            an epoch is left out.
+    So many ``epochs``, if the recipe has no number of steps; what does not fill equal parts at the end of an
+    epoch is left out.
     """
     config, steps = recipe_config(recipe), len(train.labels) // size.batch
     if config.steps is None:
@@ -63,10 +57,11 @@ def course_of(recipe: str, size: Size, train: Examples, *, epochs: int) -> Cours
 
 
 def learn(
-    start: Callable[[], Process],
+    name: str,
+    start: Start,
     size: Size,
-    train: Examples,
-    test: Examples,
+    train: Digits,
+    test: Digits,
     *,
     seed: int,
     course: Course,
@@ -74,52 +69,30 @@ def learn(
 ) -> Learning:
     """Train from the start of a process on, and take the test accuracy after every part.
 
-    Args:
-        start: starts the framework's process.
-        size: of the model and its batches.
-        train: the digits to learn.
-        test: the digits to know.
-        seed: fixes initial weights and order.
-        course: what is learnt.
-        threads: the number that suits the framework best; None if it chooses by itself.
-
-    Raises:
-        FrameworkError: if the framework fails.
+    With so many ``threads``, if the framework does not choose by itself. If it fails, the run says why.
     """
-    params = initial_params(size, seed=seed)
     tests = test_batches(test, batch=math.gcd(TEST_BATCH, len(test.labels)))
     taken, accuracy = [], []
-    with start() as process:
-        ready = process.call("build", size, params, course.learning_rate, course.decay) - process.started
-        if threads is not None:
-            process.call("set_threads", TRAIN, threads)
-        process.call("load", "test", *tests)
-        for part in range(course.parts):
-            batches = epoch_batches(
-                train,
-                size,
-                seed=seed,
-                first=part * course.steps,
-                steps=course.steps,
-                steps_per_epoch=course.steps_per_epoch,
-            )
-            loading: float = process.call("load", "chunk", *batches)
-            sample: Sample = process.call("time_once", "chunk")
-            taken.append(loading + sample.seconds)
-            accuracy.append(_accuracy(process.call("infer", "test"), tests))
+    try:
+        with start(name) as process:
+            params = initial_params(size, seed=seed)
+            ready = process.call("build", size, params, course.learning_rate, course.decay) - process.started
+            if threads is not None:
+                process.call("set_threads", TRAIN, threads)
+            process.call("load", "test", *tests)
+            for part in range(course.parts):
+                place = {"first": part * course.steps, "steps": course.steps}
+                whole = course.steps_per_epoch
+                batches = epoch_batches(train, size, seed=seed, **place, steps_per_epoch=whole)
+                loading: float = process.call("load", "many", *batches)
+                sample: Sample = process.call("time", TRAIN, False)
+                taken.append(loading + sample.seconds * course.steps)
+                found = np.argmax(process.call("infer", "test"), axis=-1)
+                accuracy.append(float(np.mean(found == tests.labels)))
+    except FrameworkError as error:
+        return Learning(name, seed, why_not=str(error))
     # The first part has compilation in it; the others, of equal length, say how much.
-    usual = float(np.median(taken[1:]))
-    first_step_seconds = max(0.0, taken[0] - usual)
+    first_step_seconds = max(0.0, taken[0] - float(np.median(taken[1:])))
     seconds = np.cumsum([taken[0] - first_step_seconds, *taken[1:]])
-    return Learning(
-        seed=seed,
-        start_seconds=ready,
-        first_step_seconds=first_step_seconds,
-        steps=tuple(course.steps * (number + 1) for number in range(len(taken))),
-        seconds=tuple(map(float, seconds)),
-        accuracy=tuple(accuracy),
-    )
-
-
-def _accuracy(logits: np.ndarray, tests: Batches) -> float:
-    return float(np.mean(np.argmax(logits, axis=-1) == tests.labels))
+    steps = [course.steps * number for number in range(1, course.parts + 1)]
+    return Learning(name, seed, ready, first_step_seconds, steps, [*map(float, seconds)], accuracy)

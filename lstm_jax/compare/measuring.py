@@ -1,21 +1,27 @@
-"""Rounds of timing, in which all frameworks take turns, so that what slows the machine down meets all alike.
+"""Measuring frameworks at one size: parity first, then rounds of timing in which all take turns.
 
-The clock runs inside of each process, around nothing but the framework's own call; the others wait in
-silence meanwhile.
+So what slows the machine down meets all alike. The clock runs inside of each process, around nothing but the
+framework's own calls; the others wait in silence meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
-from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import TypeVar
 
-from lstm_jax.benchmark.size import Size, train_flop
-from lstm_jax.benchmark.timing import turn
-from lstm_jax.compare.adapter import Params
-from lstm_jax.compare.processes import FrameworkError, Process
-from lstm_jax.compare.results import ScalingPoint, Speed
-from lstm_jax.compare.work import Batches
-from lstm_jax.compare.worker import INFER, LATENCY, LATENCY_CALLS, TRAIN, Memory, Sample
+from lstm_jax.compare.adapter import Decay
+from lstm_jax.compare.frameworks import Framework
+from lstm_jax.compare.parity import Verdict, parity_of, verdict
+from lstm_jax.compare.processes import FrameworkError, Process, Start
+from lstm_jax.compare.results import Point, Row
+from lstm_jax.compare.size import Size, train_flop
+from lstm_jax.compare.work import Batches, noise_batches
+from lstm_jax.compare.worker import INFER, TRAIN, Memory, Sample
+from lstm_jax.exchange.layouts import Params
+
+Key = TypeVar("Key")
+Tell = Callable[[str], None]
 
 # So small that the weights stay what they are however many steps are timed: a model that has learnt its
 # batches by heart has vanishing gradients, and denormal numbers are slow.
@@ -24,186 +30,181 @@ TIMING_RATE = 1e-8
 # In a call, however little arithmetic a step has: what a step costs besides does not shrink with it, and some
 # frameworks would take ten times as long as others, and the curves over small sizes an hour.
 MOST_STEPS = 200
+# The size by which the number of steps of a call is chosen, so that all sizes take about as long.
+TUTORIAL = Size(hidden=64, batch=128, time=28, inputs=28)
 
-# What each measure is taken on.
-BATCHES: Mapping[str, str] = MappingProxyType({TRAIN: "chunk", INFER: "chunk", LATENCY: "single"})
-
-# A framework's name, and what is measured of it.
-Key: TypeAlias = tuple[str, str]
-
-Report = Callable[[str], None]
-
-
-class Start(NamedTuple):
-    """What is known of a framework after its first step."""
-
-    start_seconds: float
-    start_memory: int | None
-    first_step_seconds: float | None
+# The machine's matrix product, which takes turns with the frameworks.
+PEAK = "peak of the machine"
+PEAK_PRODUCT = Framework("matrix product", "lstm_jax.compare.worker:MatrixProduct", ("", ""))
+PEAK_STEPS = 10
 
 
-def start(process: Process, size: Size, params: Params, batches: Batches, *, trains: bool) -> Start:
-    """Build a model in a fresh process, and take its first step.
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much is measured at a size.
 
-    Raises:
-        FrameworkError: if it cannot.
+    Attributes:
+        measures: names in `worker.MEASURES`.
+        steps: batches in a timed call, at the tutorial's size.
+        rounds: measurements of each framework.
+        seconds: the shortest time of a measurement; it is filled with calls, at least one.
+        parity: whether as many losses, and all else, are compared with the judge's.
+        peak: whether the machine's matrix product is measured too.
+        decay: of the learning rate while losses are compared, where the recipe has one.
+        devices: how many share each batch in JAX.
     """
-    ready: float = process.call("build", size, params, TIMING_RATE)
-    memory: Memory = process.call("memory")
-    seconds = None
-    if trains:
-        process.call("load", "first", *_first(batches))
-        seconds = process.call("time_once", "first").seconds
-    return Start(ready - process.started, memory.now, seconds)
+
+    measures: Sequence[str]
+    steps: int
+    rounds: int
+    seconds: float = 0.0
+    parity: bool = True
+    peak: bool = True
+    decay: Decay | None = None
+    devices: int = 1
 
 
-def warm_up(process: Process, size: Size, params: Params, batches: Batches, *, trains: bool) -> None:
-    """Build a model of a size, load the batches as "chunk", and let it do once what will be timed.
-
-    Raises:
-        FrameworkError: if it cannot.
-    """
-    process.call("build", size, params, TIMING_RATE)
-    process.call("load", "first", *_first(batches))
-    process.call("load", "chunk", *batches)
-    if trains:
-        for name in ("first", "chunk"):  # the first is what settles a measurement
-            process.call("train", name)
-
-
-def warm_up_inference(process: Process, batches: Batches) -> None:
-    """The same for inference, of a model that is built; a single image is loaded as "single".
-
-    Raises:
-        FrameworkError: if it cannot.
-    """
-    process.call("load", "single", *(array[:1, :1] for array in batches))
-    for name in ("first", "chunk", "single"):
-        process.call("infer", name)
-
-
-def choose_threads(process: Process, measures: Iterable[str]) -> dict[str, int]:
-    """Find by trial the best number of threads for each measure, where the framework does not choose itself.
-
-    Raises:
-        FrameworkError: if it cannot do it.
-    """
-    counts = {measure: process.call("tune", measure, BATCHES[measure]) for measure in measures}
-    return {measure: count for measure, count in counts.items() if count is not None}
-
-
-def _first(batches: Batches) -> Batches:
-    return Batches(*(array[:1] for array in batches))
-
-
-def take_rounds(
-    measures: Mapping[Key, Callable[[], Sample]],
-    *,
-    rounds: int,
-    failed: Callable[[str, str], None],
-    report: Report = lambda text: None,
-) -> dict[Key, list[Sample]]:
-    """Take every measurement once in each round.
-
-    Args:
-        measures: what takes a measurement, by the framework's name and what is measured.
-        rounds: how many.
-        failed: is told the name of a framework that fails, and why; all that is known of it is left out.
-        report: told of each round.
-    """
-    samples: dict[Key, list[Sample]] = {key: [] for key in measures}
-    for index in range(rounds):
-        report(f"  round {index + 1} of {rounds}")
-        for key in turn(list(measures), index, rounds):
-            if key not in samples:
-                continue
-            try:
-                samples[key].append(measures[key]())
-            except FrameworkError as error:
-                samples = {other: found for other, found in samples.items() if other[0] != key[0]}
-                failed(key[0], str(error))
-    return samples
-
-
-def timed(process: Process, *, trains: bool) -> dict[str, Callable[[], Sample]]:
-    """What is timed of a framework that has been prepared."""
-    return {
-        measure: partial(process.call, "time", measure, BATCHES[measure]) for measure in measures_of(trains)
-    }
-
-
-def measures_of(trains: bool) -> tuple[str, ...]:
-    """What is measured of a framework, whether it trains or not."""
-    return (*((TRAIN,) if trains else ()), INFER, LATENCY)
-
-
-def speed_of(
-    start: Start,
-    memory: Memory,
-    found: Mapping[str, Sequence[Sample]],
-    *,
-    steps: int,
-    threads: Mapping[str, int],
-) -> Speed:
-    """Put the measurements of a framework together, each per step."""
-    training = found.get(TRAIN, ())
-    return Speed(
-        start_seconds=start.start_seconds,
-        first_step_seconds=start.first_step_seconds,
-        settings={name: f"{count} thread{'s' * (count > 1)}" for name, count in threads.items()},
-        train_seconds=tuple(sample.seconds / steps for sample in training),
-        train_cpu_seconds=tuple(sample.cpu_seconds / steps for sample in training),
-        infer_seconds=tuple(sample.seconds / steps for sample in found[INFER]),
-        latency_seconds=tuple(sample.seconds / LATENCY_CALLS for sample in found[LATENCY]),
-        start_memory=start.start_memory,
-        peak_memory=memory.peak,
-    )
-
-
-def steps_for(size: Size, *, reference: Size, steps: int) -> int:
-    """How many steps take as much arithmetic as ``steps`` of a reference size; from two to `MOST_STEPS`.
+def steps_for(size: Size, *, steps: int) -> int:
+    """How many steps take as much arithmetic as ``steps`` of `TUTORIAL`; from two to `MOST_STEPS`.
 
     So that what a call costs besides its steps weighs alike at all sizes.
     """
-    return max(2, min(MOST_STEPS, round(steps * train_flop(reference) / train_flop(size))))
+    return max(2, min(MOST_STEPS, round(steps * train_flop(TUTORIAL) / train_flop(size))))
 
 
-def scaling_point(
-    processes: Mapping[str, Process],
-    size: Size,
-    params: Params,
-    batches: Batches,
-    *,
-    rounds: int,
-    report: Report,
-) -> ScalingPoint:
-    """Time train steps at one size.
+def turn(keys: Sequence[Key], index: int, rounds: int) -> list[Key]:
+    """The order of round ``index``: each begins elsewhere, and every other one runs backwards.
 
-    Args:
-        processes: of the frameworks that are to be timed, by name.
-        size: the size.
-        params: initial weights of this size.
-        batches: a measurement trains on these.
-        rounds: measurements of each framework.
-        report: told of those that fail.
+    Rotation alone would give everybody the same neighbour in all rounds.
     """
-    why_not: dict[str, str] = {}
+    first = index * len(keys) // rounds
+    order = [*keys[first:], *keys[:first]]
+    return order[::-1] if index % 2 else order
 
-    def failed(name: str, why: str) -> None:
-        why_not[name] = why
-        report(f"  {name} {why}")
 
-    ready = {}
-    for name, process in processes.items():
+@dataclasses.dataclass
+class Measurement:
+    """Measures frameworks at one size. One that fails has the reason in its row; the others go on.
+
+    Attributes:
+        size: H, B, T, D.
+        params: the weights at the start.
+        batches: gives so many steps of the work.
+        frameworks: by name; those that cannot be started fail.
+        effort: how much is measured.
+        start: starts the process of a framework by its name; of `PEAK`, that of `PEAK_PRODUCT`.
+        tell: is called with a line about what happens.
+    """
+
+    size: Size
+    params: Params
+    batches: Callable[[int], Batches]
+    frameworks: Mapping[str, Framework]
+    effort: Effort
+    start: Start
+    tell: Tell
+
+    def point(self) -> Point:
+        """Do it."""
+        self._rows = dict.fromkeys(self.frameworks, Row())
+        self._processes: dict[str, Process] = {}
+        # By measure and framework.
+        self._samples: dict[tuple[str, str], list[Sample]] = {}
+        with ExitStack() as stack:
+            return self._point(stack)
+
+    def _point(self, stack: ExitStack) -> Point:
+        effort, right = self.effort, None
+        steps = steps_for(self.size, steps=effort.steps)
+        batches = self.batches(steps)
+        decay = effort.decay and effort.decay._replace(warmup=steps // 10, total=steps + 1)
+        if effort.parity:
+            self.tell(f"the judge computes {steps} steps in float64")
+            right = verdict(self.params, batches, decay=decay)
+        for name in self.frameworks:
+            self.tell(f"{name} gets ready")
+            self._attempt(name, partial(self._get_ready, name, batches, right, decay, stack))
+        if effort.peak and self._processes:
+            self._attempt(PEAK, partial(self._start_peak, stack))
+        self._take_rounds()
+        for name in self.frameworks.keys() & self._processes.keys():
+            self._attempt(name, partial(self._finish, name))
+        peak = tuple(sample.seconds for sample in self._samples.get((INFER, PEAK), ()))
+        return Point(self.size, steps, self._rows, right.losses if right else (), peak)
+
+    def _attempt(self, name: str, action: Callable[[], None]) -> None:
+        """Do something with a framework; if it fails, end it, and tell nothing of its speed."""
         try:
-            warm_up(process, size, params, batches, trains=True)
-            choose_threads(process, (TRAIN,))
+            action()
         except FrameworkError as error:
-            failed(name, str(error))
-        else:
-            ready[name] = process
-    measures = {(name, TRAIN): timed(process, trains=True)[TRAIN] for name, process in ready.items()}
-    samples = take_rounds(measures, rounds=rounds, failed=failed)
-    steps = len(batches.labels)
-    seconds = {name: tuple(s.seconds / steps for s in found) for (name, _), found in samples.items()}
-    return ScalingPoint(*size, steps=steps, seconds=seconds, why_not=why_not)
+            self.tell(f"  {name}: {error}")
+            if name in self._processes:
+                self._processes.pop(name).close(at_once=True)
+            self._samples = {key: found for key, found in self._samples.items() if key[1] != name}
+            if name in self._rows:
+                self._rows[name] = dataclasses.replace(self._rows[name], why_not=str(error), seconds={})
+
+    def _get_ready(
+        self, name: str, batches: Batches, right: Verdict | None, decay: Decay | None, stack: ExitStack
+    ) -> None:
+        effort, trains = self.effort, self.frameworks[name].trains
+        if (reason := self.frameworks[name].why_not(time=self.size.time)) is not None:
+            raise FrameworkError(reason)
+        process = self._processes[name] = stack.enter_context(self.start(name))
+        build = ("build", self.size, self.params, TIMING_RATE, None, effort.devices)
+        row = Row(start_seconds=process.call(*build) - process.started)
+        memory: Memory = process.call("memory")
+        if trains:
+            process.call("load", "many", *batches.first())
+            first_step: Sample = process.call("time", TRAIN, False)
+            row = dataclasses.replace(row, first_step_seconds=first_step.seconds)
+        if right is not None:
+            parity = parity_of(process, self.size, self.params, batches, right, trains, decay, effort.devices)
+            row = self._rows[name] = dataclasses.replace(row, parity=parity)
+            if parity.why_different is not None:
+                raise FrameworkError(f"different: {parity.why_different}")
+        process.call(*build)
+        for loaded, of in {"first": batches.first(), "many": batches}.items():
+            process.call("load", loaded, *of)
+        if effort.devices == 1:  # a single example cannot be shared
+            process.call("load", "single", *batches.first(batch=1))
+        threads: dict[str, int | None] = process.call("prepare", effort.measures, effort.seconds)
+        self._rows[name] = dataclasses.replace(
+            row,
+            start_memory=memory.now,
+            step_memory=process.call("step_memory"),
+            threads={measure: count for measure, count in threads.items() if count is not None},
+        )
+        process.call("forget_memory")  # what compilers had is no user's concern
+        self._samples |= {(measure, name): [] for measure in threads}
+
+    def _start_peak(self, stack: ExitStack) -> None:
+        process = self._processes[PEAK] = stack.enter_context(self.start(PEAK))
+        process.call("build", self.size, {}, 0.0)
+        for loaded, steps in (("first", 1), ("many", PEAK_STEPS)):
+            process.call("load", loaded, *noise_batches(Size(1, 1, 1, 1), steps=steps))
+        process.call("prepare", (INFER,), self.effort.seconds)
+        self._samples[INFER, PEAK] = []
+
+    def _take_rounds(self) -> None:
+        """Take every measurement once in each round; the same measures stand side by side."""
+        order = {measure: place for place, measure in enumerate(self.effort.measures)}
+        keys = sorted(self._samples, key=lambda key: (key[1] == PEAK, order.get(key[0], 0)))
+        for index in range(self.effort.rounds if keys else 0):
+            self.tell(f"round {index + 1} of {self.effort.rounds}: {', '.join(self._processes)}")
+            for key in turn(keys, index, self.effort.rounds):
+                if key in self._samples:
+                    self._attempt(key[1], partial(self._take, *key))
+
+    def _take(self, measure: str, name: str) -> None:
+        self._samples[measure, name].append(self._processes[name].call("time", measure))
+
+    def _finish(self, name: str) -> None:
+        memory: Memory = self._processes[name].call("memory")
+        found = {measure: taken for (measure, other), taken in self._samples.items() if other == name}
+        self._rows[name] = dataclasses.replace(
+            self._rows[name],
+            peak_memory=memory.peak,
+            seconds={measure: [each.seconds for each in taken] for measure, taken in found.items()},
+            processor_seconds={m: [each.processor_seconds for each in taken] for m, taken in found.items()},
+        )

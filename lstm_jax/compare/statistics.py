@@ -1,17 +1,15 @@
-"""Medians, ratios of medians with their confidence intervals, and slopes.
+"""Medians, ratios of medians with their confidence intervals, rankings, and slopes.
 
 An interval comes from the bootstrap: rounds are drawn with replacement as often as there were rounds, and
 the ratio of medians is computed of those drawn; the middle 95 % of many such ratios are the interval. Two
-frameworks of one run were measured in the same rounds, and so are drawn together: what slowed a round down
-met both, and cancels. Two runs have no rounds in common, and are drawn apart; what changed on the machine
-between them no interval can know.
+frameworks were measured in the same rounds, and so are drawn together: what slowed a round down met both, and
+cancels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
@@ -21,93 +19,77 @@ LEAST_ROUNDS = 5
 SEED = 0
 
 
-class Quartiles(NamedTuple):
-    """A quarter of the numbers is below ``low``, half of them below ``median``, a quarter above ``high``."""
-
-    low: float
-    median: float
-    high: float
-
-
 class Ratio(NamedTuple):
-    """A ratio of medians, and its 95 % confidence interval; None if there were too few rounds for one.
-
-    Its bounds are taken as they are shown, with two decimals: "1.00 to 1.03" is no difference.
-    """
+    """A ratio of medians, and its 95 % confidence interval; None if there were too few rounds for one."""
 
     value: float
-    low: float | None = None
-    high: float | None = None
+    interval: tuple[float, float] | None = None
 
     @property
-    def has_interval(self) -> bool:
-        """Whether something can be said of its spread."""
-        return self.low is not None
-
-    @property
-    def above_one(self) -> bool:
-        """Whether all of the interval is above 1."""
-        return self.low is not None and round(self.low, 2) > 1
-
-    @property
-    def below_one(self) -> bool:
-        """Whether all of the interval is below 1."""
-        return self.high is not None and round(self.high, 2) < 1
+    def is_above_one(self) -> bool:
+        """Whether all of the interval is above 1, as it is shown: "1.00 to 1.03" is no difference."""
+        return self.interval is not None and round(self.interval[0], 2) > 1
 
 
-def quartiles(samples: Sequence[float]) -> Quartiles:
-    """The quartiles of one number or more."""
-    low, median, high = np.percentile(samples, [25, 50, 75])
-    return Quartiles(float(low), float(median), float(high))
+def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """The quartiles of one number or more; the second is the median."""
+    low, middle, high = map(float, np.percentile(samples, [25, 50, 75]))
+    return low, middle, high
 
 
 def median(samples: Sequence[float]) -> float:
     """The median of one number or more."""
-    return quartiles(samples).median
+    return quartiles(samples)[1]
 
 
-def ratio(over: Sequence[float], under: Sequence[float], *, paired: bool) -> Ratio:
+def ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
     """The median of ``over`` by that of ``under``, with its interval.
 
     Args:
         over: one number per round.
-        under: the same of something else, none of them 0.
-        paired: whether both have the same rounds, in the same order.
+        under: the same of something else in the same rounds, none of them 0.
     """
     above, below = np.asarray(over, np.float64), np.asarray(under, np.float64)
     value = float(np.median(above) / np.median(below))
-    if min(len(above), len(below)) < LEAST_ROUNDS:
+    if len(above) != len(below) or len(above) < LEAST_ROUNDS:
         return Ratio(value)
-    rng = np.random.default_rng(SEED)
-    drawn = _draw(rng, len(above))
-    ratios = _medians(above, drawn) / _medians(below, drawn if paired else _draw(rng, len(below)))
+    drawn = np.random.default_rng(SEED).integers(0, len(above), (RESAMPLES, len(above)))
+    ratios = np.median(above[drawn], axis=1) / np.median(below[drawn], axis=1)
     low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Ratio(value, float(low), float(high))
+    return Ratio(value, (float(low), float(high)))
 
 
-def _draw(rng: np.random.Generator, rounds: int) -> Int[np.ndarray, "resamples rounds"]:
-    return rng.integers(0, rounds, (RESAMPLES, rounds))
+class Ranking(NamedTuple):
+    """Who is the fastest.
+
+    Attributes:
+        order: all, by their medians.
+        first: the fastest and those that are level with it; empty if there are too few rounds to say.
+    """
+
+    order: tuple[str, ...]
+    first: tuple[str, ...]
 
 
-def _medians(
-    samples: Float[np.ndarray, " rounds"], drawn: Int[np.ndarray, "resamples rounds"]
-) -> Float[np.ndarray, " resamples"]:
-    return np.median(samples[drawn], axis=1)
+def rank(samples: Mapping[str, Sequence[float]]) -> Ranking:
+    """Compare all with the one that has the smallest median.
+
+    Level with it are those whose ratio to it has 1 within its interval.
+    """
+    order = tuple(sorted(samples, key=lambda name: median(samples[name])))
+    if len(order) < 2:
+        return Ranking(order, ())
+    ratios = {name: ratio(samples[name], samples[order[0]]) for name in order[1:]}
+    if not all(found.interval for found in ratios.values()):
+        return Ranking(order, ())
+    return Ranking(order, (order[0], *(name for name in order[1:] if not ratios[name].is_above_one)))
 
 
-def slope(sizes: Sequence[int | float], seconds: Sequence[float]) -> float | None:
+def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
     """The slope of a straight line through a curve on double logarithmic axes, by least squares.
 
     Where it is 1, twice the size takes twice the time; where 2, four times. None for fewer than two sizes.
     """
     if len(set(sizes)) < 2:
         return None
-    x, y = np.log(sizes), np.log(seconds)
-    x = x - x.mean()
-    return float(x @ y / (x @ x))
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the standard deviation of the distribution they come from; None for a single value."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values)), deviation
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])

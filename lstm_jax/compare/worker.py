@@ -1,49 +1,77 @@
 """A process with one adapter, which does what it is told.
 
-`lstm_jax.compare.processes` starts it and tells it, over its standard input, which method of `Worker` to
-call; answers go out by its standard output. Nothing of JAX is imported here, so that each framework has its
-process for itself: its threads, its memory and its start.
+`processes.py` starts it and sends it, over a pipe, which method of `Worker` to call; the results go back the
+same way. Nothing of JAX is imported here, so that each framework has its process for itself: its threads, its
+memory and its start.
 """
 
 import importlib
+import math
 import os
-import pickle
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.benchmark.timing import Run
-from lstm_jax.compare.adapter import Adapter, Decay, Gradient, Params
+from lstm_jax.compare.adapter import Decay
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params
 from lstm_jax.system.cores import fastest, thread_counts, usable_cores
 
-# What is measured.
-TRAIN, INFER, LATENCY = "train", "infer", "latency"
-
-# Calls with a single image in a measurement of LATENCY.
-LATENCY_CALLS = 200
-
-# Before a measurement, so long the same is done untimed. Threads that have nothing to do spin for less.
+# Before a measurement, so long the same is done untimed: what was timed before, in another process, has left
+# its data in the caches, and perhaps threads that still spin. They do so for less.
 SETTLE_SECONDS = 0.05
+
+# In a trial of a number of threads, there are so many calls, of a single batch each.
+TRIAL_CALLS = 10
+
+# The side of the square matrices whose product gives the machine's peak, and the arithmetic of one product.
+PEAK_SIDE = 2048
+PEAK_FLOP = 2 * PEAK_SIDE**3
 
 # Tags of an answer.
 DONE, FAILED = "done", "failed"
 
-Images = Float32[np.ndarray, "steps batch time inputs"]
-Labels = Int32[np.ndarray, "steps batch"]
+
+class Measure(NamedTuple):
+    """What is timed: calls of a method of the adapter.
+
+    Attributes:
+        method: its name.
+        batches: the name of what it is given.
+        settles: the name of what it is given untimed before.
+        calls: how many there are in a measurement, at least.
+    """
+
+    method: str
+    batches: str = "many"
+    settles: str = "first"
+    calls: int = 1
+
+
+TRAIN, INFER, LATENCY, GRADIENT, DISPATCHED = "train", "infer", "latency", "gradient", "dispatched"
+MEASURES = MappingProxyType(
+    {
+        TRAIN: Measure("train"),
+        INFER: Measure("infer"),
+        LATENCY: Measure("infer", batches="single", settles="single", calls=200),
+        GRADIENT: Measure("gradients"),
+        DISPATCHED: Measure("dispatch"),
+    }
+)
 
 
 class Sample(NamedTuple):
-    """One measurement: seconds, and seconds of all processor cores together."""
+    """One measurement, for each batch: seconds, and seconds of all processor cores together."""
 
     seconds: float
-    cpu_seconds: float
+    processor_seconds: float
 
 
 class Memory(NamedTuple):
@@ -54,131 +82,119 @@ class Memory(NamedTuple):
 
 
 class Worker:
-    """What can be asked of the process. Batches are loaded under a name, and then asked for by it."""
+    """What can be asked of the process. Batches are loaded under a name, and then asked for by it.
+
+    Args:
+        adapter: "module:Class"; it is imported when it is first built.
+    """
 
     def __init__(self, adapter: str) -> None:
-        """Remember the adapter, "module:Class"; it is imported when it is first built."""
         self._spec = adapter
-        self._adapter: Adapter | None = None
+        self._adapter: Any = None
         self._batches: dict[str, Any] = {}
+        self._steps: dict[str, int] = {}
         self._threads: dict[str, int] = {}
-        self._peak: Run | None = None
+        self._calls = {name: measure.calls for name, measure in MEASURES.items()}
 
-    def build(self, size: Size, params: Params, learning_rate: float, decay: Decay | None = None) -> float:
+    def build(
+        self, size: Size, params: Params, learning_rate: float, decay: Decay | None = None, devices: int = 1
+    ) -> float:
         """Make the model anew, with an optimizer at its start; returns the time of day when it was ready."""
         module, name = self._spec.split(":")
         module = module if "." in module else f"lstm_jax.compare.adapters.{module}"
         self._batches.clear()
         self._adapter = None  # its memory can be used again
-        self._adapter = getattr(importlib.import_module(module), name)(
-            size, params, learning_rate=learning_rate, **({} if decay is None else {"decay": decay})
-        )
+        adapter = getattr(importlib.import_module(module), name)
+        self._adapter = adapter(size, params, learning_rate=learning_rate, decay=decay)
+        if devices > 1:
+            if not hasattr(self._adapter, "share"):
+                raise RuntimeError("it is compared on one device only")
+            self._adapter.share(devices)
         return time.time()
 
-    def load(self, name: str, images: Images, labels: Labels) -> float:
-        """Give the adapter batches; returns the seconds it took."""
+    def load(self, name: str, images: Any, labels: Any) -> float:
+        """Give the adapter batches, arrays as in `adapter.Adapter.load`; returns the seconds it took."""
         start = time.perf_counter()
         self._batches.pop(name, None)
-        self._batches[name] = self._built().load(images, labels)
+        self._batches[name] = self._adapter.load(images, labels)
+        self._steps[name] = len(labels)
         return time.perf_counter() - start
-
-    def gradient(
-        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
-    ) -> Gradient:
-        """Logits, loss and gradients of one batch."""
-        return self._built().gradient(images, labels)
-
-    def losses(self, images: Images, labels: Labels) -> list[float]:
-        """Take train steps one by one, each a call of its own; returns their losses."""
-        adapter = self._built()
-        return [
-            float(adapter.train(adapter.load(images[i : i + 1], labels[i : i + 1])))
-            for i in range(len(images))
-        ]
 
     def train(self, name: str) -> float:
         """Train on loaded batches; returns the mean of the losses."""
-        return float(self._built().train(self._batches[name]))
+        return float(self._adapter.train(self._batches[name]))
 
-    def infer(self, name: str) -> Float32[np.ndarray, "steps batch classes"]:
-        """The logits of loaded batches."""
-        return np.asarray(self._built().infer(self._batches[name]))
+    def losses(self, images: Any, labels: Any) -> list[float]:
+        """Take train steps one by one, each a call of its own; returns their losses."""
+        parts = (slice(i, i + 1) for i in range(len(images)))
+        return [float(self._adapter.train(self._adapter.load(images[part], labels[part]))) for part in parts]
 
-    def params(self) -> Params:
-        """The parameters as they are now."""
-        return self._built().params()
+    def gradients(self, name: str) -> tuple[float, Params]:
+        """Mean loss and mean gradients of loaded batches."""
+        loss, gradients = self._adapter.gradients(self._batches[name])
+        return float(loss), self._adapter.exchanged(gradients)
 
-    def tune(self, measure: str, name: str) -> int | None:
-        """Find by trial with how many threads something is the fastest, as a user would; that trains.
+    def infer(self, name: str) -> np.ndarray:
+        """The logits of loaded batches: steps, batch, classes."""
+        return np.asarray(self._adapter.infer(self._batches[name]))
 
-        Args:
-            measure: TRAIN, INFER or LATENCY; whenever this is timed, it will be with that number.
-            name: of loaded batches.
-
-        Returns:
-            The number; None if the framework shares out its work by itself.
-        """
-        adapter, counts = self._built(), thread_counts(len(usable_cores()))
-        if not adapter.set_threads(counts[-1]):
-            return None
-        work = self._work(measure, name)
-
-        def run(count: int) -> None:
-            adapter.set_threads(count)
-            work()
-
-        self._threads[measure] = fastest(run, counts, clock=time.perf_counter)
-        return self._threads[measure]
-
-    def set_threads(self, measure: str, count: int) -> None:
-        """Use a number of threads that was found in another process."""
-        self._threads[measure] = count
-
-    def time(self, measure: str, name: str) -> Sample:
-        """Train on loaded batches or compute their logits, timed.
-
-        What was timed before, in another process, has left its data in the caches, and perhaps threads that
-        still spin: for a short while the same is done untimed.
+    def prepare(self, measures: Sequence[str], seconds: float) -> dict[str, int | None]:
+        """Do everything once that will be timed, and choose how.
 
         Args:
-            measure: TRAIN, INFER or LATENCY.
-            name: of the batches; "first", if it is loaded, is for the untimed calls, but not of LATENCY,
-                of which each call is short.
+            measures: names in `MEASURES`.
+            seconds: the shortest time of a measurement, which is filled with calls.
 
         Returns:
-            The time; of LATENCY, that of `LATENCY_CALLS` calls.
+            For each measure that the adapter has, with how many threads it is the fastest, found by trial
+            as a user would; None if the framework shares out its work by itself.
         """
-        if measure in self._threads:
-            self._built().set_threads(self._threads[measure])
-        adapter, end = self._built(), time.perf_counter() + SETTLE_SECONDS
-        few = self._batches["first" if measure != LATENCY and "first" in self._batches else name]
-        while time.perf_counter() < end:
-            adapter.train(few) if measure == TRAIN else adapter.infer(few)
-        return _timed(self._work(measure, name))
+        there = [name for name in measures if hasattr(self._adapter, MEASURES[name].method)]
+        return {name: self._prepare(name, seconds) for name in there}
 
-    def time_once(self, name: str) -> Sample:
-        """Train on loaded batches, timed, and on nothing before."""
-        if TRAIN in self._threads:
-            self._built().set_threads(self._threads[TRAIN])
-        return _timed(self._work(TRAIN, name))
+    def _prepare(self, name: str, seconds: float) -> int | None:
+        measure, counts = MEASURES[name], thread_counts(len(usable_cores()))
+        self._call(measure.method, measure.settles)
+        self._call(measure.method, measure.batches)
+        if self._adapter.set_threads(counts[-1]):
 
-    def _work(self, measure: str, name: str) -> Callable[[], object]:
-        adapter, batches = self._built(), self._batches[name]
-        if measure == TRAIN:
-            return lambda: adapter.train(batches)
-        if measure == INFER:
-            return lambda: adapter.infer(batches)
-        return lambda: [adapter.infer(batches) for _ in range(LATENCY_CALLS)]
+            def run(count: int) -> None:
+                self._adapter.set_threads(count)
+                for _ in range(max(TRIAL_CALLS, measure.calls)):
+                    self._call(measure.method, measure.settles)
 
-    def time_peak(self, steps: int) -> Sample:
-        """Take steps of the machine's matrix product, timed. For a process without a framework."""
-        if self._peak is None:
-            from lstm_jax.benchmark.jax_lstm import peak_run
+            self._threads[name] = fastest(run, counts, clock=time.perf_counter)
+        if seconds:
+            call = self.time(name).seconds * self._steps[measure.batches]
+            self._calls[name] = max(measure.calls, math.ceil(seconds / max(call, 1e-9)))
+        return self._threads.get(name)
 
-            self._peak = peak_run()
-            self._peak(1)
-        run = self._peak
-        return _timed(lambda: run(steps))
+    def set_threads(self, name: str, count: int) -> None:
+        """Measure with a number of threads that was found in another process."""
+        self._threads[name] = count
+
+    def time(self, name: str, settle: bool = True) -> Sample:
+        """Take a measurement, by name in `MEASURES`, after the same was done untimed to ``settle``."""
+        measure = MEASURES[name]
+        if name in self._threads:
+            self._adapter.set_threads(self._threads[name])
+        end = time.perf_counter() + SETTLE_SECONDS
+        while settle and time.perf_counter() < end:
+            self._call(measure.method, measure.settles)
+        # The processor's time has that of threads of all kinds in it.
+        processor, start = time.process_time(), time.perf_counter()
+        for _ in range(self._calls[name]):
+            self._call(measure.method, measure.batches)
+        seconds, processor = time.perf_counter() - start, time.process_time() - processor
+        batches = self._calls[name] * self._steps[measure.batches]
+        return Sample(seconds / batches, processor / batches)
+
+    def _call(self, method: str, batches: str) -> None:
+        getattr(self._adapter, method)(self._batches[batches])
+
+    def step_memory(self) -> int | None:
+        """Bytes that a dispatched train step needs, where the framework can tell."""
+        return self._adapter.step_memory() if hasattr(self._adapter, "step_memory") else None
 
     def memory(self) -> Memory:
         """The memory of this process."""
@@ -189,18 +205,32 @@ class Worker:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
-    def _built(self) -> Adapter:
-        if self._adapter is None:
-            raise RuntimeError("build comes first")
-        return self._adapter
 
+class MatrixProduct:
+    """In the place of an adapter: a large float32 matrix product with all that JAX finds on the machine."""
 
-def _timed(work: Callable[[], object]) -> Sample:
-    # Threads of all kinds count towards the time of the process.
-    cpu, start = time.process_time(), time.perf_counter()
-    work()
-    seconds = time.perf_counter() - start
-    return Sample(seconds, time.process_time() - cpu)
+    def __init__(self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        matrices = np.random.default_rng(0).standard_normal((2, PEAK_SIDE, PEAK_SIDE), np.float32)
+        self._left, self._right = (jnp.asarray(matrix / PEAK_SIDE**0.5) for matrix in matrices)
+        self._product = jax.jit(jnp.matmul)
+
+    def load(self, images: Any, labels: Any) -> int:
+        """The number of products in place of batches."""
+        return len(labels)
+
+    def infer(self, steps: int) -> None:
+        """Take so many products. Each needs the one before, so that they cannot overlap."""
+        result = self._left
+        for _ in range(steps):
+            result = self._product(result, self._right)
+        result.block_until_ready()
+
+    def set_threads(self, count: int) -> bool:
+        """No: JAX shares out the work by itself."""
+        return False
 
 
 def _status(field: str) -> int | None:
@@ -215,31 +245,23 @@ def _status(field: str) -> int | None:
         return None
 
 
-def serve(worker: Worker, requests: IO[bytes], answers: IO[bytes]) -> None:
+def main(adapter: str, cores: str, descriptor: str) -> None:
     """Do what is asked until there is nothing more: (method, arguments) -> (tag, result).
 
-    What comes in is unpickled: both ends are processes of one command.
+    Args:
+        adapter: "module:Class".
+        cores: the processor cores to use, as "0,1"; all, if it is empty.
+        descriptor: of the pipe.
     """
-    while True:
-        try:
-            method, arguments = pickle.load(requests)
-        except EOFError:
-            return
-        try:
-            answer = (DONE, getattr(worker, method)(*arguments))
-        except Exception as error:  # whatever it is, it is told, and the others go on
-            traceback.print_exc()
-            answer = (FAILED, f"{type(error).__name__}: {error}")
-        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
-
-
-def main(adapter: str, cores: str) -> None:
-    """Run with so many processor cores, given as "0,1"; an empty string means all."""
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
-    # What frameworks print must not get among the answers: it goes where errors go.
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    serve(Worker(adapter), requests, answers)
+    worker, pipe = Worker(adapter), Connection(int(descriptor))
+    with suppress(EOFError):
+        while True:
+            method, arguments = pipe.recv()
+            try:
+                answer = (DONE, getattr(worker, method)(*arguments))
+            except Exception as error:  # whatever it is, it is told, and the others go on
+                traceback.print_exc()
+                answer = (FAILED, f"{type(error).__name__}: {error}")
+            pipe.send(answer)

@@ -65,26 +65,6 @@ def student_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
         degrees: degrees of freedom of T, at least 1.
         confidence: a probability between 0 and 1.
     """
-    # By bisection of the angle: the probability rises with it, and it lies between 0 and pi / 2.
-    low, high = 0.0, math.pi / 2
-    while (middle := (low + high) / 2) not in (low, high):
-        if _probability_within(middle, degrees) < confidence:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan(middle)
+    from scipy.special import stdtrit  # for runs of many seeds; the others need not wait for it
 
-
-def _probability_within(angle: float, degrees: int) -> float:
-    """P(|T| < t) for t = sqrt(degrees) tan(angle).
-
-    A finite sum (Abramowitz & Stegun 1964, Handbook of Mathematical Functions, 26.7.3 and 26.7.4).
-    """
-    odd = degrees % 2
-    cosine = math.cos(angle)
-    total, term = 0.0, cosine if odd else 1.0
-    for k in range(2 + odd, degrees + 1, 2):
-        total += term
-        term *= (k - 1) / k * cosine**2
-    series = math.sin(angle) * total
-    return 2 / math.pi * (angle + series) if odd else series
+    return float(stdtrit(degrees, (1 + confidence) / 2))

@@ -1,8 +1,8 @@
-"""Frameworks for tests of the comparison: of known speed, wrong, slow to answer, or broken.
+"""Frameworks for tests of the harness: of known speed, wrong, or broken; here, or in a process of their own.
 
-They are adapters as `lstm_jax.compare.adapter` describes them, named in `FRAMEWORKS` below. Time in their
-processes is not that of the world: the clock stands still but for what the fake says it takes, so that what
-is measured can be compared to the last digit.
+They are adapters as `lstm_jax.compare.adapter` describes them, named in `FRAMEWORKS`. `LocalProcess` has the
+worker in this process, where `CLOCK` stands still but for what a fake says it takes, so that what is
+measured can be compared to the last digit.
 """
 
 import os
@@ -12,98 +12,92 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.benchmark.size import Size
 from lstm_jax.compare import judge
-from lstm_jax.compare.adapter import Decay, Gradient
+from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.frameworks import Framework
-from lstm_jax.system.cores import usable_cores
+from lstm_jax.compare.processes import FrameworkError, Process
+from lstm_jax.compare.size import Size
+from lstm_jax.compare.work import Digits
+from lstm_jax.compare.worker import Worker
 
-# What a step of training and of inference takes, and of the first of all the compilation besides.
-STEP_SECONDS, INFER_SECONDS, COMPILE_SECONDS = 4.0, 1.0, 64.0
-
-
+SIZE = Size(hidden=3, batch=4, time=5, inputs=28)
+# What a step of training, of gradients and of inference takes, and what the first step takes besides.
+STEP_SECONDS, GRADIENT_SECONDS, INFER_SECONDS, COMPILE_SECONDS = 4.0, 2.0, 1.0, 64.0
 # By what share a step takes longer for each thread too many or too few.
 TOO_MANY = 0.5
+
+
+def few_digits() -> Digits:
+    """Not digits, but as many classes, and every row differs."""
+    rng = np.random.default_rng(0)
+    return Digits(rng.integers(0, 256, (60, 28, 28), np.uint8), rng.integers(0, 10, 60, np.int32))
 
 
 class Clock:
     """Seconds that pass only when they are said to."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    now = 0.0
 
-    def install(self) -> None:
-        """Make it the clock of this process."""
-        time.perf_counter = lambda: self.now
+    def __call__(self) -> float:
+        self.now += 1e-9  # else a loop until some time would have no end
+        return round(self.now, 6)
 
 
 CLOCK = Clock()
-COMPILED: set[str] = set()
 
 
-class Right:
-    """Computes what the judge does, and takes `STEP_SECONDS` for each step."""
+class Infers:
+    """Infers as the judge does, and takes `INFER_SECONDS` for each batch and thread."""
 
-    step_seconds = STEP_SECONDS
-    # Training takes longer with another number, inference with every thread more.
-    best_threads = min(2, len(usable_cores()))
-
-    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
-        CLOCK.install()
-        self._weights = judge.weights_of(params)
-        self._optimizer = judge.start_adam(self._weights)
-        self._learning_rate = learning_rate
-        self._threads = self.best_threads
+    def __init__(self, size: Size, params: Any, *, learning_rate: float, decay: Decay | None = None) -> None:
+        self.weights = judge.weights_of(params)
+        self.optimizer = judge.AdamState.start(self.weights)
+        self.learning_rate, self.decay = learning_rate, decay
+        self.threads = 2
 
     def load(self, images: Any, labels: Any) -> Any:
         return images, labels
 
+    def infer(self, batches: Any) -> Any:
+        CLOCK.now += INFER_SECONDS * self.threads * len(batches[0])
+        return np.stack([judge.logits_and_states(self.weights, images)[0] for images in batches[0]])
+
+    def set_threads(self, count: int) -> bool:
+        self.threads = count
+        return True
+
+
+class Right(Infers):
+    """Computes what the judge does, and takes `STEP_SECONDS` for each step with two threads."""
+
+    step_seconds = STEP_SECONDS
+    is_compiled = False
+
     def train(self, batches: Any) -> float:
-        losses = []
-        # As in PyTorch, a program is there for all models of a process: only the very first step is a first.
-        if "train" not in COMPILED:
+        if not Right.is_compiled:
             CLOCK.now += COMPILE_SECONDS
-            COMPILED.add("train")
+            Right.is_compiled = True
+        CLOCK.now += self.step_seconds * (1 + TOO_MANY * abs(self.threads - 2)) * len(batches[0])
+        losses = []
         for images, labels in zip(*batches, strict=True):
-            CLOCK.now += self.step_seconds * (1 + TOO_MANY * abs(self._threads - self.best_threads))
-            _, loss, gradient = judge.loss_and_gradient(self._weights, images, labels)
-            self._weights, self._optimizer = judge.adam_step(
-                self._weights, gradient, self._optimizer, learning_rate=self._learning_rate
+            _, loss, gradient = judge.loss_and_gradient(self.weights, images, labels)
+            rate = self.learning_rate
+            if self.decay is not None:
+                gradient = judge.clipped(gradient, self.decay.clip_norm)
+                rate *= self.decay.share(self.optimizer.step)
+            self.weights, self.optimizer = judge.adam_step(
+                self.weights, gradient, self.optimizer, learning_rate=rate
             )
             losses.append(loss)
         return float(np.mean(losses))
 
-    def infer(self, batches: Any) -> Any:
-        CLOCK.now += INFER_SECONDS * len(batches[0]) * self._threads
-        return np.stack([judge.logits(self.params(), images) for images in batches[0]])
+    def gradients(self, batches: Any) -> tuple[float, Any]:
+        CLOCK.now += GRADIENT_SECONDS * len(batches[0])
+        _, loss, gradient = judge.loss_and_gradient(self.weights, batches[0][0], batches[1][0])
+        return loss, judge.params_of(gradient)
 
-    def gradient(self, images: Any, labels: Any) -> Gradient:
-        return judge.gradient(self.params(), images, labels)
-
-    def params(self) -> Any:
-        return judge.params_of(self._weights)
-
-    def set_threads(self, count: int) -> bool:
-        self._threads = count
-        return True
-
-
-class Decays(Right):
-    """Can let its learning rate decay, and clip gradients."""
-
-    def __init__(self, size: Size, params: Any, *, learning_rate: float, decay: Decay) -> None:
-        super().__init__(size, params, learning_rate=learning_rate)
-        self._decay, self._batches, self._start = decay, [], params
-
-    def train(self, batches: Any) -> float:
-        CLOCK.now += self.step_seconds * len(batches[0])
-        self._batches.append(batches)
-        images, labels = (np.concatenate(arrays) for arrays in zip(*self._batches, strict=True))
-        losses, params = judge.train(
-            self._start, images, labels, learning_rate=self._learning_rate, decay=self._decay
-        )
-        self._weights = judge.weights_of(params)
-        return float(np.mean(losses[-len(batches[0]) :]))
+    def exchanged(self, gradients: Any) -> Any:
+        return gradients
 
 
 class Slow(Right):
@@ -115,14 +109,13 @@ class Slow(Right):
 class SwappedGates(Right):
     """Takes the weights of the input gate for those of the forget gate: shapes fit, numbers do not."""
 
-    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
+    def __init__(self, size: Size, params: Any, **options: Any) -> None:
         cell = params["lstm_0_forward"]["cell"]
         swapped = {**cell, "ii": cell["if"], "if": cell["ii"], "hi": cell["hf"], "hf": cell["hi"]}
-        params = {**params, "lstm_0_forward": {"cell": swapped}}
-        super().__init__(size, params, learning_rate=learning_rate)
+        super().__init__(size, {**params, "lstm_0_forward": {"cell": swapped}}, **options)
 
 
-class ForgetfulChunk(Right):
+class ForgetfulCall(Right):
     """Right step by step, but of many steps in one call it takes the first alone: fast, and wrong."""
 
     def train(self, batches: Any) -> float:
@@ -132,16 +125,15 @@ class ForgetfulChunk(Right):
 class WrongOptimizer(Right):
     """Right in the first step, but with twice the learning rate."""
 
-    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
-        super().__init__(size, params, learning_rate=2 * learning_rate)
+    def __init__(self, size: Size, params: Any, *, learning_rate: float, decay: Decay | None = None) -> None:
+        super().__init__(size, params, learning_rate=2 * learning_rate, decay=decay)
 
 
 class NotANumber(Right):
-    """Computes NaN."""
+    """Has a loss of NaN."""
 
-    def gradient(self, images: Any, labels: Any) -> Gradient:
-        right = super().gradient(images, labels)
-        return right._replace(loss=float("nan"))
+    def gradients(self, batches: Any) -> tuple[float, Any]:
+        return float("nan"), super().gradients(batches)[1]
 
 
 class WrongInference(Right):
@@ -156,6 +148,18 @@ class Raises(Right):
 
     def train(self, batches: Any) -> float:
         raise RuntimeError("no kernel\nfor this")
+
+
+class RaisesLater(Right):
+    """Fails when it is timed: an example alone was inferred 82 times to get ready."""
+
+    singles = 0
+
+    def infer(self, batches: Any) -> Any:
+        self.singles += len(batches[0][0]) == 1
+        if self.singles > 84:
+            raise RuntimeError("tired")
+        return super().infer(batches)
 
 
 class Dies(Right):
@@ -174,75 +178,55 @@ class Hangs(Right):
         raise AssertionError("this process should have been ended")
 
 
-class DiesLater(Right):
-    """Ends its process when it is timed."""
-
-    def infer(self, batches: Any) -> Any:
-        self.calls = getattr(self, "calls", 0) + 1
-        if self.calls > 3:
-            os._exit(4)
-        return super().infer(batches)
-
-
-class DiesWhenSmall(Right):
-    """Ends its process when it trains with 2 hidden units."""
-
-    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
-        super().__init__(size, params, learning_rate=learning_rate)
-        self._is_small = size.hidden == 2
-
-    def train(self, batches: Any) -> float:
-        if self._is_small:
-            os._exit(5)
-        return super().train(batches)
-
-
 class Large(Right):
-    """Has 100 MB, once, while it is made."""
+    """Has 100 MB, once, while it is made; prints, as frameworks do, and computes as the judge does."""
 
-    def __init__(self, size: Size, params: Any, *, learning_rate: float) -> None:
-        super().__init__(size, params, learning_rate=learning_rate)
+    def __init__(self, size: Size, params: Any, **options: Any) -> None:
+        super().__init__(size, params, **options)
         np.ones(100_000_000, np.uint8).sum()
-
-
-class Noisy(Right):
-    """Prints, as frameworks do, to where the answers go."""
-
-    def train(self, batches: Any) -> float:
         print("a warning of the framework")
         os.write(1, b"and one of its C++ part\n")
-        return super().train(batches)
-
-
-class InferenceOnly(Right):
-    """Has no training."""
-
-    def train(self, batches: Any) -> float:
-        raise AssertionError("it does not train")
-
-    gradient = train  # type: ignore[assignment]  # it takes other arguments, and is never to be called
 
 
 def _named(kind: type, **options: Any) -> Framework:
-    return Framework(f"fake: {kind.__doc__}", f"tests.helpers.fake_frameworks:{kind.__name__}", **options)
+    adapter = f"tests.helpers.fake_frameworks:{kind.__name__}"
+    return Framework(f"fake: {kind.__doc__}", adapter, ("", ""), **options)
 
 
 FRAMEWORKS: Mapping[str, Framework] = {
     "right": _named(Right),
-    "decays": _named(Decays),
     "slow": _named(Slow),
     "swapped": _named(SwappedGates),
-    "forgetful": _named(ForgetfulChunk),
+    "forgetful": _named(ForgetfulCall),
     "optimizer": _named(WrongOptimizer),
     "nan": _named(NotANumber),
     "inference-off": _named(WrongInference),
     "raises": _named(Raises),
+    "raises-later": _named(RaisesLater),
     "dies": _named(Dies),
     "hangs": _named(Hangs),
-    "dies-later": _named(DiesLater),
-    "dies-when-small": _named(DiesWhenSmall),
     "large": _named(Large),
-    "noisy": _named(Noisy),
-    "inference": _named(InferenceOnly, trains=False),
-    "missing": Framework("not installed", "nowhere:Nothing", {"no_such_package": "no-such-pip-name"}),
+    "inference": _named(Infers, trains=False),
+    "missing": Framework(
+        "not installed", "nowhere:Nothing", ("", ""), {"no_such_package": "no-such-pip-name"}
+    ),
 }
+
+
+class LocalProcess(Process):
+    """A worker in this process."""
+
+    def __init__(self, framework: Framework) -> None:
+        self._worker = Worker(framework.adapter)
+        self.started = time.time()
+        self.is_open = True
+
+    def call(self, method: str, *arguments: Any, seconds: float = 0.0) -> Any:
+        assert self.is_open
+        try:
+            return getattr(self._worker, method)(*arguments)
+        except Exception as error:
+            raise FrameworkError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
+    def close(self, *, at_once: bool = False) -> None:
+        self.is_open = False

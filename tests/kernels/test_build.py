@@ -130,7 +130,7 @@ import os
 os.environ["LSTM_JAX_CACHE_DIR"] = {str(tmp_path / "cache")!r}
 import lstm_jax
 from lstm_jax import LSTM
-import lstm_jax.kernels.native, lstm_jax.benchmark
+import lstm_jax.kernels.native, lstm_jax.compare
 LSTM(3)
 print(os.path.exists({str(tmp_path / "cache")!r}))
 """

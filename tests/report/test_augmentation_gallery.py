@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from lstm_jax.augmentation import Augmentation
-from lstm_jax.benchmark.augmentation_cost import as_text, variants
-from lstm_jax.benchmark.timing import Timing
+from lstm_jax.compare.augmentation_cost import as_text, variants
 from lstm_jax.report.augmentation_gallery import GAP, LABEL_WIDTH, MAGNIFICATION, gallery, rows_of
 from tests.helpers.mnist import oracle
 from tests.helpers.project import PROJECT, Run
@@ -72,9 +71,9 @@ def test_a_recipe_that_changes_nothing_is_refused(run: Run, tmp_path: Path) -> N
 
 def test_the_table_of_costs() -> None:
     timings = {
-        "none": Timing(10, (0.002, 0.004, 0.0035)),
-        "affine": Timing(10, (0.0035, 0.0035, 0.0035)),
-        "all": Timing(10, (0.007, 0.007, 0.0005)),
+        "none": (0.002, 0.004, 0.0035),
+        "affine": (0.0035, 0.0035, 0.0035),
+        "all": (0.007, 0.007, 0.0005),
     }
     assert as_text("wall clock", timings).splitlines() == [
         "| augmentation | wall clock, ms per step | added |",
@@ -89,7 +88,7 @@ def test_the_table_of_costs() -> None:
 
 
 def test_the_costs_can_be_measured(run: Run) -> None:
-    done = run("-m", "lstm_jax.benchmark.augmentation_cost", "--rounds", 1, "--seconds", 0.01)
+    done = run("-m", "lstm_jax.compare.augmentation_cost", "--rounds", 1, "--seconds", 0.01)
     assert done.returncode == 0, done.stderr
     assert (
         len(re.findall(r"^\| (none|affine|all) \| [\d.]+ \([\d.]+\) \| [+-]\d+% \|$", done.stdout, re.M)) == 6
@@ -98,6 +97,6 @@ def test_the_costs_can_be_measured(run: Run) -> None:
 
 @pytest.mark.parametrize("option", ["--rounds", "--seconds"])
 def test_impossible_measurements_are_refused(run: Run, option: str) -> None:
-    done = run("-m", "lstm_jax.benchmark.augmentation_cost", option, 0)
+    done = run("-m", "lstm_jax.compare.augmentation_cost", option, 0)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"{option}: got 0" in done.stderr

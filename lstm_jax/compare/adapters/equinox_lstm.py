@@ -1,15 +1,12 @@
 """Equinox: ``eqx.nn.LSTMCell`` in `jax.lax.scan`, for one sequence, and `jax.vmap` over the batch.
 
 This is how Equinox's example "Train RNN" and the documentation of its recurrent cells write it: layers are
-for single examples, the final state of the scan goes to a linear layer. A model is a pytree; the leaves of
-this one are its parameters and nothing else, since all sizes are static fields, and so it goes through
-JAX's own transformations and optax as it is ("All of Equinox": models as pytrees). Filtered ones, such as
-``eqx.filter_jit``, are for models with other leaves; they would compile to the same program. The model is
-made by ``eqx.filter_eval_shape``, as the documentation of ``eqx.tree_deserialise_leaves`` does where values
-come from elsewhere.
+for single examples, the final state of the scan goes to a linear layer. A model is a pytree of its parameters
+and nothing else, and so goes through JAX's own transformations and optax as it is ("All of Equinox": models
+as pytrees); ``eqx.filter_jit`` would compile to the same program. It is made by ``eqx.filter_eval_shape``,
+as the documentation of ``eqx.tree_deserialise_leaves`` does where values come from elsewhere.
 
-The cell has its state as (h, c), its gates one below the other, in the order i, f, g, o, kernels (4H, D) and
-(4H, H), and one bias; ``eqx.nn.Linear`` has its kernel as (10, H).
+The cell has its state as (h, c), kernels (4H, D) and (4H, H), and one bias; ``eqx.nn.Linear`` has (10, H).
 """
 
 import functools
@@ -20,12 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
-from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
-from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
-
-GATES = "ifgo"
+from lstm_jax.compare.adapter import NUM_CLASSES
+from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree, joined
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params
 
 
 class Classifier(eqx.Module):
@@ -46,42 +41,27 @@ class Classifier(eqx.Module):
         return self.head(h)
 
 
-def logits(own: Tree, images: Images) -> Logits:
-    """The logits of a batch."""
-    return jax.vmap(own)(images)
-
-
 @functools.cache
 def classifier(size: Size) -> Model:
     """The module as a model; its parameters are the module itself."""
     skeleton = eqx.filter_eval_shape(Classifier, size, key=jax.random.key(0))
 
+    def logits(own: Tree, images: Images) -> Logits:
+        return jax.vmap(own)(images)
+
+    def arrays_of(module: Tree) -> tuple[Any, ...]:
+        cell, head = module.cell, module.head
+        return cell.weight_ih, cell.weight_hh, cell.bias, head.weight, head.bias
+
     def to_own(params: Params) -> Tree:
-        joined = join_gates(params["lstm_0_forward"]["cell"], gates=GATES)
-        kernels = joined.input_kernel.T, joined.recurrent_kernel.T
-        head = params["head"]
-        return eqx.tree_at(arrays_of, skeleton, (*kernels, joined.bias, head["kernel"].T, head["bias"]))
+        input_kernel, recurrent_kernel, bias = joined(params["lstm_0_forward"]["cell"], "ifgo")
+        head = jnp.transpose(params["head"]["kernel"]), params["head"]["bias"]
+        return eqx.tree_at(arrays_of, skeleton, (input_kernel.T, recurrent_kernel.T, bias, *head))
 
-    return Model(logits, to_own, to_params)
-
-
-def to_params(own: Tree) -> Params:
-    """The parameters of the module as they are exchanged."""
-    input_kernel, recurrent_kernel, bias, head_kernel, head_bias = arrays_of(own)
-    cell = split_gates(Joined(input_kernel.T, recurrent_kernel.T, bias), gates=GATES)
-    return {"lstm_0_forward": {"cell": cell}, "head": {"kernel": head_kernel.T, "bias": head_bias}}
-
-
-def arrays_of(module: Tree) -> tuple[Any, ...]:
-    """All parameters of the module."""
-    cell, head = module.cell, module.head
-    return cell.weight_ih, cell.weight_hh, cell.bias, head.weight, head.bias
+    return Model(logits, to_own)
 
 
 class Equinox(InJax):
     """``eqx.nn.LSTMCell`` in `jax.lax.scan`."""
 
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(classifier(size), params, learning_rate=learning_rate, decay=decay)
+    model = staticmethod(classifier)

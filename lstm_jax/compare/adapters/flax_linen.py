@@ -1,47 +1,43 @@
-"""Flax Linen, in the two ways in which its users write an LSTM.
+"""Flax Linen, in the ways in which its users write an LSTM.
 
 * `RNN`: ``nn.RNN`` around a cell, as Flax's example ``seq2seq`` has its encoder and the documentation of
-  `flax.linen.RNN` shows; the cell is ``nn.OptimizedLSTMCell``, which Flax's documentation calls the more
-  efficient one of the two that have the same parameters.
+  `flax.linen.RNN` shows. `OptimizedRNN` has ``nn.OptimizedLSTMCell``, which Flax's documentation calls the
+  more efficient one of the two cells that have the same parameters.
 * `Scan`: ``nn.scan`` of ``nn.LSTMCell``, as in the documentation of `flax.linen.scan`, whose example is this
   very layer, and in Flax's example ``sst2``.
 
-Both take the last output from the final state, which the encoder of ``seq2seq`` does too. The names and
+All take the last output from the final state, which the encoder of ``seq2seq`` does too. The names and
 shapes of the cells' parameters are those that are exchanged.
 """
 
 import functools
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
+from lstm_jax.compare.adapter import NUM_CLASSES
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params
 
 
 class RNNClassifier(nn.Module):
-    """``nn.RNN`` and a dense layer.
-
-    Attributes:
-        hidden: hidden units.
-    """
+    """``nn.RNN`` around a class of cells, and a dense layer."""
 
     hidden: int
+    cell: type[nn.LSTMCell | nn.OptimizedLSTMCell]
 
     @nn.compact
     def __call__(self, images: Images) -> Logits:
         """The logits of images."""
-        (_, h), _ = nn.RNN(nn.OptimizedLSTMCell(self.hidden, name="cell"), return_carry=True)(images)
+        (_, h), _ = nn.RNN(self.cell(self.hidden, name="cell"), return_carry=True)(images)
         return nn.Dense(NUM_CLASSES, name="head")(h)
 
 
 class ScanClassifier(nn.Module):
-    """``nn.scan`` and a dense layer.
-
-    Attributes:
-        hidden: hidden units.
-    """
+    """``nn.scan`` of a cell, and a dense layer."""
 
     hidden: int
 
@@ -58,42 +54,32 @@ class ScanClassifier(nn.Module):
 
 
 @functools.cache
-def classifier(module: RNNClassifier | ScanClassifier) -> Model:
+def classifier(size: Size, module: type[nn.Module], **options: Any) -> Model:
     """A module as a model."""
+    made = module(size.hidden, **options)
 
     def logits(own: Tree, images: Images) -> Logits:
-        return module.apply({"params": own}, images)  # type: ignore[return-value]  # Flax: it may be a pair
+        return made.apply({"params": own}, images)  # type: ignore[return-value]  # Flax: it may be a pair
 
-    return Model(logits, to_own, to_params)
+    def to_own(params: Params) -> Tree:
+        return {"cell": params["lstm_0_forward"]["cell"], "head": params["head"]}
 
-
-def to_own(params: Params) -> Tree:
-    """The parameters under the names in the modules above."""
-    return {"cell": params["lstm_0_forward"]["cell"], "head": params["head"]}
-
-
-def to_params(own: Tree) -> Params:
-    """The inverse of `to_own`."""
-    return {"lstm_0_forward": {"cell": own["cell"]}, "head": own["head"]}
+    return Model(logits, to_own)
 
 
 class RNN(InJax):
+    """``nn.RNN(nn.LSTMCell)``."""
+
+    model = partial(classifier, module=RNNClassifier, cell=nn.LSTMCell)
+
+
+class OptimizedRNN(InJax):
     """``nn.RNN(nn.OptimizedLSTMCell)``."""
 
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(
-            classifier(RNNClassifier(size.hidden)), params, learning_rate=learning_rate, decay=decay
-        )
+    model = partial(classifier, module=RNNClassifier, cell=nn.OptimizedLSTMCell)
 
 
 class Scan(InJax):
     """``nn.scan(nn.LSTMCell)``."""
 
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(
-            classifier(ScanClassifier(size.hidden)), params, learning_rate=learning_rate, decay=decay
-        )
+    model = partial(classifier, module=ScanClassifier)

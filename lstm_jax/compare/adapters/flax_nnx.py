@@ -2,24 +2,21 @@
 
 The layer is used as the documentation of `flax.nnx.RNN` and of its cells shows; the cell is the one that it
 calls more efficient. The training loop is the "functional training loop" of Flax's guide "Performance
-considerations": the module is split once, before the loop, into its structure and its parameters, and merged
-again inside of the compiled step, so that no Python walks over the module between two steps. The module is
-made without computing initial values, by ``nnx.eval_shape``, as the guide "Save and load checkpoints" does
-before it puts in values from elsewhere.
+considerations": the module is split once into its structure and its parameters, and merged again inside of
+the compiled step. It is made by ``nnx.eval_shape``, as the guide "Save and load checkpoints" does before it
+puts in values from elsewhere.
 
-The cell has its gates side by side, in the order i, f, g, o, kernels (D, 4H) and (H, 4H), and one bias.
+The cell has kernels (D, 4H) and (H, 4H), and one bias.
 """
 
 import functools
 
 from flax import nnx
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
-from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
-from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
-
-GATES = "ifgo"
+from lstm_jax.compare.adapter import NUM_CLASSES
+from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree, joined
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params
 
 
 class Classifier(nnx.Module):
@@ -45,30 +42,15 @@ def classifier(size: Size) -> Model:
     def logits(own: Tree, images: Images) -> Logits:
         return nnx.merge(structure, own)(images)
 
-    return Model(logits, to_own, to_params)
+    def to_own(params: Params) -> Tree:
+        input_kernel, recurrent_kernel, bias = joined(params["lstm_0_forward"]["cell"], "ifgo")
+        dense = {"dense_i": {"kernel": input_kernel}, "dense_h": {"kernel": recurrent_kernel, "bias": bias}}
+        return {"lstm": {"cell": dense}, "head": params["head"]}
 
-
-def to_own(params: Params) -> Tree:
-    """The parameters under the names in the module above."""
-    joined = join_gates(params["lstm_0_forward"]["cell"], gates=GATES)
-    cell = {
-        "dense_i": {"kernel": joined.input_kernel},
-        "dense_h": {"kernel": joined.recurrent_kernel, "bias": joined.bias},
-    }
-    return {"lstm": {"cell": cell}, "head": params["head"]}
-
-
-def to_params(own: Tree) -> Params:
-    """The inverse of `to_own`."""
-    cell = own["lstm"]["cell"]
-    joined = Joined(cell["dense_i"]["kernel"], cell["dense_h"]["kernel"], cell["dense_h"]["bias"])
-    return {"lstm_0_forward": {"cell": split_gates(joined, gates=GATES)}, "head": own["head"]}
+    return Model(logits, to_own)
 
 
 class NNX(InJax):
     """``nnx.RNN(nnx.OptimizedLSTMCell)``."""
 
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(classifier(size), params, learning_rate=learning_rate, decay=decay)
+    model = staticmethod(classifier)

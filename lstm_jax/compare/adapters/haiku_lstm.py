@@ -5,22 +5,20 @@ last output only and takes it from the final state, which ``hk.dynamic_unroll`` 
 ``hk.without_apply_rng`` is Haiku's way to say that a network needs no random keys.
 
 ``hk.LSTM`` has one kernel for input and output together, (D + H, 4H), one bias, and its gates in the order
-i, g, f, o. It adds 1 to the forget gate while it runs; so its bias of that gate is 1 less than ours, and the
-gradients are the same.
+i, g, f, o. It adds 1 to the forget gate while it runs; so its bias of that gate is 1 less than ours.
 """
 
 import functools
 
 import haiku as hk
-import numpy as np
+import jax.numpy as jnp
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Params
-from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
-from lstm_jax.exchange.layouts import Joined, join_gates, split_gates
+from lstm_jax.compare.adapter import NUM_CLASSES
+from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree, joined
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params
 
 GATES = "igfo"
-ADDED_TO_FORGET_GATE = 1.0
 
 
 @functools.cache
@@ -33,48 +31,18 @@ def classifier(size: Size) -> Model:
         _, state = hk.dynamic_unroll(core, images, start, time_major=False)
         return hk.Linear(NUM_CLASSES)(state.hidden)
 
+    def to_own(params: Params) -> Tree:
+        input_kernel, recurrent_kernel, bias = joined(params["lstm_0_forward"]["cell"], GATES)
+        added = jnp.repeat(jnp.array([float(gate == "f") for gate in GATES]), size.hidden)
+        head = {"w": params["head"]["kernel"], "b": params["head"]["bias"]}
+        kernel = jnp.concatenate([input_kernel, recurrent_kernel])
+        return {"lstm/linear": {"w": kernel, "b": bias - added}, "linear": head}
+
     transformed: hk.Transformed = hk.without_apply_rng(hk.transform(network))
-    return Model(transformed.apply, to_own, to_params, to_gradients)
-
-
-def to_own(params: Params) -> Tree:
-    """The parameters under Haiku's names."""
-    joined = join_gates(params["lstm_0_forward"]["cell"], gates=GATES)
-    head = params["head"]
-    return {
-        "lstm/linear": {
-            "w": np.concatenate([joined.input_kernel, joined.recurrent_kernel]),
-            "b": joined.bias - _added(joined.bias),
-        },
-        "linear": {"w": head["kernel"], "b": head["bias"]},
-    }
-
-
-def to_params(own: Tree) -> Params:
-    """The inverse of `to_own`."""
-    lstm = own["lstm/linear"]
-    return to_gradients({**own, "lstm/linear": {**lstm, "b": lstm["b"] + _added(lstm["b"])}})
-
-
-def to_gradients(own: Tree) -> Params:
-    """The same for gradients, to which nothing is added."""
-    lstm, head = own["lstm/linear"], own["linear"]
-    hidden = lstm["w"].shape[1] // len(GATES)
-    input_kernel, recurrent_kernel = lstm["w"][:-hidden], lstm["w"][-hidden:]
-    cell = split_gates(Joined(input_kernel, recurrent_kernel, lstm["b"]), gates=GATES)
-    return {"lstm_0_forward": {"cell": cell}, "head": {"kernel": head["w"], "bias": head["b"]}}
-
-
-def _added(bias: np.ndarray) -> np.ndarray:
-    """What Haiku adds to the gates while it runs."""
-    per_gate = [ADDED_TO_FORGET_GATE * (gate == "f") for gate in GATES]
-    return np.repeat(np.array(per_gate, bias.dtype), len(bias) // len(GATES))
+    return Model(transformed.apply, to_own)
 
 
 class Haiku(InJax):
     """``hk.LSTM`` in ``hk.dynamic_unroll``."""
 
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(classifier(size), params, learning_rate=learning_rate, decay=decay)
+    model = staticmethod(classifier)

@@ -3,60 +3,87 @@
 Frameworks in JAX differ in how a model is written. How it is trained is up to their users, and they all can
 do what is the fastest in JAX: a train step as a pure function, a `jax.lax.scan` of it over the batches, so
 that Python does nothing between two steps, compiled by one `jax.jit` that may reuse the memory of the state
-it is given; Adam by optax, which all of these frameworks name in their documentation.
-
-So this loop is the same for all of them, and what is compared is their LSTM. Its functions are compiled once
-in a process for each model, shape of batches and decay: the learning rate is an argument of the program.
+it is given; Adam by optax, which all of these frameworks name in their documentation. So this loop is the
+same for all of them, and what is compared is their LSTM.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int32
 
-from lstm_jax.compare.adapter import Adapter, Decay, Gradient, Params
+from lstm_jax.compare.adapter import Decay, Trainer
+from lstm_jax.compare.size import Size
+from lstm_jax.devices import DATA_AXIS, make_mesh, mean_over_devices, place, replicated
+from lstm_jax.exchange.layouts import Params
 
 Tree: TypeAlias = Any  # parameters as a framework has them: a pytree of float32 arrays
 Images: TypeAlias = Float32[Array, "batch time inputs"]
-Labels: TypeAlias = Int32[Array, " batch"]
 Logits: TypeAlias = Float32[Array, "batch classes"]
+Loss: TypeAlias = Float32[Array, ""]
+
+# Programs that several CPU devices are given before one waits for them. JAX lets 32 wait for such a device;
+# with more, devices that meet in a collective can wait for each other for ever (jaxlib 0.10.2).
+MOST_WAITING = 16
+
+# How what all devices hold, a batch and many batches lie on several devices.
+SAME, EACH, ALL = P(), P(DATA_AXIS), P(None, DATA_AXIS)
 
 
 class Model(NamedTuple):
-    """A framework's classifier, as pure functions of its parameters.
-
-    Programs are compiled for a model: adapters make one for a size, and keep it.
+    """A framework's classifier, made once for each size (`functools.cache`): programs are compiled for it.
 
     Attributes:
         logits: (its parameters, images) -> logits.
-        to_own: from the parameters as they are exchanged to its own; NumPy arrays to NumPy arrays.
-        to_params: the inverse.
-        to_gradients: the same for gradients, where it is not the same.
+        to_own: from the parameters as they are exchanged to its own, in JAX: other places and names, and
+            perhaps a constant added. So its transpose brings gradients back.
     """
 
     logits: Callable[[Tree, Images], Logits]
     to_own: Callable[[Params], Tree]
-    to_params: Callable[[Tree], Params]
-    to_gradients: Callable[[Tree], Params] | None = None
 
 
-class State(NamedTuple):
+class LearningState(NamedTuple):
     """What a train step reads and writes."""
 
     own: Tree
     opt_state: optax.OptState
 
 
-class Batch(NamedTuple):
+class OnDevice(NamedTuple):
     """One batch, or several along another axis in front."""
 
     images: Float32[Array, "*steps batch time inputs"]
     labels: Int32[Array, "*steps batch"]
+
+
+class Loaded(NamedTuple):
+    """Batches on the device, in one array and, once they are dispatched, one by one."""
+
+    all: OnDevice
+    each: list[OnDevice]
+
+
+class Programs(NamedTuple):
+    """Compiled functions of a model: a train step, and training, inference and gradients of many batches."""
+
+    step: Any
+    train: Any
+    infer: Any
+    gradients: Any
+
+
+def joined(cell: Mapping[str, Any], gates: str) -> tuple[Array, Array, Array]:
+    """Input kernel (D, 4H), recurrent kernel (H, 4H) and bias (4H,) of a cell, gates in this order."""
+    kernels = (jnp.concatenate([cell[f"{kind}{gate}"]["kernel"] for gate in gates], axis=1) for kind in "ih")
+    return *kernels, jnp.concatenate([cell[f"h{gate}"]["bias"] for gate in gates])  # type: ignore[return-value]
 
 
 def adam(learning_rate: float | Array, decay: Decay | None) -> optax.GradientTransformation:
@@ -67,104 +94,129 @@ def adam(learning_rate: float | Array, decay: Decay | None) -> optax.GradientTra
     return optax.chain(clip, optax.adam(lambda step: learning_rate * jnp.minimum(*decay.lines(step))))
 
 
-def loss_and_logits(own: Tree, batch: Batch, *, model: Model) -> tuple[Float32[Array, ""], Logits]:
-    """The mean softmax cross-entropy of a batch, and its logits."""
-    logits = model.logits(own, batch.images)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), logits
+@functools.cache
+def programs(model: Model, decay: Decay | None, devices: int) -> Programs:
+    """Everything that is done with a model; several devices share each batch."""
+
+    def loss_of(own: Tree, batch: OnDevice) -> Loss:
+        logits = model.logits(own, batch.images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+
+    def loss_and_gradients(own: Tree, batch: OnDevice) -> tuple[Loss, Tree]:
+        found = jax.value_and_grad(loss_of)(own, batch)
+        return found if devices == 1 else mean_over_devices(found)
+
+    # The learning rate is an argument, so that one program serves them all.
+    def step(state: LearningState, batch: OnDevice, learning_rate: Array) -> tuple[LearningState, Loss]:
+        loss, gradients = loss_and_gradients(state.own, batch)
+        updates, opt_state = adam(learning_rate, decay).update(gradients, state.opt_state, state.own)
+        return LearningState(optax.apply_updates(state.own, updates), opt_state), loss
+
+    def train(state: LearningState, batches: OnDevice, learning_rate: Array) -> tuple[LearningState, Loss]:
+        state, losses = jax.lax.scan(partial(step, learning_rate=learning_rate), state, batches)
+        return state, losses.mean()
+
+    def infer(own: Tree, images: Float32[Array, "steps batch time inputs"]) -> Array:
+        return jax.lax.map(partial(model.logits, own), images)
+
+    def gradients(own: Tree, batches: OnDevice) -> tuple[Loss, Tree]:
+        def add(total: Any, batch: OnDevice) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, loss_and_gradients(own, batch)), None
+
+        zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, own)
+        total, _ = jax.lax.scan(add, zeros, batches)
+        return jax.tree.map(lambda each: each / len(batches.labels), total)
+
+    def jit(function: Callable[..., Any], in_specs: Any, out_specs: Any = SAME, **options: Any) -> Any:
+        if devices > 1:
+            mesh = make_mesh(devices=devices, batch_size=devices)
+            specs = {"in_specs": in_specs, "out_specs": out_specs}
+            function = jax.shard_map(function, mesh=mesh, **specs, check_vma=False)
+        return jax.jit(function, **options)
+
+    return Programs(
+        step=jit(step, (SAME, EACH, SAME), donate_argnums=0),
+        train=jit(train, (SAME, ALL, SAME), donate_argnums=0),
+        infer=jit(infer, (SAME, ALL), ALL),
+        gradients=jit(gradients, (SAME, ALL)),
+    )
 
 
-def loss_and_gradients(
-    own: Tree, batch: Batch, *, model: Model
-) -> tuple[tuple[Float32[Array, ""], Logits], Tree]:
-    """What `loss_and_logits` gives, and the gradients of the loss by the parameters."""
-    return jax.value_and_grad(partial(loss_and_logits, batch=batch, model=model), has_aux=True)(own)
-
-
-def train_step(
-    state: State, batch: Batch, *, model: Model, optimizer: optax.GradientTransformation
-) -> tuple[State, Float32[Array, ""]]:
-    """One train step; returns the state after it and the loss before it."""
-    (loss, _), gradients = loss_and_gradients(state.own, batch, model=model)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.own)
-    return State(optax.apply_updates(state.own, updates), opt_state), loss
-
-
-@partial(jax.jit, static_argnames=("model", "decay"), donate_argnames="state")
-def train_steps(
-    state: State, batches: Batch, learning_rate: float | Array, *, model: Model, decay: Decay | None
-) -> tuple[State, Float32[Array, ""]]:
-    """A train step with each of the batches; returns the state after the last and the mean loss."""
-    step = partial(train_step, model=model, optimizer=adam(learning_rate, decay))
-    state, losses = jax.lax.scan(step, state, batches)
-    return state, losses.mean()
-
-
-@partial(jax.jit, static_argnames="model")
-def infer_steps(own: Tree, batches: Batch, *, model: Model) -> Float32[Array, "steps batch classes"]:
-    """The logits of each of the batches."""
-    return jax.lax.map(partial(model.logits, own), batches.images)
-
-
-# A program of its own; a train step has the same inside of its program.
-_jitted_gradients = jax.jit(loss_and_gradients, static_argnames="model")
-
-
-class InJax(Adapter):
+class InJax(Trainer):
     """An adapter (see there) of a model in JAX."""
 
-    def __init__(
-        self, model: Model, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        """Begin with these parameters.
+    model: ClassVar[Callable[[Size], Model]]  # of a size; each framework has its own
 
-        Args:
-            model: the classifier in its framework.
-            params: the parameters, as they are exchanged.
-            learning_rate: of Adam, the largest if it decays.
-            decay: how it does, and how gradients are clipped.
-        """
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        self._model = type(self).model(size)
+        self._params, self._decay, self._learning_rate = params, decay, np.float32(learning_rate)
         # A copy: the train step will overwrite it.
-        own = jax.tree.map(partial(jnp.array, dtype=jnp.float32), model.to_own(params))
-        self._model = model
-        self._state = State(own, adam(learning_rate, decay).init(own))
-        self._train = partial(train_steps, learning_rate=learning_rate, model=model, decay=decay)
+        own = jax.tree.map(partial(jnp.array, dtype=jnp.float32), self._model.to_own(params))
+        self._state = LearningState(own, adam(learning_rate, decay).init(own))
+        self._step: Any = None
+        self.share(1)
+
+    def share(self, devices: int) -> None:
+        """Let so many devices share each batch from now on."""
+        self._devices = devices
+        self._programs = programs(self._model, self._decay, devices)
+        if devices > 1:
+            self._mesh = make_mesh(devices=devices, batch_size=devices)
+            self._state = jax.device_put(self._state, replicated(self._mesh))
 
     def load(
         self,
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
-    ) -> Batch:
+    ) -> Loaded:
         """The batches on the device."""
-        return jax.block_until_ready(Batch(jnp.array(images), jnp.array(labels)))
+        return Loaded(self._put((images, labels), ALL), [])
 
-    def train(self, batches: Batch) -> float:
-        """Take a train step with each of the batches; returns their mean loss."""
-        self._state, loss = self._train(self._state, batches)
+    def _put(self, arrays: Sequence[np.ndarray], spec: P) -> OnDevice:
+        if self._devices == 1:
+            return jax.block_until_ready(OnDevice(*map(jnp.array, arrays)))
+        return jax.block_until_ready(OnDevice(*(place(self._mesh, array, spec) for array in arrays)))
+
+    def train(self, batches: Loaded) -> float:
+        """Take a train step with each of the batches, all in one program."""
+        self._state, loss = self._programs.train(self._state, batches.all, self._learning_rate)
         jax.block_until_ready(self._state)
         return float(loss)
 
-    def infer(self, batches: Batch) -> Float32[np.ndarray, "steps batch classes"]:
+    def dispatch(self, batches: Loaded) -> None:
+        """The same, with a program of one step that Python calls again and again."""
+        if not batches.each:
+            pairs = zip(*map(np.array, batches.all), strict=True)
+            batches.each.extend(self._put(pair, EACH) for pair in pairs)
+            first = self._state, batches.each[0], self._learning_rate
+            self._step = self._step or self._programs.step.lower(*first).compile()
+        must_wait = self._devices > 1 and jax.default_backend() == "cpu"
+        for index, batch in enumerate(batches.each):
+            self._state, _ = self._step(self._state, batch, self._learning_rate)
+            if must_wait and (index + 1) % MOST_WAITING == 0:
+                jax.block_until_ready(self._state)
+        jax.block_until_ready(self._state)
+
+    def step_memory(self) -> int | None:
+        """Bytes that XLA plans for the dispatched step on each device, without a kernel's scratch space."""
+        plan = self._step and self._step.memory_analysis()
+        if plan is None:
+            return None
+        reused = plan.alias_size_in_bytes  # results in the place of consumed arguments
+        return int(plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - reused)
+
+    def infer(self, batches: Loaded) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
-        return np.asarray(infer_steps(self._state.own, batches, model=self._model))
+        return np.asarray(self._programs.infer(self._state.own, batches.all.images))
 
-    def gradient(
-        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
-    ) -> Gradient:
-        """Logits, loss and gradients of one batch."""
-        batch = Batch(jnp.array(images), jnp.array(labels))
-        (loss, logits), gradients = _jitted_gradients(self._state.own, batch, model=self._model)
-        to_gradients = self._model.to_gradients or self._model.to_params
-        return Gradient(np.asarray(logits), float(loss), to_gradients(_on_host(gradients)))
+    def gradients(self, batches: Loaded) -> tuple[float, Tree]:
+        """Mean loss and mean gradients of the batches, all in one program."""
+        loss, gradients = jax.block_until_ready(self._programs.gradients(self._state.own, batches.all))
+        return float(loss), gradients
 
-    def params(self) -> Params:
-        """The parameters as they are now."""
-        return self._model.to_params(_on_host(self._state.own))
-
-    def set_threads(self, count: int) -> bool:
-        """No: JAX shares out its work among the processor's cores by itself."""
-        return False
-
-
-def _on_host(tree: Tree) -> Tree:
-    """The arrays in NumPy: copies, since on a CPU NumPy could look into memory that the next step reuses."""
-    return jax.tree.map(np.array, tree)
+    def exchanged(self, gradients: Tree) -> Params:
+        """Gradients in the layout of the parameters."""
+        _, transpose = jax.vjp(self._model.to_own, self._params)
+        return jax.tree.map(np.asarray, transpose(gradients)[0])

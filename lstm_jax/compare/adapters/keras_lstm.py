@@ -10,11 +10,11 @@ gets arrays. On TensorFlow it gets what TensorFlow's users give it, a ``tf.data.
   they computed: sums of 10 ms, 20 ms, 40 ms and so on. It seems that their end waits for a sleeping thread.
 
 ``LSTM`` keeps its loop (``unroll=False``, the default). Written out, a train step was not faster on
-TensorFlow, and took nearly twice as long on JAX and with ``jit_compile``, which compile it for 20 s and more.
+TensorFlow, and took nearly twice as long on JAX, which compiles it for 20 s and more.
 
-`Keras` is ``jit_compile=False`` on TensorFlow, a graph of TensorFlow's own kernels; on JAX everything is
-compiled by XLA anyway. `KerasXLA` is ``jit_compile=True``. Logits come from ``predict_on_batch``, which does
-without a dataset. Gradients are computed as in the guides "Customizing what happens in `fit()`" for either.
+On TensorFlow it is a graph of TensorFlow's own kernels (``jit_compile=False``): compiled by XLA, a train step
+took a third longer. On JAX everything is compiled by XLA anyway. Logits come from ``predict_on_batch``, which
+does without a dataset. Gradients are computed as in the guides "Customizing what happens in `fit()`".
 
 Keras's Adam adds epsilon before it corrects the bias of the averages, which the other frameworks do after it,
 and has 1e-7 where they have 1e-8. The second is set here. The first changed the losses of the hundred steps
@@ -22,16 +22,15 @@ that are compared with the judge's by up to 8e-5 of their value, a twelfth of th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Decay, Gradient, Params
-from lstm_jax.errors import ImplementationError
-from lstm_jax.exchange.layouts import from_keras, to_keras
+from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Trainer
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params, from_keras, to_keras
 
 ON_TENSORFLOW: bool = keras.config.backend() == "tensorflow"
 if ON_TENSORFLOW:
@@ -39,35 +38,24 @@ if ON_TENSORFLOW:
 else:
     import jax
 
-# From images and labels to logits, loss and gradients.
-GradientFunction: TypeAlias = Callable[[Any, Any], tuple[Any, Any, Sequence[Any]]]
+# From images and labels to loss and gradients.
+GradientFunction: TypeAlias = Callable[[Any, Any], tuple[Any, Sequence[Any]]]
 
 EPSILON = 1e-8
 STEPS_PER_EXECUTION = 100 if ON_TENSORFLOW else 1
 
 
-class Batches(NamedTuple):
-    """Batches as ``fit`` and ``predict_on_batch`` want to have them.
-
-    Attributes:
-        to_fit: arguments of ``fit``.
-        images: one array for each batch.
-        tensors: the same as tensors of the backend, from the first inference on: training needs none, and
-            the time that loading takes counts in a comparison.
-    """
+class ToFit(NamedTuple):
+    """Arguments of ``fit``, the batches, and for inference, from its first time on, the images as tensors."""
 
     to_fit: Mapping[str, Any]
     images: Float32[np.ndarray, "steps batch time inputs"]
+    labels: Int32[np.ndarray, "steps batch"]
     tensors: list[Any]
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # no types
-    """A learning rate that rises and falls in lines: of Keras's own, none has a warm-up and this decay.
-
-    Args:
-        peak: the largest.
-        decay: how it rises and falls.
-    """
+    """A learning rate that rises and falls in lines: of Keras's own, none has a warm-up and this decay."""
 
     def __init__(self, peak: float, decay: Decay) -> None:
         self._peak, self._decay = peak, decay
@@ -76,24 +64,13 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         """The learning rate of a step, counted from 0."""
         return self._peak * keras.ops.minimum(*self._decay.lines(keras.ops.cast(step, "float32")))
 
-    def get_config(self) -> dict[str, Any]:
-        """What makes it anew; Keras asks for it when a model is saved."""
-        return {"peak": self._peak, "decay": self._decay}
 
-
-class Keras(Adapter):
+class Keras(Trainer):
     """A sequential model."""
-
-    jit_compile: ClassVar[bool | str] = False if ON_TENSORFLOW else "auto"
 
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        """Build and compile the model.
-
-        Raises:
-            ImplementationError: if Keras refuses to compile it by XLA, as it does where it would call cuDNN.
-        """
         self._model = keras.Sequential(
             [
                 keras.Input((size.time, size.inputs)),
@@ -110,83 +87,71 @@ class Keras(Adapter):
             ),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             steps_per_execution=STEPS_PER_EXECUTION,
-            jit_compile=self.jit_compile,
+            jit_compile=False if ON_TENSORFLOW else "auto",
         )
-        if self.jit_compile is True and not self._model.jit_compile:
-            raise ImplementationError("Keras does not compile its LSTM by XLA on this device")
         self._gradient = (_gradient_in_tensorflow if ON_TENSORFLOW else _gradient_in_jax)(self._model)
 
     def load(
         self,
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
-    ) -> Batches:
+    ) -> ToFit:
         """The batches as a dataset of TensorFlow, or as arrays with all examples one after the other."""
         if ON_TENSORFLOW:
             options = tf.data.Options()
             options.autotune.enabled = False
             dataset = tf.data.Dataset.from_tensor_slices((images, labels)).with_options(options)
-            return Batches({"x": dataset, "shuffle": False}, images, [])
+            return ToFit({"x": dataset, "shuffle": False}, images, labels, [])
         x, y = images.reshape(-1, *images.shape[2:]), labels.reshape(-1)
-        return Batches({"x": x, "y": y, "batch_size": labels.shape[1], "shuffle": False}, images, [])
+        return ToFit({"x": x, "y": y, "batch_size": labels.shape[1], "shuffle": False}, images, labels, [])
 
-    def train(self, batches: Batches) -> float:
+    def train(self, batches: ToFit) -> float:
         """Take a train step with each of the batches; returns their mean loss."""
         history = self._model.fit(**batches.to_fit, epochs=1, verbose=0).history
         return float(history["loss"][0])
 
-    def infer(self, batches: Batches) -> Float32[np.ndarray, "steps batch classes"]:
+    def infer(self, batches: ToFit) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
         if not batches.tensors:
             batches.tensors.extend(keras.ops.convert_to_tensor(images) for images in batches.images)
         return np.stack([self._model.predict_on_batch(images) for images in batches.tensors])
 
-    def gradient(
-        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
-    ) -> Gradient:
-        """Logits, loss and gradients of one batch, compiled as training is."""
-        logits, loss, gradients = self._gradient(images, labels)
-        return Gradient(np.array(logits), float(loss), from_keras([np.array(each) for each in gradients]))
+    def gradients(self, batches: ToFit) -> tuple[float, list[Any]]:
+        """Mean loss and mean gradients of the batches, compiled as training is."""
+        found = [self._gradient(*pair) for pair in zip(batches.images, batches.labels, strict=True)]
+        losses, gradients = zip(*found, strict=True)
+        means = [
+            np.mean([np.array(each) for each in of_one], axis=0) for of_one in zip(*gradients, strict=True)
+        ]
+        return float(np.mean([float(loss) for loss in losses])), means
 
-    def params(self) -> Params:
-        """The parameters as they are now."""
-        return from_keras([np.array(weight) for weight in self._model.get_weights()])
-
-    def set_threads(self, count: int) -> bool:
-        """No: TensorFlow and JAX share out their work among the processor's cores by themselves."""
-        return False
-
-
-class KerasXLA(Keras):
-    """The same, compiled by XLA."""
-
-    jit_compile = True
+    def exchanged(self, gradients: list[Any]) -> Params:
+        """Gradients in the layout of the parameters."""
+        return from_keras(gradients)
 
 
 def _gradient_in_tensorflow(model: Any) -> GradientFunction:
-    def gradient(images: Any, labels: Any) -> tuple[Any, Any, Sequence[Any]]:
+    def gradient(images: Any, labels: Any) -> tuple[Any, Sequence[Any]]:
         with tf.GradientTape() as tape:
-            logits = model(images, training=True)
-            loss = model.compute_loss(images, labels, logits)
-        return logits, loss, tape.gradient(loss, model.trainable_weights)
+            loss = model.compute_loss(images, labels, model(images, training=True))
+        return loss, tape.gradient(loss, model.trainable_weights)
 
     compiled: GradientFunction = tf.function(gradient, jit_compile=model.jit_compile)
     return compiled
 
 
 def _gradient_in_jax(model: Any) -> GradientFunction:
-    def loss_and_logits(weights: Any, others: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    def loss_of(weights: Any, others: Any, images: Any, labels: Any) -> Any:
         logits, _ = model.stateless_call(weights, others, images, training=True)
-        return model.compute_loss(images, labels, logits), logits
+        return model.compute_loss(images, labels, logits)
 
-    compiled = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))
+    compiled = jax.jit(jax.value_and_grad(loss_of))
 
-    def gradient(images: Any, labels: Any) -> tuple[Any, Any, Sequence[Any]]:
+    def gradient(images: Any, labels: Any) -> tuple[Any, Sequence[Any]]:
         weights, others = (
             [variable.value for variable in variables]
             for variables in (model.trainable_variables, model.non_trainable_variables)
         )
-        (loss, logits), gradients = compiled(weights, others, images, labels)
-        return logits, loss, gradients
+        return compiled(weights, others, images, labels)
 
     return gradient

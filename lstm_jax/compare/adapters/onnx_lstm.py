@@ -6,15 +6,13 @@ number of threads within an operator. Left alone, that number is one for each co
 that this process may not use; so it is always given. It belongs to a session, so there is one for each.
 """
 
-from typing import NoReturn
-
 import numpy as np
 import onnxruntime
 from jaxtyping import Float32, Int32
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import Adapter, Params
-from lstm_jax.errors import ImplementationError
+from lstm_jax.compare.adapter import Adapter, Decay
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params
 from lstm_jax.exchange.onnx_files import onnx_model
 from lstm_jax.system.cores import usable_cores
 
@@ -22,8 +20,9 @@ from lstm_jax.system.cores import usable_cores
 class OnnxRuntime(Adapter):
     """An inference session on the CPU."""
 
-    def __init__(self, size: Size, params: Params, *, learning_rate: float) -> None:
-        self._params = params
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
         self._model: bytes = onnx_model(params).SerializeToString()
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         self.set_threads(len(usable_cores()))
@@ -42,42 +41,13 @@ class OnnxRuntime(Adapter):
         """The logits of all batches."""
         return np.stack([self._session.run(["logits"], {"images": images})[0] for images in batches])
 
-    def train(self, batches: Float32[np.ndarray, "steps batch time inputs"]) -> NoReturn:
-        """Refuse.
-
-        Raises:
-            ImplementationError: always.
-        """
-        raise _refusal()
-
-    def gradient(
-        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
-    ) -> NoReturn:
-        """Refuse.
-
-        Raises:
-            ImplementationError: always.
-        """
-        raise _refusal()
-
-    def params(self) -> Params:
-        """The parameters that the session was made with."""
-        return self._params
-
     def set_threads(self, count: int) -> bool:
         """Compute with so many threads from now on."""
         if count not in self._sessions:
-            self._sessions[count] = self._with_threads(count)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = count
+            self._sessions[count] = onnxruntime.InferenceSession(
+                self._model, options, providers=["CPUExecutionProvider"]
+            )
         self._session = self._sessions[count]
         return True
-
-    def _with_threads(self, count: int) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = count
-        return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-
-
-def _refusal() -> ImplementationError:
-    return ImplementationError(
-        "ONNX Runtime: got a request to train, expected inference; choose another framework"
-    )

@@ -5,71 +5,54 @@ takes its last output from the LSTM's final state. The parameters are those that
 """
 
 import functools
-from typing import ClassVar
+from functools import partial
 
 from lstm_jax import LSTMClassifier
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import Decay, Params
+from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
+from lstm_jax.compare.size import Size
 from lstm_jax.errors import ImplementationError
+from lstm_jax.exchange.layouts import Params
 from lstm_jax.kernels.build import why_not_available
 
 
 @functools.cache
-def classifier(hidden: int, implementation: str) -> Model:
+def classifier(size: Size, implementation: str) -> Model:
     """The classifier, computed by an implementation of the LSTM."""
-    model = LSTMClassifier(hidden_size=hidden, implementation=implementation)
+    model = LSTMClassifier(hidden_size=size.hidden, implementation=implementation)
 
     def logits(own: Tree, images: Images) -> Logits:
         return model.apply({"params": own}, images)  # type: ignore[return-value]  # Flax: it may be a pair
 
-    return Model(logits, to_own=lambda params: params, to_params=lambda own: own)
+    return Model(logits, to_own=lambda params: params)
 
 
-class _Ours(InJax):
-    """The adapter; each subclass is one implementation."""
-
-    implementation: ClassVar[str]
-
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        super().__init__(
-            classifier(size.hidden, self.implementation), params, learning_rate=learning_rate, decay=decay
-        )
-
-
-class Native(_Ours):
+class Native(InJax):
     """The kernel in C++."""
 
-    implementation = "native"
+    model = partial(classifier, implementation="native")
 
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        """Build the kernel, if this machine has not built it yet, and the model.
-
-        Raises:
-            ImplementationError: if the kernel cannot be built or used here.
-        """
         if (reason := why_not_available()) is not None:
             raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
         super().__init__(size, params, learning_rate=learning_rate, decay=decay)
 
 
-class Fused(_Ours):
+class Fused(InJax):
     """JAX, with a gradient of its own."""
 
-    implementation = "fused"
+    model = partial(classifier, implementation="fused")
 
 
-class Scan(_Ours):
+class Scan(InJax):
     """The reference: `nn.scan` over `nn.LSTMCell`."""
 
-    implementation = "scan"
+    model = partial(classifier, implementation="scan")
 
 
-class Unrolled(_Ours):
+class Unrolled(InJax):
     """The reference with its loop written out."""
 
-    implementation = "unrolled"
+    model = partial(classifier, implementation="unrolled")

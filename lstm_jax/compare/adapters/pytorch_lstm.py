@@ -5,7 +5,7 @@ linear layer reads is ``h_n``, the last output, which ``nn.LSTM`` returns by its
 tutorial "Optimizing Model Parameters", with what PyTorch's "Performance Tuning Guide" asks for: no host
 synchronisation within the loop, so losses stay tensors until its end; gradients set to None instead of zero;
 the fused optimizer; ``inference_mode`` where no gradient is wanted. The guide also says to try numbers of
-threads; the comparison does that for whatever it times.
+threads; the harness does that for whatever it times.
 
 ``nn.LSTM`` has two biases and adds them up. Adam would move each of them by a whole step, and so their sum
 twice as fast as the one bias of the other frameworks. Therefore ``bias_ih_l0`` stays zero here: with
@@ -14,14 +14,12 @@ twice as fast as the one bias of the other frameworks. Therefore ``bias_ih_l0`` 
 ``torch.compile`` does not compile ``nn.LSTM``: it breaks its graph there on purpose, and a model that is
 little else runs as if it were not compiled (PyTorch issue 141184). What can be compiled is a loop over
 ``nn.LSTMCell``, which has the same equations and the same names of weights; the loop is written out, so the
-time to compile grows with the number of steps. Forward and backward pass are one program each. A train step
-takes about as long as with ``nn.LSTM``, and a quarter less than in the same loop without ``torch.compile``.
-Tried as well, and not faster: all products with the input in one before the loop, with which it compiles much
-longer; and ``torch._dynamo.config.allow_rnn``, which needs oneDNN switched off to compile at all.
+time to compile grows with the number of steps. Tried as well, and not faster: all products with the input in
+one before the loop, and ``torch._dynamo.config.allow_rnn``, which needs oneDNN switched off.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.compare.adapter import NUM_CLASSES, Adapter, Decay, Gradient, Params
-from lstm_jax.exchange.layouts import from_pytorch, to_pytorch
+from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Trainer
+from lstm_jax.compare.size import Size
+from lstm_jax.exchange.layouts import Params, from_pytorch, to_pytorch
 
 # `torch.compile` gives up on a function that it has compiled so often: 8 times, if not told otherwise. Here
 # it compiles once for each size, mode and number of threads.
@@ -76,41 +74,30 @@ class CellClassifier(nn.Module):
         return logits
 
 
-class Batches(NamedTuple):
+class Tensors(NamedTuple):
     """Batches one behind the other."""
 
     images: Tensor
     labels: Tensor
 
 
-class InPyTorch(Adapter):
-    """An adapter (see there) of a module: what both of them share, which is everything but the model.
+class PyTorch(Trainer):
+    """``nn.LSTM``."""
 
-    Args:
-        model: the classifier.
-        forward: how its logits are computed.
-        params: the parameters at the start, as they are exchanged.
-        learning_rate: of Adam, the largest if it decays.
-        decay: how it does, and how gradients are clipped.
-    """
+    classifier: ClassVar[type[nn.Module]] = Classifier
 
     def __init__(
-        self,
-        model: nn.Module,
-        forward: Callable[[Tensor], Tensor],
-        params: Params,
-        *,
-        learning_rate: float,
-        decay: Decay | None = None,
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        names = model.state_dict()
-        state = {
-            _own_name(name, names): torch.from_numpy(array) for name, array in to_pytorch(params).items()
+        self._model = self.classifier(size)
+        names = self._model.state_dict()
+        arrays = to_pytorch(params).items()
+        state = {name if name in names else name.removesuffix(FIRST_LAYER): array for name, array in arrays}
+        self._model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+        self._forward: Callable[[Tensor], Tensor] = self._model
+        self._learnt = {
+            name: weight for name, weight in self._model.named_parameters() if weight.requires_grad
         }
-        model.load_state_dict(state)
-        self._model = model
-        self._forward = forward
-        self._learnt = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizer = torch.optim.Adam(self._learnt.values(), lr=learning_rate, fused=True)
         self._decay = decay
         self._schedule = None if decay is None else LambdaLR(self._optimizer, decay.share)
@@ -119,11 +106,11 @@ class InPyTorch(Adapter):
         self,
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
-    ) -> Batches:
+    ) -> Tensors:
         """The batches as tensors; PyTorch wants labels in 64 bits."""
-        return Batches(torch.tensor(images), torch.tensor(labels, dtype=torch.int64))
+        return Tensors(torch.tensor(images), torch.tensor(labels, dtype=torch.int64))
 
-    def train(self, batches: Batches) -> float:
+    def train(self, batches: Tensors) -> float:
         """Take a train step with each of the batches; returns their mean loss."""
         losses = []
         for images, labels in zip(*batches, strict=True):
@@ -138,27 +125,28 @@ class InPyTorch(Adapter):
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
-    def infer(self, batches: Batches) -> Float32[np.ndarray, "steps batch classes"]:
+    def infer(self, batches: Tensors) -> Float32[np.ndarray, "steps batch classes"]:
         """The logits of all batches."""
         with torch.inference_mode():
             return torch.stack([self._forward(images) for images in batches.images]).numpy()
 
-    def gradient(
-        self, images: Float32[np.ndarray, "batch time inputs"], labels: Int32[np.ndarray, " batch"]
-    ) -> Gradient:
-        """Logits, loss and gradients of one batch."""
-        batches = self.load(images[np.newaxis], labels[np.newaxis])
-        logits = self._forward(batches.images[0])
-        loss = functional.cross_entropy(logits, batches.labels[0])
-        found = torch.autograd.grad(loss, tuple(self._learnt.values()))
-        # That of the bias that does not learn is the same as that of the other; their sum has it once.
-        zeros = {name: torch.zeros_like(tensor) for name, tensor in self._model.state_dict().items()}
-        gradients = _exchanged({**zeros, **dict(zip(self._learnt, found, strict=True))})
-        return Gradient(logits.detach().numpy(), float(loss.detach()), gradients)
+    def gradients(self, batches: Tensors) -> tuple[float, dict[str, Tensor]]:
+        """Mean loss and mean gradients of the batches: each backward pass adds to the gradients."""
+        self._optimizer.zero_grad()
+        losses = []
+        for images, labels in zip(*batches, strict=True):
+            loss = functional.cross_entropy(self._forward(images), labels)
+            loss.backward()
+            losses.append(loss.detach())
+        summed = {name: weight.grad for name, weight in self._learnt.items() if weight.grad is not None}
+        return float(torch.stack(losses).mean()), {n: grad / len(losses) for n, grad in summed.items()}
 
-    def params(self) -> Params:
-        """The parameters as they are now."""
-        return _exchanged(self._model.state_dict())
+    def exchanged(self, gradients: dict[str, Tensor]) -> Params:
+        """Gradients in the layout of the parameters; that of the sum of the biases is that of the one."""
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in self._model.state_dict().items()}
+        arrays = {name: np.array(tensor.numpy()) for name, tensor in {**zeros, **gradients}.items()}
+        is_cell = {name: name.startswith("lstm.") and not name.endswith(FIRST_LAYER) for name in arrays}
+        return from_pytorch({name + FIRST_LAYER * is_cell[name]: array for name, array in arrays.items()})
 
     def set_threads(self, count: int) -> bool:
         """Compute with so many threads from now on."""
@@ -166,37 +154,14 @@ class InPyTorch(Adapter):
         return True
 
 
-class PyTorch(InPyTorch):
-    """``nn.LSTM``."""
-
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        model = Classifier(size)
-        super().__init__(model, model, params, learning_rate=learning_rate, decay=decay)
-
-
-class Compiled(InPyTorch):
+class Compiled(PyTorch):
     """``torch.compile`` of a loop over ``nn.LSTMCell``; for each size a program of its own."""
 
+    classifier = CellClassifier
+
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
+        super().__init__(size, params, learning_rate=learning_rate, decay=decay)
         torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
-        model = CellClassifier(size)
-        forward = torch.compile(model, dynamic=False, fullgraph=True)
-        super().__init__(model, forward, params, learning_rate=learning_rate, decay=decay)
-
-
-def _own_name(name: str, names: dict[str, Tensor]) -> str:
-    """The name of a weight of ``nn.LSTM`` in a model that may have ``nn.LSTMCell`` instead."""
-    return name if name in names else name.removesuffix(FIRST_LAYER)
-
-
-def _exchanged(tensors: dict[str, Tensor]) -> Params:
-    """Weights or gradients in the layout in which they are exchanged: copies, which no step will change."""
-    arrays = {}
-    for name, tensor in tensors.items():
-        is_of_cell = name.startswith("lstm.") and not name.endswith(FIRST_LAYER)
-        arrays[name + FIRST_LAYER * is_of_cell] = np.array(tensor.numpy())
-    return from_pytorch(arrays)
+        self._forward = torch.compile(self._model, dynamic=False, fullgraph=True)

@@ -1,4 +1,4 @@
-"""What augmentation adds to a training step: ``python -m lstm_jax.benchmark.augmentation_cost``.
+"""What augmentation adds to a training step: ``python -m lstm_jax.compare.augmentation_cost``.
 
 The steps are those of training, in the loop of an epoch, on MNIST: noise would soon train the LSTM to
 saturate, and arithmetic with what is left of its gradients then, denormal numbers, is slow. Without and with
@@ -7,25 +7,28 @@ which says more on a machine that others use too: it counts work, on all cores, 
 """
 
 import dataclasses
+import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from lstm_jax import devices
 from lstm_jax.augmentation import Augmentation
-from lstm_jax.benchmark.timing import Run, Timing, take_turns
 from lstm_jax.commands import command_line
+from lstm_jax.compare.measuring import turn
+from lstm_jax.compare.statistics import quartiles
 from lstm_jax.config import Config, recipe_config
 from lstm_jax.data.dataset import Split, load_dataset
 from lstm_jax.errors import ConfigError
 from lstm_jax.training import RESIDENT_SPEC, Method, Resident, compile_train_epoch, init_state_on
 
-PROG = "python -m lstm_jax.benchmark.augmentation_cost"
+PROG = "python -m lstm_jax.compare.augmentation_cost"
 
 STEPS = 2**16  # as many as are ever asked for at once
+TRIAL_STEPS = 10  # tell how long a step takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,26 +53,20 @@ class AugmentationCost:
         images = load_dataset("mnist").train
         runs = {name: prepare(images, augmentation) for name, augmentation in variants().items()}
         for title, clock in (("wall clock", time.perf_counter), ("processor time", time.process_time)):
-            timings = take_turns(runs, rounds=self.rounds, seconds=self.seconds, clock=clock)
-            print(as_text(title, timings))
+            print(as_text(title, take_turns(runs, rounds=self.rounds, seconds=self.seconds, clock=clock)))
         return 0
 
 
 def variants() -> Mapping[str, Augmentation]:
     """What is timed: none, all of a recipe, and what of it is not elastic."""
-    everything = method_of(recipe_config("accurate")).augmentation
+    everything = Method.of(recipe_config("accurate"), total_steps=STEPS).augmentation
     return {"none": Augmentation(), "affine": dataclasses.replace(everything, elastic=0.0), "all": everything}
 
 
-def method_of(config: Config) -> Method:
-    """The method of a configuration; how long its schedule is does not matter here."""
-    return Method.of(config, total_steps=STEPS)
-
-
-def prepare(images: Split, augmentation: Augmentation) -> Run:
-    """Compile an epoch of the tutorial's steps with this augmentation."""
+def prepare(images: Split, augmentation: Augmentation) -> Callable[[int], None]:
+    """Compile an epoch of the tutorial's steps with this augmentation; what is returned takes some steps."""
     config = Config()
-    method = dataclasses.replace(method_of(config), augmentation=augmentation)
+    method = dataclasses.replace(Method.of(config, total_steps=STEPS), augmentation=augmentation)
     mesh = devices.make_mesh(devices=1, batch_size=config.batch_size)
     epoch = compile_train_epoch(method, mesh, data_spec=RESIDENT_SPEC)
     (image, label) = next(images.batches(len(images)))
@@ -86,12 +83,32 @@ def prepare(images: Split, augmentation: Augmentation) -> Run:
     return run
 
 
-def as_text(title: str, timings: Mapping[str, Timing]) -> str:
+def take_turns(
+    runs: Mapping[str, Callable[[int], None]], *, rounds: int, seconds: float, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds per step of every run, once in each round; ``seconds`` by the ``clock`` are filled."""
+
+    def timed(name: str, steps: int) -> float:
+        runs[name](math.ceil(steps / 10))  # untimed: the one before has left its data in the caches
+        start = clock()
+        runs[name](steps)
+        return (clock() - start) / steps
+
+    trials = {name: timed(name, TRIAL_STEPS) for name in runs}
+    steps = {name: min(STEPS, math.ceil(seconds / max(trial, 1e-9))) for name, trial in trials.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(rounds):
+        for name in turn(list(runs), index, rounds):
+            samples[name].append(timed(name, steps[name]))
+    return samples
+
+
+def as_text(title: str, samples: Mapping[str, Sequence[float]]) -> str:
     """A Markdown table: milliseconds per step with their interquartile range, and what is added to none."""
     lines = [f"| augmentation | {title}, ms per step | added |", "|---|---:|---:|"]
-    for name, timing in timings.items():
-        low, median, high = timing.quartiles
-        added = median / timings["none"].median - 1
+    for name, seconds in samples.items():
+        low, median, high = quartiles(seconds)
+        added = median / quartiles(samples["none"])[1] - 1
         lines.append(f"| {name} | {1e3 * median:.2f} ({1e3 * (high - low):.2f}) | {added:+.0%} |")
     return "\n".join([*lines, ""])
 

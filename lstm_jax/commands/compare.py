@@ -1,20 +1,22 @@
-"""What can be asked of the comparison. Nothing heavy is imported here, as in `lstm_jax.config`."""
+"""The options of ``python -m lstm_jax compare``. Nothing heavy is imported here."""
 
 import dataclasses
 import difflib
 import shlex
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from lstm_jax.benchmark.options import LARGEST
-from lstm_jax.benchmark.size import Size
 from lstm_jax.compare.frameworks import FRAMEWORKS
+from lstm_jax.compare.size import Size
 from lstm_jax.config import option, recipe_config, shown_option
 from lstm_jax.errors import ConfigError
 from lstm_jax.system.cores import CAN_BE_LIMITED, usable_cores
 
 # An image has rows of 28 pixels; sequences of any length are made of the rows of real digits.
 INPUTS = 28
+# No machine could do more.
+LARGEST = 2**24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,6 @@ class Compare:
     quick: bool = False
     """A first look: few rounds, no curves, no accuracy; and, unless named, none that compile for long, and
     one for all of a kind."""
-    against: Annotated[Path | None, shown_option("FILE", "none")] = None
-    """The results.json of an earlier comparison, to say what is faster or slower now."""
     data_dir: Annotated[Path | None, shown_option("DIR", "$TFDS_DATA_DIR, else ~/tensorflow_datasets")] = None
     """Folder of prepared data sets."""
     output: Annotated[Path | None, shown_option("DIR", "comparison; with --quick, comparison-quick")] = None
@@ -62,25 +62,18 @@ class Compare:
         least = {"hidden_size": 1, "batch_size": 1, "time_steps": 1, "epochs": 0, "seeds": 1, "repeats": 1}
         for field, smallest in least.items():
             if getattr(self, field) is not None:
-                _check(field, getattr(self, field), smallest, LARGEST)
+                check_whole(field, getattr(self, field), least=smallest)
         if self.threads is not None:
             if not CAN_BE_LIMITED:
                 raise ConfigError("--threads: this system cannot limit a process to some cores; leave it out")
-            _check("threads", self.threads, 1, len(usable_cores()))
-        for name in self.names():
-            if name not in FRAMEWORKS:
-                close = difflib.get_close_matches(name, FRAMEWORKS, 1)
-                guess = f" (did you mean {close[0]}?)" if close else ""
-                raise ConfigError(
-                    f"--frameworks: got {name!r}{guess}, expected some of {', '.join(FRAMEWORKS)}"
-                )
+            check_whole("threads", self.threads, most=len(usable_cores()))
+        self.names()
 
     def names(self) -> tuple[str, ...]:
         """The frameworks asked for, in the order of tables."""
         if self.frameworks is None:
-            return tuple(FRAMEWORKS)
-        asked = self.frameworks.split(",")
-        return tuple(sorted(set(asked), key=lambda name: [*FRAMEWORKS, *asked].index(name)))
+            return tuple(name for name, each in FRAMEWORKS.items() if each.in_quick or not self.quick)
+        return chosen_names("frameworks", self.frameworks, tuple(FRAMEWORKS))
 
     @property
     def folder(self) -> Path:
@@ -98,24 +91,72 @@ class Compare:
 
     def command(self) -> str:
         """A command line that asks for the same, whatever the defaults of the day; but without places."""
-        words = ["python", "-m", "lstm_jax", "compare"]
-        for field in dataclasses.fields(self):
-            value = self.size().batch if field.name == "batch_size" else getattr(self, field.name)
-            if field.name in ("against", "data_dir", "output", "overwrite") or value is None:
-                continue
-            if isinstance(value, bool):
-                words.append(option(field.name if value else f"no_{field.name}"))
-            else:
-                words += [option(field.name), str(value)]
-        return shlex.join(words)
+        written_out = dataclasses.replace(self, batch_size=self.size().batch)
+        return command_line_of("compare", written_out, without=("data_dir", "output", "overwrite"))
 
     def run(self) -> int:
-        """Compare; the table goes to standard output as soon as all is measured."""
-        from lstm_jax.compare import command
+        """Compare; the tables go to standard output as soon as all is measured."""
+        from lstm_jax.commands.command_line import note
+        from lstm_jax.compare import comparison
 
-        return command.run(self)
+        plan = comparison.ComparisonPlan(
+            command=self.command(),
+            folder=self.folder,
+            frameworks={name: FRAMEWORKS[name] for name in self.names()},
+            size=self.size(),
+            cores=self.cores(),
+            steps=20 if self.quick else 100,
+            rounds=min(self.repeats, 5) if self.quick else self.repeats,
+            recipe=self.recipe,
+            epochs=0 if self.quick else self.epochs,
+            seeds=self.seeds,
+            scaling=self.scaling and not self.quick,
+            quick=self.quick,
+            overwrite=self.overwrite,
+        )
+        comparison.run(plan, data_dir=self.data_dir, tell=note)
+        return 0
 
 
-def _check(field: str, value: int, least: int, most: int) -> None:
+def check_whole(field: str, value: int, *, least: int = 1, most: int = LARGEST) -> None:
+    """Refuse a number that is out of range.
+
+    Raises:
+        ConfigError: naming the option, what it got and what it accepts.
+    """
     if not least <= value <= most:
-        raise ConfigError(f"{option(field)}: got {value}, expected a whole number from {least} to {most}")
+        raise refusal(field, str(value), f"a whole number from {least} to {most}")
+
+
+def chosen_names(field: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The names of a list such as ``NAME,NAME``, in the order in which they are known.
+
+    Raises:
+        ConfigError: if one of them is unknown.
+    """
+    asked = text.split(",")
+    for name in asked:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            guess = f" (did you mean {close[0]}?)" if close else ""
+            raise refusal(field, f"{name!r}{guess}", f"some of {', '.join(known)}")
+    return tuple(name for name in known if name in asked)
+
+
+def command_line_of(command: str, options: Any, *, without: Collection[str] = ()) -> str:
+    """The command line of a dataclass of options, without some of its fields."""
+    words = ["python", "-m", "lstm_jax", command]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in without or value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(option(field.name if value else f"no_{field.name}"))
+        else:
+            words += [option(field.name), str(value)]
+    return shlex.join(words)
+
+
+def refusal(field: str, got: str, expected: str) -> ConfigError:
+    """The error of an impossible value."""
+    return ConfigError(f"{option(field)}: got {got}, expected {expected}")

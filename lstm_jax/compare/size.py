@@ -1,5 +1,6 @@
 """The size of a task, and the arithmetic that it takes."""
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -10,6 +11,10 @@ class Size(NamedTuple):
     batch: int
     time: int
     inputs: int
+
+
+# The sizes that curves are drawn over, in words.
+AXES = MappingProxyType({"hidden": "hidden size", "batch": "batch size", "time": "time steps"})
 
 
 def forward_flop(size: Size) -> int:

@@ -1,21 +1,15 @@
-"""What can be asked of the benchmark. Nothing heavy is imported here, as in `lstm_jax.config`."""
+"""The options of ``python -m lstm_jax benchmark``. Nothing heavy is imported here."""
 
-import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from lstm_jax.benchmark.size import Size
-from lstm_jax.config import option
-from lstm_jax.errors import ConfigError
-
-# In the order of tables and plots.
-CANDIDATES = ("flax", "flax-optimized", "scan", "unrolled", "fused", "native", "pytorch")
-
-LARGEST = 2**24
+from lstm_jax.commands.compare import LARGEST, check_whole, chosen_names, command_line_of, refusal
+from lstm_jax.compare.frameworks import IMPLEMENTATIONS
+from lstm_jax.compare.size import Size
 
 NumberList = Annotated[str, arg(metavar="INT,INT,...")]
 NameList = Annotated[str, arg(metavar="NAME,NAME,...")]
@@ -40,32 +34,25 @@ class Benchmark:
     rounds: int = 7
     """How often each is timed; they take turns."""
     seconds: float = 0.3
-    """Shortest time of one measurement, in seconds; it is filled with steps, at least one."""
+    """Shortest time of one measurement, in seconds; it is filled with steps, at least two."""
     output: Annotated[Path, arg(metavar="DIR")] = Path("benchmark")
     """Folder for results.json, plot.png and plot.svg."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""
-        for field in ("hidden_size", "batch_size", "time_steps"):
-            _numbers(field, getattr(self, field))
         for field in ("inputs", "devices", "rounds"):
-            value = getattr(self, field)
-            if not 1 <= value <= LARGEST:
-                raise _refusal(field, str(value), f"a whole number from 1 to {LARGEST}")
+            check_whole(field, getattr(self, field))
         if not 0 < self.seconds <= 3600:
-            raise _refusal("seconds", str(self.seconds), "more than 0, at most 3600")
+            raise refusal("seconds", str(self.seconds), "more than 0, at most 3600")
         for size in self.sizes():
             if size.batch % self.devices:
                 expected = f"multiples of {self.devices}, the number of devices"
-                raise _refusal("batch_size", str(size.batch), expected)
-        names = self.implementations.split(",")
-        if len(set(names)) < len(names) or not set(names) <= set(CANDIDATES):
-            expected = f"different ones of {', '.join(CANDIDATES)}"
-            raise _refusal("implementations", repr(self.implementations), expected)
+                raise refusal("batch_size", str(size.batch), expected)
+        self.names()
 
-    def candidates(self) -> tuple[str, ...]:
-        """The names of the implementations, in the order of `CANDIDATES`."""
-        return tuple(name for name in CANDIDATES if name in self.implementations.split(","))
+    def names(self) -> tuple[str, ...]:
+        """The names of the implementations, in the order of tables."""
+        return chosen_names("implementations", self.implementations, tuple(IMPLEMENTATIONS))
 
     def sizes(self) -> tuple[Size, ...]:
         """All combinations of the sizes asked for, the hidden size running fastest."""
@@ -76,16 +63,17 @@ class Benchmark:
 
     def command(self) -> str:
         """A command line that asks for the same, whatever the defaults of the day."""
-        words = ["python", "-m", "lstm_jax", "benchmark"]
-        for field in fields(self):
-            words += [option(field.name), str(getattr(self, field.name))]
-        return shlex.join(words)
+        return command_line_of("benchmark", self)
 
     def run(self) -> int:
         """Measure; print a table per size as soon as it is there."""
-        from lstm_jax.benchmark import sweep
+        from lstm_jax.commands.command_line import note
+        from lstm_jax.compare import benchmark
 
-        sweep.run(self)
+        plan = benchmark.BenchmarkPlan(
+            self.command(), self.names(), self.sizes(), self.devices, self.rounds, self.seconds, self.output
+        )
+        benchmark.run(plan, tell=note)
         return 0
 
 
@@ -95,9 +83,5 @@ def _numbers(field: str, text: str) -> tuple[int, ...]:
     numbers = tuple(int(word) for word in words if word.isascii() and word.isdigit())
     possible = all(1 <= number <= LARGEST for number in numbers)
     if len(set(numbers)) < len(words) or not possible:
-        raise _refusal(field, repr(text), f"different whole numbers from 1 to {LARGEST}, as in 32,64")
+        raise refusal(field, repr(text), f"different whole numbers from 1 to {LARGEST}, as in 32,64")
     return numbers
-
-
-def _refusal(field: str, got: str, expected: str) -> ConfigError:
-    return ConfigError(f"{option(field)}: got {got}, expected {expected}")

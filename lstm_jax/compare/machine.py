@@ -1,0 +1,50 @@
+"""What was measured on: processor, system, versions; and when."""
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.system.cores import usable_cores
+from lstm_jax.version import __version__
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+# What changes speed from outside of the program.
+ENVIRONMENT = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS")
+
+
+def machine() -> Mapping[str, Any]:
+    """The processor, how many cores of it we may use, the operating system, and settings from outside."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(usable_cores()),
+        "system": platform.platform(),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or not a processor that says its name there
+        return platform.processor() or platform.machine()
+
+
+def versions() -> Mapping[str, str]:
+    """The versions of Python, of this package and of those that compute, if installed."""
+    found = {"python": platform.python_version(), "lstm_jax": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time of day, ISO 8601 with the time zone."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

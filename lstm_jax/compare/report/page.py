@@ -1,0 +1,45 @@
+"""A document in Markdown as one page of HTML that needs nothing else: no script, no font, no picture.
+
+Whatever is HTML in the Markdown is shown as text, and a policy in the page forbids the browser to fetch or to
+run anything.
+"""
+
+import base64
+from collections.abc import Mapping
+from importlib.resources import files
+
+from markdown_it import MarkdownIt
+
+# Data: URIs for pictures, the style above, and nothing else.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(text: str, pictures: Mapping[str, bytes]) -> str:
+    """The whole page, in ASCII, so that it is read right whatever encoding it is written in.
+
+    Args:
+        text: Markdown, with a heading in its first line.
+        pictures: SVG files that it links to, by name; they become part of the page.
+    """
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.validateLink = lambda url: True  # type: ignore[method-assign]  # else no data: URI of an SVG
+    for name, content in pictures.items():
+        text = text.replace(
+            f"]({name})", f"](data:image/svg+xml;base64,{base64.b64encode(content).decode()})"
+        )
+    body = markdown.render(text)
+    # Each table scrolls by itself, with the keyboard too.
+    body = body.replace(
+        "<table>", '<div class="scroll" role="region" aria-label="table" tabindex="0"><table>'
+    )
+    body = body.replace("</table>", "</table></div>")
+    style = files(__package__).joinpath("page.css").read_text("utf-8")
+    title = text.partition("\n")[0].removeprefix("# ")
+    whole = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+    )
+    return whole.encode("ascii", "xmlcharrefreplace").decode()
