@@ -1,6 +1,5 @@
 """What tests share: strict JAX, two CPU devices, prepared MNIST, a home of their own."""
 
-import hashlib
 import os
 import signal
 from collections.abc import Iterator
@@ -48,41 +47,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Many tests have dozens of variants, each of which compiles programs of its own or starts a process. Of each
-# test the whole suite runs one variant in so many; ``--all``, or naming the file, runs every one.
-SHARE = 4
-# What measures, and starts a process for each framework: minutes of every run.
-OF_MEASURING = ("test_adapters_", "test_augmentation_gallery")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",
         action="store_true",
-        help="every variant of every test, and what has passed with the same source",
+        help="run what has passed with the same source, too: the builds of the kernel with sanitizers",
     )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--all") or not all(Path(argument).is_dir() for argument in config.args):
-        return
-    variants: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left_out = {
-        item
-        for of_one in variants.values()
-        for item in sorted(of_one, key=_drawn)[-(-len(of_one) // SHARE) :]
-    }
-    left_out |= {item for item in items if item.path.name.startswith(OF_MEASURING)}
-    if left_out:
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = [item for item in items if item not in left_out]
-
-
-def _drawn(item: pytest.Item) -> str:
-    """As if by lot, and the same on every machine: no implementation is always left out."""
-    return hashlib.sha256(item.nodeid.encode()).hexdigest()
 
 
 @pytest.fixture
@@ -100,6 +70,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Free the programs of a file: no other needs them, and searching gigabytes for garbage is slow."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session", autouse=True)

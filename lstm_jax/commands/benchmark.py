@@ -70,10 +70,16 @@ class Benchmark:
         from lstm_jax.commands.command_line import note
         from lstm_jax.compare import benchmark
 
-        plan = benchmark.BenchmarkPlan(
-            self.command(), self.names(), self.sizes(), self.devices, self.rounds, self.seconds, self.output
+        benchmark.run(
+            self.command(),
+            {name: IMPLEMENTATIONS[name] for name in self.names()},
+            self.sizes(),
+            rounds=self.rounds,
+            seconds=self.seconds,
+            devices=self.devices,
+            folder=self.output,
+            tell=note,
         )
-        benchmark.run(plan, tell=note)
         return 0
 
 

@@ -5,12 +5,11 @@ each size by itself. It begins anew every time.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from lstm_jax.compare.frameworks import IMPLEMENTATIONS, NATIVE
+from lstm_jax.compare.frameworks import NATIVE, Framework
 from lstm_jax.compare.machine import machine, now, versions
 from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
 from lstm_jax.compare.processes import Process
@@ -27,67 +26,57 @@ from lstm_jax.system.files import write_whole
 STEPS = 100
 
 
-class BenchmarkPlan(NamedTuple):
-    """What is asked for.
+def run(
+    command: str,
+    frameworks: Mapping[str, Framework],
+    sizes: Sequence[Size],
+    *,
+    rounds: int,
+    seconds: float,
+    devices: int,
+    folder: Path,
+    tell: Tell,
+) -> None:
+    """Measure all sizes: tables go to standard output, notes to ``tell``, the rest to files.
 
-    Attributes:
+    Args:
         command: a command line that asks for the same.
-        names: of implementations, in the order of tables.
+        frameworks: by name, in the order of tables.
         sizes: each is measured by itself.
-        devices: how many share each batch in JAX.
         rounds: of timing.
         seconds: the shortest time of a measurement.
+        devices: how many share each batch in JAX.
         folder: where results.json and the plot go.
+        tell: is called with a line about what happens.
     """
-
-    command: str
-    names: Sequence[str]
-    sizes: Sequence[Size]
-    devices: int
-    rounds: int
-    seconds: float
-    folder: Path
-
-
-def run(plan: BenchmarkPlan, *, tell: Tell) -> None:
-    """Measure all sizes: tables go to standard output, notes to ``tell``, the rest to files."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    if NATIVE in map(IMPLEMENTATIONS.get, plan.names):
+    folder.mkdir(parents=True, exist_ok=True)
+    if NATIVE in frameworks.values():
         why_not_available()  # builds the kernel, once for all times: that is not part of a first step
-    about = About(
-        plan.command,
-        now(),
-        machine(),
-        versions(),
-        {name: (IMPLEMENTATIONS[name].title, {}) for name in plan.names},
-        cores=len(usable_cores()),
-        rounds=plan.rounds,
-        devices=plan.devices,
-    )
+    titles = {name: (each.title, each.versions()) for name, each in frameworks.items()}
+    cores = len(usable_cores())
+    about = About(command, now(), machine(), versions(), titles, cores, rounds=rounds, devices=devices)
+    effort = Effort((INFER, GRADIENT, TRAIN, DISPATCHED), STEPS, rounds, seconds, devices=devices)
     print(heading(about))
     points: dict[str, Point] = {}
-    for size in plan.sizes:
+    for size in sizes:
         name = f"hidden {size.hidden}, batch {size.batch}, {size.time} time steps"
-        tell(f"{name}, {len(points) + 1} of {len(plan.sizes)}")
-        points[name] = measure_size(plan, size, tell=tell)
+        tell(f"{name}, {len(points) + 1} of {len(sizes)}")
+        points[name] = measure_size(size, frameworks, effort, tell=tell)
         print(f"\n{as_text(points[name], about)}", flush=True)
         # After every size, so that nothing is lost when the rest is interrupted.
-        write_whole(plan.folder / "results.json", Comparison(about, points).as_json())
-    write_plot(list(points.values()), plan.folder, tell=tell)
-    tell(f"written to {plan.folder}")
+        write_whole(folder / "results.json", Comparison(about, points).as_json())
+    write_plot(list(points.values()), folder, tell=tell)
+    tell(f"written to {folder}")
 
 
-def measure_size(plan: BenchmarkPlan, size: Size, *, tell: Tell) -> Point:
+def measure_size(size: Size, frameworks: Mapping[str, Framework], effort: Effort, *, tell: Tell) -> Point:
     """Measure all implementations at one size."""
-    measures, devices = (INFER, GRADIENT, TRAIN, DISPATCHED), plan.devices
-    effort = Effort(measures, STEPS, plan.rounds, plan.seconds, devices=devices)
     params, batches = initial_params(size, seed=0, remember=True), partial(noise_batches, size)
-    frameworks = {name: IMPLEMENTATIONS[name] for name in plan.names}
     with tempfile.TemporaryDirectory() as logs:
 
         def start(name: str) -> Process:
             # JAX computes on what it finds; a CPU shows several devices.
-            environment = {"JAX_NUM_CPU_DEVICES": str(1 if name == PEAK else devices)}
+            environment = {"JAX_NUM_CPU_DEVICES": str(1 if name == PEAK else effort.devices)}
             framework = PEAK_PRODUCT if name == PEAK else frameworks[name]
             return Process(framework, cores=usable_cores(), log=Path(logs, name), environment=environment)
 

@@ -36,7 +36,7 @@ TUTORIAL = Size(hidden=64, batch=128, time=28, inputs=28)
 # The machine's matrix product, which takes turns with the frameworks.
 PEAK = "peak of the machine"
 PEAK_PRODUCT = Framework("matrix product", "lstm_jax.compare.worker:MatrixProduct", ("", ""))
-PEAK_STEPS = 10
+PEAK_STEPS = 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,13 +89,13 @@ def test_the_arithmetic_is_that_of_the_products() -> None:
     assert train_flop(size) == time * sum(2 * n * k * m for n, k, m in forward + backward)
 
 
-def test_help_does_not_wait_for_jax(run: Run) -> None:
+def test_help_does_not_wait_for_jax(run_afresh: Run) -> None:
     code = """
 import sys
 from lstm_jax.__main__ import COMMANDS
 print(sorted({"jax", "matplotlib", "scipy", "torch"} & set(sys.modules)), *COMMANDS)
 """
-    done = run("-c", code)
+    done = run_afresh("-c", code)
     assert done.stdout.startswith("[] "), done.stderr
 
 

@@ -143,7 +143,7 @@ def test_mistakes_in_training_would_be_seen(change: dict[str, Any]) -> None:
         np.testing.assert_allclose(other, one, **AFTER_TRAINING)
 
 
-def test_an_adapter_imports_no_other_framework(run: Run) -> None:
+def test_an_adapter_imports_no_other_framework(run_afresh: Run) -> None:
     # Of Equinox, because the others need Flax, Haiku's own package too.
     pytest.importorskip("equinox")
     code = """
@@ -153,6 +153,6 @@ assert not {"jax", "flax"} & set(sys.modules)  # the judge judges by itself
 from lstm_jax.compare.adapters import equinox_lstm
 print(sorted({"flax", "haiku", "keras", "tensorflow", "torch", "jax"} & set(sys.modules)))
 """
-    done = run("-c", code)
+    done = run_afresh("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["['jax']"]

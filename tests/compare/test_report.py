@@ -33,6 +33,7 @@ from lstm_jax.compare.report.tables import (
 from lstm_jax.compare.results import About, Comparison, Learning, Parity, Point, Row, gathered, kept
 from lstm_jax.compare.size import Size
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, LATENCY, PEAK_FLOP, TRAIN
+from tests.helpers.project import PROJECT
 
 SIZE = Size(hidden=64, batch=128, time=28, inputs=28)
 ABOUT = About(
@@ -253,6 +254,18 @@ def test_parts_come_back_as_they_were(tmp_path: Path) -> None:
     assert as_text(found, {}) == as_text(part, {})
     nan = dataclasses.replace(part.runs[0], seconds=(float("nan"), float("inf"), 1.0))
     assert json.loads(Comparison(ABOUT, {}, [nan]).as_json())["runs"][0]["seconds"] == [None, None, 1.0]
+
+
+def test_the_published_document_is_written_of_the_published_measurements(tmp_path: Path) -> None:
+    results = json.loads((PROJECT / "docs" / "comparison" / "results.json").read_text())
+    runs = {f"learning-{number}": run for number, run in enumerate(results["runs"])}
+    for name, part in {"about": results["about"], **results["points"], **runs}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    text = (PROJECT / "docs" / "COMPARISON.md").read_text()
+    pictures = re.compile(r"!\[.*\]\(comparison/\w+\.svg\)\n\n\*.*\*\n\n")
+    assert len(pictures.findall(text)) == len(DRAWN)
+    body = as_text(gathered(tmp_path), {}).partition("- **The work.**")[2]
+    assert pictures.sub("", text).partition("- **The work.**")[2] == body
 
 
 # --------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def test_import_makes_a_run_to_evaluate_and_to_export(
     assert sorted(path.name for path in imported.parent.iterdir()) == ["imported"]
     evaluation = run("-m", "lstm_jax", "evaluate", imported).stdout.splitlines()
     assert evaluation[0] == f"{imported}, step 0, on 1,000 test images of mnist"
-    before = json.loads((run_dir / "metrics.jsonl").read_text())
+    before = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     assert evaluation[1] == f"loss {before['test_loss']:.4f}"
     assert evaluation[2].startswith(f"accuracy {before['test_accuracy']:.2%}")
     # What exists is overwritten only by an export that is told to.

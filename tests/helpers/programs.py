@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 
@@ -34,6 +35,16 @@ _FORKING.set_forkserver_preload(
 )
 
 
+def _begin_forking() -> None:
+    """Start the fork server, once. It loads no kernel that it finds: a program may have to do without."""
+    cache = os.environ.get("LSTM_JAX_CACHE_DIR", "")
+    os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ["LSTM_JAX_CACHE_DIR"] = cache
+
+
 class Program:
     """A running program, with what `subprocess.Popen` has: ``pid``, ``returncode``, signals, its output."""
 
@@ -42,6 +53,7 @@ class Program:
         self._files = [Path(self._folder.name, name) for name in ("output", "errors")]
         for file in self._files:
             file.touch()
+        _begin_forking()
         self._process = _FORKING.Process(target=_run, args=(list(words), str(cwd), dict(env), self._files))
         self._process.start()
         self.args = list(words)

@@ -219,7 +219,7 @@ def examples(number: int) -> settings:
         max_examples=number,
         deadline=None,  # most of the time goes into compiling
         derandomize=True,  # the same examples on every machine
-        suppress_health_check=[HealthCheck.too_slow],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
 
 

@@ -282,7 +282,10 @@ def test_evaluate_writes_only_where_its_user_says(
     monkeypatch.setattr("lstm_jax.data.prepared._decode", lambda *args: load_decoded)
     examples = load_dataset("mnist", data_dir=data_dir)
     load_decoded = {
-        "train": (examples.test.images, examples.test.labels),  # type: ignore[attr-defined]
+        "train": [
+            np.concatenate([getattr(split, field) for split in (examples.train, examples.validation)])
+            for field in ("images", "labels")
+        ],
         "test": (examples.test.images, examples.test.labels),  # type: ignore[attr-defined]
     }
     for folder, words in ((prepared, ""), (tmp_path / "none", "No mnist in")):
