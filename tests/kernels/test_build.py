@@ -183,7 +183,7 @@ def test_a_damaged_kernel_is_not_even_opened_by_a_program(
     library = build.build()
     library.write_bytes(library.read_bytes()[:100_000])
     variables = {**environment, **{name: os.environ[name] for name in ("CXX", "LSTM_JAX_CACHE_DIR")}}
-    done = programs.run("-c", USE, env=variables)
+    done = programs.run_afresh("-c", USE, env=variables)
     assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
     assert done.stderr == f"lstm_jax: {library} is damaged: the native kernel is built again\n"
     assert calls(compiler) == 2
@@ -312,7 +312,7 @@ for _ in range(2):
 LSTM(3, "native").init(jax.random.key(0), jnp.ones((2, 4, 5)))
 """
     variables = {**environment, "CXX": "gxx-99", "LSTM_JAX_CACHE_DIR": str(tmp_path)}
-    done = programs.run("-c", code, env=variables)
+    done = programs.run_afresh("-c", code, env=variables)
     reason = "there is no C++ compiler 'gxx-99', which CXX names"
     first = done.stderr.splitlines()[0]
     assert first == f"lstm_jax: the native kernel cannot be used: {reason}; 'fused' is used instead"
