@@ -42,7 +42,16 @@ from lstm_jax.dropout import recurrent_mask, without_some_weights
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.gates import GATES
-from lstm_jax.kernels.interface import Carry, CellParameters, Implementation, Size, last_step, masked
+from lstm_jax.kernels.interface import (
+    Arguments,
+    Carry,
+    CellParameters,
+    Implementation,
+    Results,
+    Size,
+    last_step,
+    masked,
+)
 from lstm_jax.kernels.native import native
 from lstm_jax.layer.arguments import (
     as_carry,
@@ -60,34 +69,14 @@ from lstm_jax.layer.wrappers import in_parts, in_shards
 # --------------------------------------------------------------------------------------------------
 
 
-def scan(
-    cell: nn.LSTMCell,
-    params: CellParameters,
-    inputs: Float[Array, "time *batch inputs"],
-    carry: Carry,
-    lengths: Int32[Array, "*batch"] | None,
-    *,
-    keep_outputs: bool,
-    mask: Float[Array, "*batch hidden"] | None = None,
-    unroll: int = 1,
-) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
-    """The reference: `nn.scan` over `nn.LSTMCell`, one step after the other in a compiled loop.
+def scan(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool, unroll: int = 1) -> Results:
+    """Run `nn.scan` over `nn.LSTMCell`: one step after the other in a compiled loop; the reference.
 
-    The fast implementations are tested against it. It is TensorFlow's ``dynamic_rnn``.
-
-    Args:
-        cell: the hyperparameters.
-        params: the weights of the cell.
-        inputs: the sequences, time first.
-        carry: the state (c, h) before the first step.
-        lengths: the number of steps after which to take the carry; None means all.
-        keep_outputs: whether to return the outputs.
-        mask: what h is multiplied by on its way to the next step; None changes nothing.
-        unroll: number of steps written out in one turn of the loop.
-
-    Returns:
-        The carry, and the outputs of all steps or None.
+    It stays for ever as the oracle that the fast implementations are tested against, and is
+    TensorFlow's ``dynamic_rnn``. See `interface.Implementation`; ``unroll`` says how many steps to write out
+    in one turn of the loop.
     """
+    params, inputs, carry, lengths, mask = arguments
 
     def step(cell: nn.LSTMCell, carry: Carry, x: Array) -> tuple[Carry, tuple[Array | None, Array | None]]:
         (c, h), output = cell((carry[0], masked(carry[1], mask)), x)
@@ -110,33 +99,13 @@ def scan(
     return carry, outputs if keep_outputs else None
 
 
-def unrolled(
-    cell: nn.LSTMCell,
-    params: CellParameters,
-    inputs: Float[Array, "time *batch inputs"],
-    carry: Carry,
-    lengths: Int32[Array, "*batch"] | None,
-    *,
-    keep_outputs: bool,
-    mask: Float[Array, "*batch hidden"] | None = None,
-) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
-    """The static RNN: the loop runs while tracing, so that the program holds every step by itself.
+def unrolled(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Results:
+    """Run the static RNN: the loop runs while tracing, so that every step stands in the program by itself.
 
-    It is TensorFlow's ``unstack`` and ``static_rnn``. The compiler sees all steps at once, and takes time
-    in proportion to their number.
-
-    Args:
-        cell: the hyperparameters.
-        params: the weights of the cell.
-        inputs: the sequences, time first.
-        carry: the state (c, h) before the first step.
-        lengths: the number of steps after which to take the carry; None means all.
-        keep_outputs: whether to return the outputs.
-        mask: what h is multiplied by on its way to the next step; None changes nothing.
-
-    Returns:
-        The carry, and the outputs of all steps or None.
+    TensorFlow's ``unstack`` and ``static_rnn``. The compiler sees all steps at once, and takes time in
+    proportion to their number. See `interface.Implementation`.
     """
+    params, inputs, carry, lengths, mask = arguments
     if not len(inputs):  # there is no step that would show the dtype of the outputs
         return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype) if keep_outputs else None
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
@@ -333,9 +302,8 @@ class LSTM(nn.Module):
         implementation = self._implementation(task)
         wants_carry = return_carry or not self.return_outputs
 
-        def run(
-            params: CellParameters, inputs: Array, carry: Carry, lengths: Array | None, mask: Array | None
-        ) -> tuple[Carry, Array | None]:
+        def run(arguments: Arguments) -> Results:
+            inputs, lengths = arguments.inputs, arguments.lengths
             flip = partial(
                 flip_sequences, seq_lengths=lengths, num_batch_dims=inputs.ndim - 2, time_major=True
             )
@@ -343,15 +311,13 @@ class LSTM(nn.Module):
                 inputs = flip(inputs)
             if lengths is not None:
                 inputs = without_spoilt_padding(inputs, lengths)
-            last = (
-                lengths if wants_carry and time != 0 else None
-            )  # with no steps there is only the first state
-            carry, outputs = implementation(
-                cell, params, inputs, carry, last, keep_outputs=self.return_outputs, mask=mask
-            )
+            # With no steps there is only the first state.
+            last = lengths if wants_carry and time != 0 else None
+            arguments = arguments._replace(inputs=inputs, lengths=last)
+            carry, outputs = implementation(cell, arguments, keep_outputs=self.return_outputs)
             return carry, flip(outputs) if outputs is not None and reverse and keep_order else outputs
 
-        carry, outputs = in_shards(run)(params, inputs, carry, lengths, mask)
+        carry, outputs = in_shards(run)(Arguments(params, inputs, carry, lengths, mask))
         if outputs is None:
             return carry
         outputs = jnp.moveaxis(outputs, 0, time_axis)

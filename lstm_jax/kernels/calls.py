@@ -9,7 +9,7 @@ time, batch, inputs), outputs (members, time, batch, hidden), states (members, b
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,53 +17,105 @@ from jax import Array
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
+from jaxtyping import Float32, Int32
 
-from lstm_jax.kernels.fused import Weights, steps
+from lstm_jax.kernels import fused
 
 PADDING = 16  # kPadding in cpp/lstm.h
 
 
-def forward(rows: Sequence[Array], weights: Sequence[Array], num_results: int) -> list[Array]:
+class Weights(NamedTuple):
+    """The kernel of x, the kernel of h and the bias of each gate i, f, g, o."""
+
+    x: list[Float32[Array, "members inputs hidden"]]
+    h: list[Float32[Array, "members hidden hidden"]]
+    bias: list[Float32[Array, "members hidden"]]
+
+
+class Forward(NamedTuple):
+    """The operands of the forward pass, in the order of cpp/handlers.cc.
+
+    Attributes:
+        x: the sequences.
+        c0, h0: the state before the first step.
+        last: the step after which each sequence's state is taken.
+        weights: those of all members.
+        mask: what h is multiplied by on its way to W_h; None changes nothing.
+    """
+
+    x: Float32[Array, "members time batch inputs"]
+    c0: Float32[Array, "members batch hidden"]
+    h0: Float32[Array, "members batch hidden"]
+    last: Int32[Array, "members batch"]
+    weights: Weights
+    mask: Float32[Array, "members batch hidden"] | None
+
+
+class Backward(NamedTuple):
+    """The operands of the backward pass, in the order of cpp/handlers.cc.
+
+    Attributes:
+        x, c0, h0, last: operands of the forward pass.
+        outputs, cells, gates: its results.
+        dc, dh: the gradients by the final state.
+        kernels: the kernels of x and of h of each gate.
+        mask: an operand of the forward pass.
+        d_outputs: the gradients by the outputs; None where they are zero.
+        biases: of each gate; the kernel does not need them, as it has saved the gates.
+    """
+
+    x: Float32[Array, "members time batch inputs"]
+    c0: Float32[Array, "members batch hidden"]
+    h0: Float32[Array, "members batch hidden"]
+    last: Int32[Array, "members batch"]
+    outputs: Float32[Array, "members time batch hidden"]
+    cells: Float32[Array, "members time batch padded"]
+    gates: Float32[Array, "members time batch padded4"]
+    dc: Float32[Array, "members batch hidden"]
+    dh: Float32[Array, "members batch hidden"]
+    kernels: tuple[list[Array], list[Array]]
+    mask: Float32[Array, "members batch hidden"] | None
+    d_outputs: Float32[Array, "members time batch hidden"] | None
+    biases: list[Array]
+
+
+Operands = Forward | Backward
+# The fields of `Operands` that hold no rows of a batch.
+OF_MEMBERS = ("weights", "kernels", "biases")
+
+
+def forward(operands: Forward, num_results: int) -> list[Array]:
     """Run the forward pass.
 
     Args:
-        rows: x, c0, h0, last, and the mask if there is one.
-        weights: the kernels of x of the four gates, the kernels of h, the biases.
+        operands: weights, sequences and states.
         num_results: 2 for the final c and h, 3 with the outputs, 5 with what the backward pass needs.
     """
-    members, time, batch, _ = rows[0].shape
-    hidden = rows[2].shape[-1]
+    members, time, batch, _ = operands.x.shape
+    hidden = operands.h0.shape[-1]
     padded = -(-hidden // PADDING) * PADDING
     state, row = (members, batch, hidden), (members, time, batch)
     shapes = [state, state, (*row, hidden), (*row, padded), (*row, 4 * padded)]
-    return _call(
-        "lstm_jax_forward", shapes[:num_results], (*rows[:4], *weights, *rows[4:]), unseen=0, attributes=()
-    )
+    return _call("lstm_jax_forward", shapes[:num_results], operands, unseen=0, attributes=())
 
 
-def backward(
-    rows: Sequence[Array], weights: Sequence[Array], *, groups: int, masked: bool, wants_dx: bool
-) -> list[Array]:
+def backward(operands: Backward, *, groups: int, wants_dx: bool) -> list[Array]:
     """Run the backward pass: dc0, dh0, the gradients by the 12 weights (members, groups, ...), and dx.
 
     Args:
-        rows: x, c0, h0, last, outputs, cells, gates, dc, dh; the mask if there is one (``masked``); the
-            gradients of the outputs if there are any.
-        weights: those of the forward pass.
+        operands: weights, sequences, states and gradients.
         groups: number of groups of equal size in the batch; each has gradients of its own.
-        masked: whether there is a mask.
         wants_dx: whether to compute dx, the gradient by x.
     """
-    x, _, h0, *_ = rows
+    x, h0 = operands.x, operands.h0
     inputs, hidden = x.shape[-1], h0.shape[-1]
     by_weights = [(inputs, hidden)] * 4 + [(hidden, hidden)] * 4 + [(hidden,)] * 4
     shapes = [h0.shape] * 2 + [(len(x), groups, *shape) for shape in by_weights]
     if wants_dx:
         shapes.append(x.shape)
-    # The kernel does not need the biases: it has saved the gates.
-    operands = (*rows[:9], *weights[:8], *rows[9:], *weights[8:])
-    attributes = (("groups", groups), ("masked", masked))
-    return _call("lstm_jax_backward", shapes, operands, unseen=4, attributes=attributes)
+    attributes = (("groups", groups), ("masked", operands.mask is not None))
+    unseen = len(operands.biases)
+    return _call("lstm_jax_backward", shapes, operands, unseen=unseen, attributes=attributes)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -73,41 +125,39 @@ def backward(
 
 
 def _forward_in_jax(
-    *operands: Array, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
+    operands: Forward, *, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
 ) -> list[Array]:
-    x, c0, h0, last, *rest = operands
-    weights, mask = rest[:12], rest[12:]
     run: Callable[..., Any] = functools.partial(_member, keep_outputs=len(shapes) > 2)
-    (c, h), outputs = jax.vmap(run)(weights, x, (c0, h0), last, mask)
+    carry = (operands.c0, operands.h0)
+    (c, h), outputs = jax.vmap(run)(operands.weights, operands.x, carry, operands.last, operands.mask)
     private = [jnp.zeros(shape, jnp.float32) for shape in shapes[3:]]
     return [c, h, *([] if outputs is None else [outputs]), *private]
 
 
 def _backward_in_jax(
-    *operands: Array, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
+    operands: Backward, *, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
 ) -> list[Array]:
-    x, c0, h0, last, outputs, _, _, dc, dh, *rest = operands
-    kernels, rest, biases = rest[:8], rest[8:-4], rest[-4:]
-    mask = [rest.pop(0)] if attributes["masked"] else []
-    d_outputs = rest[0] if rest else jnp.zeros_like(outputs)
+    d_outputs = jnp.zeros_like(operands.outputs) if operands.d_outputs is None else operands.d_outputs
     groups = attributes["groups"]
 
-    def member(weights: list[Array], sequences: Any, states: Any) -> Any:
+    def member(weights: Weights, sequences: Any, states: Any) -> Any:
         (x, d_outputs), (carry, last, mask, d_carry) = sequences, states
         run: Callable[..., Any] = functools.partial(_member, keep_outputs=True)
         _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask), weights, x, carry)
         return pull_back((d_carry, d_outputs))
 
-    def grouped(weights: list[Array], sequences: Any, states: Any) -> Any:
+    def grouped(weights: Weights, sequences: Any, states: Any) -> Any:
         by_group = functools.partial(_in_groups, groups=groups)
         sequences = jax.tree.map(functools.partial(by_group, axis=1), sequences)
         states = jax.tree.map(functools.partial(by_group, axis=0), states)
         d_weights, dx, d_carry = jax.vmap(member, (None, 0, 0), (0, 1, 0))(weights, sequences, states)
         states = [state.reshape(-1, state.shape[-1]) for state in d_carry]
-        return [*states, *d_weights, dx.reshape(len(dx), -1, dx.shape[-1])]
+        return [*states, *jax.tree.leaves(d_weights), dx.reshape(len(dx), -1, dx.shape[-1])]
 
-    sequences, states = (x, d_outputs), ((c0, h0), last, mask, (dc, dh))
-    return jax.vmap(grouped)([*kernels, *biases], sequences, states)[: len(shapes)]
+    sequences = (operands.x, d_outputs)
+    states = ((operands.c0, operands.h0), operands.last, operands.mask, (operands.dc, operands.dh))
+    weights = Weights(*operands.kernels, operands.biases)
+    return jax.vmap(grouped)(weights, sequences, states)[: len(shapes)]
 
 
 def _in_groups(array: Array, *, groups: int, axis: int) -> Array:
@@ -116,10 +166,10 @@ def _in_groups(array: Array, *, groups: int, axis: int) -> Array:
 
 
 def _member(
-    weights: Sequence[Array], x: Array, carry: Any, last: Array, mask: Sequence[Array], *, keep_outputs: bool
+    weights: Weights, x: Array, carry: Any, last: Array, mask: Array | None, *, keep_outputs: bool
 ) -> Any:
-    together = (jnp.concatenate(weights[place : place + 4], axis=-1) for place in (0, 4, 8))
-    return steps(jnp.float32, keep_outputs, Weights(*together), x, carry, last, mask[0] if mask else None)
+    together = fused.Weights(*(jnp.concatenate(by_gate, axis=-1) for by_gate in weights))
+    return fused.steps(jnp.float32, keep_outputs, fused.Flat(together, x, carry, last, mask))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -135,26 +185,40 @@ _IN_JAX: dict[str, Callable[..., list[Array]]] = {
 def _call(
     target: str,
     shapes: Sequence[tuple[int, ...]],
-    operands: Sequence[Array],
+    operands: Operands,
     *,
     unseen: int,
     attributes: tuple[tuple[str, Any], ...],
 ) -> list[Array]:
-    return _call_p.bind(*operands, target=target, shapes=tuple(shapes), unseen=unseen, attributes=attributes)
+    leaves, structure = jax.tree.flatten(operands)
+    parameters = {"target": target, "shapes": tuple(shapes), "structure": structure}
+    return _call_p.bind(*leaves, **parameters, unseen=unseen, attributes=attributes)
 
 
 def _as_kernel(
-    *operands: Array, target: str, shapes: Any, unseen: int, attributes: tuple[tuple[str, Any], ...]
+    *leaves: Array,
+    target: str,
+    shapes: Any,
+    structure: Any,
+    unseen: int,
+    attributes: tuple[tuple[str, Any], ...],
 ) -> list[Array]:
+    """Call the kernel, which does not see the last ``unseen`` arrays."""
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    seen = operands[: len(operands) - unseen]
+    seen = leaves[: len(leaves) - unseen]
     return list(jax.ffi.ffi_call(target, results)(*seen, **dict(attributes)))
 
 
 def _in_jax(
-    *operands: Array, target: str, shapes: Any, unseen: int, attributes: tuple[tuple[str, Any], ...]
+    *leaves: Array,
+    target: str,
+    shapes: Any,
+    structure: Any,
+    unseen: int,
+    attributes: tuple[tuple[str, Any], ...],
 ) -> list[Array]:
-    return _IN_JAX[target](*operands, shapes=shapes, attributes=dict(attributes))
+    operands = jax.tree.unflatten(structure, leaves)
+    return _IN_JAX[target](operands, shapes=shapes, attributes=dict(attributes))
 
 
 def _lower_on_cpu(context: Any, *operands: Any, **parameters: Any) -> Any:

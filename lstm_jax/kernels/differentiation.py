@@ -42,13 +42,15 @@ def custom_gradient(
     """Make a function with a gradient of its own, in reverse mode only.
 
     Args:
-        primal: computes the results from ``statics`` values that are not arrays, and from trees of arrays.
+        primal: computes the results from ``statics`` values that are not arrays, and from a named tuple
+            whose fields are trees of arrays.
         forward: computes the same from the same, and the residuals, a tree of arrays. The keyword
-            ``perturbed`` says of each tree of arrays whether a gradient by it may be asked for.
-        backward: computes the gradients by the trees of arrays (None where a tree is constant) from the
+            ``perturbed``, a named tuple of the same kind, says of each field whether a gradient by it may be
+            asked for.
+        backward: computes the gradients by the named tuple (None for a field that is constant) from the
             statics, the residuals and the gradients by the results (None where one is zero). It gets
             ``perturbed`` too; what is not perturbed needs no gradient.
-        statics: number of first arguments that are not arrays and not differentiated.
+        statics: number of arguments before the named tuple: not arrays, and not differentiated.
         implementation: the name of the kernel, for the message.
 
     Returns:
@@ -61,9 +63,9 @@ def custom_gradient(
 
     @functools.partial(run.defjvp, symbolic_zeros=True)
     def rule(*arguments: Any) -> tuple[Tree, Tree]:
-        *fixed, primals, tangents = arguments
-        perturbed = tuple(any(map(_is_tangent, jax.tree.leaves(tangent))) for tangent in tangents)
-        results, residuals = forward(*fixed, *primals, perturbed=perturbed)
+        *fixed, (primals,), (tangents,) = arguments
+        perturbed = type(primals)(*(any(map(_is_tangent, jax.tree.leaves(tangent))) for tangent in tangents))
+        results, residuals = forward(*fixed, primals, perturbed=perturbed)
         results = _mapped_axis_first(results, primals)
         transpose = functools.partial(backward, *fixed, perturbed=perturbed)
         return results, _tangents(transpose, residuals, tangents, results, _no_forward_mode(implementation))

@@ -26,8 +26,9 @@ from jaxtyping import Array, Float, Int32
 
 from lstm_jax.kernels.differentiation import custom_gradient
 from lstm_jax.kernels.interface import (
+    Arguments,
     Carry,
-    CellParameters,
+    Results,
     as_number,
     by_kind,
     computed_dtype,
@@ -47,6 +48,24 @@ class Weights(NamedTuple):
     bias: Float[Array, " gates"]
 
 
+class Flat(NamedTuple):
+    """The arguments of an implementation with one axis of sequences, and all gates side by side.
+
+    Attributes:
+        weights: of all gates.
+        inputs: the sequences, time first.
+        carry: the state (c, h) before the first step.
+        last: the step after which each sequence's carry is taken; None is the last of all.
+        mask: what h is multiplied by on its way to W_h; None changes nothing.
+    """
+
+    weights: Weights
+    inputs: Float[Array, "time batch inputs"]
+    carry: Carry
+    last: Int32[Array, " batch"] | None
+    mask: Float[Array, "batch hidden"] | None
+
+
 class Saved(NamedTuple):
     """The results of the forward pass that the backward pass needs.
 
@@ -61,16 +80,7 @@ class Saved(NamedTuple):
     scratch: Float[Array, "time batch gates"]
 
 
-def fused(
-    cell: nn.LSTMCell,
-    params: CellParameters,
-    inputs: Float[Array, "time *batch inputs"],
-    carry: Carry,
-    lengths: Int32[Array, "*batch"] | None,
-    *,
-    keep_outputs: bool,
-    mask: Float[Array, "*batch hidden"] | None = None,
-) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
+def fused(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Results:
     """Run the LSTM; see `interface.Implementation`.
 
     Products are in the dtype of `nn.LSTMCell`; sums, the state and the gradients are in at least float32.
@@ -78,6 +88,7 @@ def fused(
     Raises:
         ImplementationError: in forward-mode differentiation.
     """
+    params, inputs, carry, lengths, mask = arguments
     time, *batch = inputs.shape[:-1]
     dtype = computed_dtype(cell, params, inputs, carry)
     c_dtype = promoted(dtype, carry[0])
@@ -88,11 +99,11 @@ def fused(
     weights = Weights(*(jnp.concatenate(leaves, axis=-1) for leaves in by_kind(params)))
     size = math.prod(batch)
     flat_carry = jax.tree.map(lambda state: state.reshape(size, cell.features), carry)
-    arguments = (weights, inputs.reshape(time, size, inputs.shape[-1]), flat_carry)
     last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
     if mask is not None:
         mask = mask.astype(_sum_dtype(dtype)).reshape(size, cell.features)
-    (c, h), outputs = steps(dtype, keep_outputs, *arguments, last, mask)
+    flat = Flat(weights, inputs.reshape(time, size, inputs.shape[-1]), flat_carry, last, mask)
+    (c, h), outputs = steps(dtype, keep_outputs, flat)
     shape = (*batch, cell.features)
     return (
         (c.reshape(shape).astype(c_dtype), h.reshape(shape).astype(h_dtype)),
@@ -100,20 +111,13 @@ def fused(
     )
 
 
-def _primal(
-    dtype: Any,
-    keep_outputs: bool,
-    weights: Weights,
-    inputs: Float[Array, "time batch inputs"],
-    carry: Carry,
-    last: Int32[Array, " batch"] | None,
-    mask: Float[Array, "batch hidden"] | None,
-) -> tuple[Carry, Array | None]:
+def _primal(dtype: Any, keep_outputs: bool, flat: Flat) -> tuple[Carry, Array | None]:
     """Run all steps with products in ``dtype``; the results are in the dtype of the sums.
 
     Here each gate has products of its own. With a common product, XLA on a CPU computes the activations again
     for each of their uses, unless they are saved.
     """
+    weights, inputs, carry, last, mask = flat
     exact = _sum_dtype(dtype)
     by_gate = [
         Weights(*parts) for parts in zip(*(jnp.split(leaf, 4, axis=-1) for leaf in weights), strict=True)
@@ -221,17 +225,10 @@ def _at(last: Int32[Array, " batch"], history: Float[Array, "time batch hidden"]
 
 
 def _forward(
-    dtype: Any,
-    keep_outputs: bool,
-    weights: Weights,
-    inputs: Float[Array, "time batch inputs"],
-    carry: Carry,
-    last: Int32[Array, " batch"] | None,
-    mask: Float[Array, "batch hidden"] | None,
-    *,
-    perturbed: tuple[bool, ...],
+    dtype: Any, keep_outputs: bool, flat: Flat, *, perturbed: Any
 ) -> tuple[tuple[Carry, Array | None], Any]:
     """Compute what `_primal` does, and what the backward pass needs."""
+    weights, inputs, carry, last, mask = flat
     start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
     recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 
@@ -250,15 +247,14 @@ def _forward(
     outputs = jnp.concatenate([h_before[1:], end[1][None]])
     if last is not None:
         end = (_at(last, jnp.concatenate([before[1:, 4], end[0][None]])), _at(last, outputs))
-    residuals = (Saved(before, h_before, projected), weights, inputs, carry, last, mask)
-    return (end, outputs if keep_outputs else None), residuals
+    return (end, outputs if keep_outputs else None), (flat, Saved(before, h_before, projected))
 
 
 def _backward(
-    dtype: Any, keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: tuple[bool, ...]
+    dtype: Any, keep_outputs: bool, residuals: tuple[Flat, Saved], gradients: Any, *, perturbed: Any
 ) -> tuple[Weights, Array | None, Carry, None, None]:
     """Compute the gradients by weights, inputs and carry; lengths and mask have none."""
-    saved, weights, inputs, carry, last, mask = residuals
+    (weights, inputs, carry, last, mask), saved = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
     zeros = jnp.zeros_like(saved.h_before[0])
@@ -298,7 +294,7 @@ def _backward(
         rows, d_rows = (array.reshape(time * batch, array.shape[-1]) for array in (both, dz))
         d_kernels, d_bias = _product(rows, d_rows, dtype, axes=((0,), (0,))), d_rows.sum(0)
     d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], d_bias)
-    dx = _product(dz, weights.x, dtype, axes=((2,), (1,))).astype(inputs.dtype) if perturbed[1] else None
+    dx = _product(dz, weights.x, dtype, axes=((2,), (1,))).astype(inputs.dtype) if perturbed.inputs else None
     d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
     d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)
     return d_weights, dx, d_carry, None, None

@@ -5,7 +5,7 @@ sequences, D the inputs and H the hidden units.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -20,36 +20,41 @@ CellParameters: TypeAlias = Mapping[str, Mapping[str, Array]]
 Size: TypeAlias = Any
 
 
+class Arguments(NamedTuple):
+    """What an implementation computes with.
+
+    Attributes:
+        params: the weights, as `nn.LSTMCell` names them.
+        inputs: the sequences, time first.
+        carry: the state (c, h) before the first step.
+        lengths: the number of steps after which to take the carry, from 0 to all; None means all. As in
+            `nn.RNN`, a length of 0 takes the last step of all.
+        mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
+            `dropout.recurrent_mask`); None changes nothing. It is taken as constant in differentiation.
+    """
+
+    params: CellParameters
+    inputs: Float[Array, "time *batch inputs"]
+    carry: Carry
+    lengths: Int32[Array, "*batch"] | None = None
+    mask: Float[Array, "*batch hidden"] | None = None
+
+
+# The carry after the last step, and the outputs of all steps, the padding included; None if not wanted.
+Results: TypeAlias = tuple[Carry, Float[Array, "time *batch hidden"] | None]
+
+
 @runtime_checkable  # so that type checkers at run time accept it as a hint
 class Implementation(Protocol):
     """A function that runs an LSTM over sequences."""
 
-    def __call__(
-        self,
-        cell: nn.LSTMCell,
-        params: CellParameters,
-        inputs: Float[Array, "time *batch inputs"],
-        carry: Carry,
-        lengths: Int32[Array, "*batch"] | None,
-        *,
-        keep_outputs: bool,
-        mask: Float[Array, "*batch hidden"] | None = None,
-    ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
+    def __call__(self, cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Results:
         """Run the LSTM.
 
         Args:
             cell: the hyperparameters; it holds no weights.
-            params: the weights, as `nn.LSTMCell` names them.
-            inputs: the sequences, time first.
-            carry: the state (c, h) before the first step.
-            lengths: the number of steps after which to take the carry, from 0 to all; None means all. A
-                length of 0 takes the last step of all, as in `nn.RNN`.
-            keep_outputs: whether to return the outputs.
-            mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
-                `dropout.recurrent_mask`); None changes nothing. It has no gradient.
-
-        Returns:
-            The carry, and the outputs of all steps, padding included; None without ``keep_outputs``.
+            arguments: the weights, sequences and states.
+            keep_outputs: whether the outputs are wanted.
         """
 
 

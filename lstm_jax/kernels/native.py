@@ -11,41 +11,25 @@ one larger batch, over weights it makes members.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, calls
+from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, Operands, Weights
 from lstm_jax.kernels.differentiation import custom_gradient, first_order_only
 from lstm_jax.kernels.fused import fused
-from lstm_jax.kernels.interface import Carry, CellParameters, by_kind, last_step
+from lstm_jax.kernels.interface import Arguments, Results, by_kind, last_step
 
 build.load_if_built()  # for programs that imported JAX after this package
 
 
-class Weights(NamedTuple):
-    """The kernel of x, the kernel of h and the bias of each gate i, f, g, o."""
-
-    x: list[Float32[Array, "members inputs hidden"]]
-    h: list[Float32[Array, "members hidden hidden"]]
-    bias: list[Float32[Array, "members hidden"]]
-
-
-def native(
-    cell: nn.LSTMCell,
-    params: CellParameters,
-    inputs: Float[Array, "time *batch inputs"],
-    carry: Carry,
-    lengths: Int32[Array, "*batch"] | None,
-    *,
-    keep_outputs: bool,
-    mask: Float[Array, "*batch hidden"] | None = None,
-) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
+def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Results:
     """Run the LSTM; see `interface.Implementation`.
 
     Raises:
@@ -53,10 +37,11 @@ def native(
     """
     if (reason := build.why_not_available()) is not None:
         raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
+    params, inputs, carry, lengths, mask = arguments
     time, *batch = inputs.shape[:-1]
     if not math.prod(inputs.shape) * cell.features:
         # The kernel needs at least one of everything.
-        return fused(cell, params, inputs, carry, lengths, keep_outputs=keep_outputs, mask=mask)
+        return fused(cell, arguments, keep_outputs=keep_outputs)
     weights = Weights(
         *([jnp.asarray(leaf, jnp.float32)[None] for leaf in leaves] for leaves in by_kind(params))
     )
@@ -65,7 +50,7 @@ def native(
     last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
     if mask is not None:
         mask = mask.astype(jnp.float32).reshape(1, -1, cell.features)
-    c, h, *outputs = _run(keep_outputs, weights, x, c0, h0, last, mask)
+    c, h, *outputs = _run(keep_outputs, Forward(x, c0, h0, last, weights, mask))
     shape = (*batch, cell.features)
     return (c.reshape(shape), h.reshape(shape)), outputs[0].reshape(time, *shape) if keep_outputs else None
 
@@ -75,59 +60,45 @@ def native(
 # --------------------------------------------------------------------------------------------------
 
 
-def _primal(
-    keep_outputs: bool,
-    weights: Weights,
-    x: Float32[Array, "members time batch inputs"],
-    c0: Float32[Array, "members batch hidden"],
-    h0: Float32[Array, "members batch hidden"],
-    last: Int32[Array, "members batch"],
-    mask: Float32[Array, "members batch hidden"] | None,
-) -> list[Array]:
+def _primal(keep_outputs: bool, operands: Forward) -> list[Array]:
     """Compute the final c and h, and with ``keep_outputs`` all outputs."""
-    rows = (x, c0, h0, last, *_given(mask))
-    return _call_forward(3 if keep_outputs else 2, len(rows))(*rows, *jax.tree.leaves(weights))
+    return _call_forward(3 if keep_outputs else 2)(operands)
 
 
-def _given(mask: Array | None) -> tuple[Array, ...]:
-    return () if mask is None else (mask,)
-
-
-def _forward(
-    keep_outputs: bool,
-    weights: Weights,
-    x: Array,
-    c0: Array,
-    h0: Array,
-    last: Array,
-    mask: Array | None,
-    *,
-    perturbed: tuple[bool, ...],
-) -> tuple[list[Array], Any]:
+def _forward(keep_outputs: bool, operands: Forward, *, perturbed: Any) -> tuple[list[Array], Any]:
     """Compute what `_primal` does, and what the backward pass needs."""
-    rows = (x, c0, h0, last, *_given(mask))
-    forward = first_order_only(_call_forward(5, len(rows)), implementation="native")
-    c, h, outputs, *saved = forward(*rows, *jax.tree.leaves(weights))
-    residuals = (weights, (x, c0, h0, last, outputs, *saved), mask)
-    return [c, h, outputs][: 3 if keep_outputs else 2], residuals
+    forward = first_order_only(_call_forward(5), implementation="native")
+    c, h, outputs, *saved = forward(operands)
+    return [c, h, outputs][: 3 if keep_outputs else 2], (operands, outputs, *saved)
 
 
 def _backward(
-    keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: tuple[bool, ...]
-) -> tuple[Weights, Array | None, Array, Array, None, None]:
-    """Compute the gradients by weights, inputs and carry; lengths and mask have none."""
-    weights, rows, mask = residuals
-    wants_dx = perturbed[1]
-    state = rows[1]
-    dc, dh = (jnp.zeros_like(state) if d is None else d for d in gradients[:2])
-    rows = (*rows, dc, dh, *_given(mask))
-    if keep_outputs and gradients[2] is not None:
-        rows = (*rows, gradients[2])
-    call = _call_backward(wants_dx, 1, len(rows), mask is not None)
-    dc0, dh0, *rest = first_order_only(call, implementation="native")(*rows, *jax.tree.leaves(weights))
+    keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: Any
+) -> tuple[Array | None, Array, Array, None, Weights, None]:
+    """Compute the gradients by inputs, carry and weights; lengths and mask have none."""
+    (x, c0, h0, last, weights, mask), outputs, cells, gates = residuals
+    dc, dh, *d_outputs = gradients
+    dc, dh = (jnp.zeros_like(c0) if d is None else d for d in (dc, dh))
+    operands = Backward(
+        x=x,
+        c0=c0,
+        h0=h0,
+        last=last,
+        outputs=outputs,
+        cells=cells,
+        gates=gates,
+        dc=dc,
+        dh=dh,
+        kernels=(weights.x, weights.h),
+        mask=mask,
+        d_outputs=d_outputs[0] if keep_outputs else None,
+        biases=weights.bias,
+    )
+    call = first_order_only(_call_backward(perturbed.x, 1), implementation="native")
+    dc0, dh0, *rest = call(operands)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
-    return d_weights, rest[12] if wants_dx else None, dc0, dh0, None, None
+    return rest[12] if perturbed.x else None, dc0, dh0, None, d_weights, None
 
 
 _run = custom_gradient(_primal, _forward, _backward, statics=1, implementation="native")
@@ -138,46 +109,43 @@ _run = custom_gradient(_primal, _forward, _backward, statics=1, implementation="
 
 
 @functools.cache
-def _call_forward(num_results: int, num_rows: int) -> Callable[..., list[Array]]:
-    """Make `calls.forward` of ``num_rows`` arrays of rows and the 12 weights, with its rule for `vmap`."""
+def _call_forward(num_results: int) -> Callable[[Forward], list[Array]]:
+    """Make `calls.forward` with its rule for `vmap`."""
 
     @custom_vmap
-    def call(*arguments: Array) -> list[Array]:
-        return calls.forward(arguments[:num_rows], arguments[num_rows:], num_results)
+    def call(operands: Forward) -> list[Array]:
+        return calls.forward(operands, num_results)
 
     @call.def_vmap
-    def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
-        _refuse_shards(batched, arguments)
+    def rule(size: int, batched: Any, operands: Any) -> tuple[list[Array], list[bool]]:
+        _refuse_shards(batched, operands)
         if not size:
-            return _nothing(call, batched, arguments)
-        if any(batched[num_rows:]):
-            return _as_members(call, size, batched, arguments)
-        rows = [_into_batch(a, b, size) for a, b in zip(arguments[:num_rows], batched, strict=False)]
-        results = [_out_of_batch(result, size) for result in call(*rows, *arguments[num_rows:])]
+            return _nothing(call, batched, operands)
+        if _has_mapped_weights(batched):
+            return _as_members(call, size, batched, operands)
+        results = [_out_of_batch(result, size) for result in call(_rows_into_batch(batched, operands, size))]
         return results, [True] * len(results)
 
     return call
 
 
 @functools.cache
-def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> Callable[..., list[Array]]:
-    """Make `calls.backward` of ``num_rows`` arrays of rows and the 12 weights, with its rule for `vmap`."""
+def _call_backward(wants_dx: bool, groups: int) -> Callable[[Backward], list[Array]]:
+    """Make `calls.backward` with its rule for `vmap`."""
 
     @custom_vmap
-    def call(*arguments: Array) -> list[Array]:
-        rows, weights = arguments[:num_rows], arguments[num_rows:]
-        return calls.backward(rows, weights, groups=groups, masked=masked, wants_dx=wants_dx)
+    def call(operands: Backward) -> list[Array]:
+        return calls.backward(operands, groups=groups, wants_dx=wants_dx)
 
     @call.def_vmap
-    def rule(size: int, batched: list[bool], *arguments: Array) -> tuple[list[Array], list[bool]]:
-        _refuse_shards(batched, arguments)
+    def rule(size: int, batched: Any, operands: Any) -> tuple[list[Array], list[bool]]:
+        _refuse_shards(batched, operands)
         if not size:
-            return _nothing(call, batched, arguments)
-        if any(batched[num_rows:]):
-            return _as_members(call, size, batched, arguments)
-        rows = [_into_batch(a, b, size) for a, b in zip(arguments[:num_rows], batched, strict=False)]
-        grouped = _call_backward(wants_dx, size * groups, num_rows, masked)
-        dc0, dh0, *rest = grouped(*rows, *arguments[num_rows:])
+            return _nothing(call, batched, operands)
+        if _has_mapped_weights(batched):
+            return _as_members(call, size, batched, operands)
+        grouped = _call_backward(wants_dx, size * groups)
+        dc0, dh0, *rest = grouped(_rows_into_batch(batched, operands, size))
         by_group = [
             jnp.moveaxis(leaf.reshape(leaf.shape[0], size, groups, *leaf.shape[2:]), 1, 0)
             for leaf in rest[:12]
@@ -189,10 +157,16 @@ def _call_backward(wants_dx: bool, groups: int, num_rows: int, masked: bool) -> 
     return call
 
 
-def _refuse_shards(batched: list[bool], arguments: tuple[Array, ...]) -> None:
+def _has_mapped_weights(batched: Operands) -> bool:
+    return any(
+        any(jax.tree.leaves(of_field)) for name, of_field in batched._asdict().items() if name in OF_MEMBERS
+    )
+
+
+def _refuse_shards(batched: Operands, operands: Operands) -> None:
     """Refuse a mapped axis in shards: neither XLA nor, inside `vmap`, `shard_map` can share a call."""
-    for argument, is_batched in zip(arguments, batched, strict=True):
-        if is_batched and jax.typeof(argument).sharding.spec[0] is not None:
+    for operand, is_batched in zip(jax.tree.leaves(operands), jax.tree.leaves(batched), strict=True):
+        if is_batched and jax.typeof(operand).sharding.spec[0] is not None:
             raise ImplementationError(
                 "implementation 'native', which 'auto' can stand for, got a vmap over an axis in shards, "
                 "expected one whole on each device; use implementation 'fused'"
@@ -200,24 +174,35 @@ def _refuse_shards(batched: list[bool], arguments: tuple[Array, ...]) -> None:
 
 
 def _nothing(
-    call: Callable[..., list[Array]], batched: list[bool], arguments: tuple[Array, ...]
+    call: Callable[..., list[Array]], batched: Operands, operands: Operands
 ) -> tuple[list[Array], list[bool]]:
     """Return the results of a `vmap` over an axis of size 0."""
-    one = [
-        jax.ShapeDtypeStruct(a.shape[1:] if is_batched else a.shape, a.dtype)
-        for a, is_batched in zip(arguments, batched, strict=True)
-    ]
-    results = [jnp.zeros((0, *result.shape), result.dtype) for result in jax.eval_shape(call, *one)]
+    one = jax.tree.map(
+        lambda a, is_batched: jax.ShapeDtypeStruct(a.shape[1:] if is_batched else a.shape, a.dtype),
+        operands,
+        batched,
+    )
+    results = [jnp.zeros((0, *result.shape), result.dtype) for result in jax.eval_shape(call, one)]
     return results, [True] * len(results)
 
 
 def _as_members(
-    call: Callable[..., list[Array]], size: int, batched: list[bool], arguments: tuple[Array, ...]
+    call: Callable[..., list[Array]], size: int, batched: Operands, operands: Operands
 ) -> tuple[list[Array], list[bool]]:
     """Make one call for mapped weights: each becomes a member, with its own share of the rows."""
-    merged = [_into_members(a, is_batched, size) for a, is_batched in zip(arguments, batched, strict=True)]
-    results = [_out_of_members(result, size) for result in call(*merged)]
+    merged = jax.tree.map(functools.partial(_into_members, size=size), operands, batched)
+    results = [_out_of_members(result, size) for result in call(merged)]
     return results, [True] * len(results)
+
+
+def _rows_into_batch(batched: Operands, operands: Operands, size: int) -> Any:
+    """Make one larger batch of mapped rows; the weights are the same for all."""
+    into_batch = functools.partial(_into_batch, size=size)
+    parts = {
+        name: part if name in OF_MEMBERS else jax.tree.map(into_batch, part, getattr(batched, name))
+        for name, part in operands._asdict().items()
+    }
+    return type(operands)(**parts)
 
 
 def _into_members(array: Array, is_batched: bool, size: int) -> Array:

@@ -1,17 +1,15 @@
 """Functions around every implementation of the LSTM: less memory, shares of a batch, long memories."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int32, Key
+from jaxtyping import Array, Float32, Key
 
-from lstm_jax.kernels.interface import Carry, CellParameters, Implementation
-
-Results = TypeVar("Results")
+from lstm_jax.kernels.interface import Arguments, Carry, Implementation, Results
 
 
 def in_parts(implementation: Implementation, parts: int) -> Implementation:
@@ -30,16 +28,8 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
             step inside a part is not kept.
     """
 
-    def run(
-        cell: nn.LSTMCell,
-        params: CellParameters,
-        inputs: Float[Array, "time *batch inputs"],
-        carry: Carry,
-        lengths: Int32[Array, "*batch"] | None,
-        *,
-        keep_outputs: bool,
-        mask: Float[Array, "*batch hidden"] | None = None,
-    ) -> tuple[Carry, Float[Array, "time *batch hidden"] | None]:
+    def run(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Results:
+        inputs, lengths = arguments.inputs, arguments.lengths
         if lengths is not None:
             raise ValueError("remat: got seq_lengths for the final state, expected remat=None with them")
         time = inputs.shape[0]
@@ -49,47 +39,41 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
             raise ValueError(f"remat: got {parts} for {time} time steps, expected a divisor of them")
 
         def part(carry: Carry, inputs: Array) -> tuple[Carry, Array | None]:
-            return implementation(cell, params, inputs, carry, None, keep_outputs=keep_outputs, mask=mask)
+            of_part = arguments._replace(inputs=inputs, carry=carry)
+            return implementation(cell, of_part, keep_outputs=keep_outputs)
 
         cut = inputs.reshape(parts, -1, *inputs.shape[1:])
         # No barriers are needed: within a scan, XLA cannot undo the second computation.
-        carry, outputs = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), carry, cut)
+        carry, outputs = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), arguments.carry, cut)
         return carry, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
 
     return run
 
 
-def in_shards(run: Callable[..., Results]) -> Callable[..., Results]:
-    """Let each device run its share of a batch, where JAX knows while tracing how the batch is shared.
+def in_shards(run: Callable[[Arguments], Results]) -> Callable[[Arguments], Results]:
+    """Return a run of a layer of which each device does its share, where JAX knows how a batch is shared.
 
-    That is so on a mesh with explicit axes, which is what `jax.make_mesh` makes. Each device then runs its
-    own shard, and the weights are gathered. Otherwise nothing changes.
-
-    Args:
-        run: a function of weights, inputs (time, *batch, features), and state, lengths and mask (*batch,
-            ...). It returns a state (*batch, ...) and outputs (time, *batch, ...). Lengths, mask and outputs
-            may be None.
+    That is so on a mesh with explicit axes, which is what `jax.make_mesh` makes. Of a batch in shards, each
+    device then runs its own, and the weights are gathered; otherwise nothing is changed.
     """
 
-    def sharded(params: CellParameters, inputs: Array, carry: Carry, *rest: Array | None) -> Results:
+    def sharded(arguments: Arguments) -> Results:
+        inputs, (c, _) = arguments.inputs, arguments.carry
         sharding, batch = jax.typeof(inputs).sharding, _explicit_axes(inputs)[1:-1]
         if not any(batch):
-            sharding, batch = jax.typeof(carry[0]).sharding, _explicit_axes(carry[0])[:-1]
+            sharding, batch = jax.typeof(c).sharding, _explicit_axes(c)[:-1]
         if not any(batch):
-            return run(params, inputs, carry, *rest)
+            return run(arguments)
         mesh = sharding.mesh
         rows, steps = PartitionSpec(*batch), PartitionSpec(None, *batch)
-        specs = (PartitionSpec(), steps, rows, rows, rows)
-        arguments = (params, inputs, carry, *rest)
-        # check_vma=False: JAX does not know which results of a kernel vary over the devices.
-        mapped = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(rows, steps), check_vma=False)
+        specs: Any = Arguments._make([PartitionSpec(), steps, rows, rows, rows])
+        # check_vma=False: which values vary over the devices is not known of a kernel's results.
+        mapped = jax.shard_map(run, mesh=mesh, in_specs=(specs,), out_specs=(rows, steps), check_vma=False)
         placed = (
-            jax.tree.map(
-                lambda leaf, spec=spec: jax.sharding.reshard(leaf, NamedSharding(mesh, spec)), argument
-            )
-            for argument, spec in zip(arguments, specs, strict=True)
+            jax.tree.map(lambda leaf, spec=spec: jax.sharding.reshard(leaf, NamedSharding(mesh, spec)), part)
+            for part, spec in zip(arguments, specs, strict=True)
         )
-        return mapped(*placed)
+        return mapped(Arguments(*placed))
 
     return sharded
 
