@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, calls
-from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, Operands, Weights
+from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, Weights
 from lstm_jax.kernels.differentiation import custom_gradient, first_order_only
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Arguments, Results, by_kind, last_step
@@ -117,7 +117,8 @@ def _call_forward(num_results: int) -> Callable[[Forward], list[Array]]:
         return calls.forward(operands, num_results)
 
     @call.def_vmap
-    def rule(size: int, batched: Any, operands: Any) -> tuple[list[Array], list[bool]]:
+    def rule(size: int, of_each: list[Any], operands: Any) -> tuple[list[Array], list[bool]]:
+        (batched,) = of_each  # there is one argument
         _refuse_shards(batched, operands)
         if not size:
             return _nothing(call, batched, operands)
@@ -138,7 +139,8 @@ def _call_backward(wants_dx: bool, groups: int) -> Callable[[Backward], list[Arr
         return calls.backward(operands, groups=groups, wants_dx=wants_dx)
 
     @call.def_vmap
-    def rule(size: int, batched: Any, operands: Any) -> tuple[list[Array], list[bool]]:
+    def rule(size: int, of_each: list[Any], operands: Any) -> tuple[list[Array], list[bool]]:
+        (batched,) = of_each  # there is one argument
         _refuse_shards(batched, operands)
         if not size:
             return _nothing(call, batched, operands)
@@ -157,13 +159,13 @@ def _call_backward(wants_dx: bool, groups: int) -> Callable[[Backward], list[Arr
     return call
 
 
-def _has_mapped_weights(batched: Operands) -> bool:
+def _has_mapped_weights(batched: Any) -> bool:
     return any(
         any(jax.tree.leaves(of_field)) for name, of_field in batched._asdict().items() if name in OF_MEMBERS
     )
 
 
-def _refuse_shards(batched: Operands, operands: Operands) -> None:
+def _refuse_shards(batched: Any, operands: Any) -> None:
     """Refuse a mapped axis in shards: neither XLA nor, inside `vmap`, `shard_map` can share a call."""
     for operand, is_batched in zip(jax.tree.leaves(operands), jax.tree.leaves(batched), strict=True):
         if is_batched and jax.typeof(operand).sharding.spec[0] is not None:
@@ -174,7 +176,7 @@ def _refuse_shards(batched: Operands, operands: Operands) -> None:
 
 
 def _nothing(
-    call: Callable[..., list[Array]], batched: Operands, operands: Operands
+    call: Callable[..., list[Array]], batched: Any, operands: Any
 ) -> tuple[list[Array], list[bool]]:
     """Return the results of a `vmap` over an axis of size 0."""
     one = jax.tree.map(
@@ -187,7 +189,7 @@ def _nothing(
 
 
 def _as_members(
-    call: Callable[..., list[Array]], size: int, batched: Operands, operands: Operands
+    call: Callable[..., list[Array]], size: int, batched: Any, operands: Any
 ) -> tuple[list[Array], list[bool]]:
     """Make one call for mapped weights: each becomes a member, with its own share of the rows."""
     merged = jax.tree.map(functools.partial(_into_members, size=size), operands, batched)
@@ -195,7 +197,7 @@ def _as_members(
     return results, [True] * len(results)
 
 
-def _rows_into_batch(batched: Operands, operands: Operands, size: int) -> Any:
+def _rows_into_batch(batched: Any, operands: Any, size: int) -> Any:
     """Make one larger batch of mapped rows; the weights are the same for all."""
     into_batch = functools.partial(_into_batch, size=size)
     parts = {
