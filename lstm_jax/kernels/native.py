@@ -175,9 +175,7 @@ def _refuse_shards(batched: Any, operands: Any) -> None:
             )
 
 
-def _nothing(
-    call: Callable[..., list[Array]], batched: Any, operands: Any
-) -> tuple[list[Array], list[bool]]:
+def _nothing(call: Callable[..., list[Array]], batched: Any, operands: Any) -> tuple[list[Array], list[bool]]:
     """Return the results of a `vmap` over an axis of size 0."""
     one = jax.tree.map(
         lambda a, is_batched: jax.ShapeDtypeStruct(a.shape[1:] if is_batched else a.shape, a.dtype),
