@@ -116,17 +116,10 @@ def _call_forward(num_results: int) -> Callable[[Forward], list[Array]]:
     def call(operands: Forward) -> list[Array]:
         return calls.forward(operands, num_results)
 
-    @call.def_vmap
-    def rule(size: int, of_each: list[Any], operands: Any) -> tuple[list[Array], list[bool]]:
-        (batched,) = of_each  # there is one argument
-        _refuse_shards(batched, operands)
-        if not size:
-            return _nothing(call, batched, operands)
-        if _has_mapped_weights(batched):
-            return _as_members(call, size, batched, operands)
-        results = [_out_of_batch(result, size) for result in call(_rows_into_batch(batched, operands, size))]
-        return results, [True] * len(results)
+    def as_batch(size: int, operands: Forward) -> list[Array]:
+        return [_out_of_batch(result, size) for result in call(operands)]
 
+    call.def_vmap(functools.partial(_mapped, call, as_batch))
     return call
 
 
@@ -138,25 +131,43 @@ def _call_backward(wants_dx: bool, groups: int) -> Callable[[Backward], list[Arr
     def call(operands: Backward) -> list[Array]:
         return calls.backward(operands, groups=groups, wants_dx=wants_dx)
 
-    @call.def_vmap
-    def rule(size: int, of_each: list[Any], operands: Any) -> tuple[list[Array], list[bool]]:
-        (batched,) = of_each  # there is one argument
-        _refuse_shards(batched, operands)
-        if not size:
-            return _nothing(call, batched, operands)
-        if _has_mapped_weights(batched):
-            return _as_members(call, size, batched, operands)
-        grouped = _call_backward(wants_dx, size * groups)
-        dc0, dh0, *rest = grouped(_rows_into_batch(batched, operands, size))
+    def as_batch(size: int, operands: Backward) -> list[Array]:
+        dc0, dh0, *rest = _call_backward(wants_dx, size * groups)(operands)
         by_group = [
             jnp.moveaxis(leaf.reshape(leaf.shape[0], size, groups, *leaf.shape[2:]), 1, 0)
             for leaf in rest[:12]
         ]
-        results = [_out_of_batch(state, size) for state in (dc0, dh0)]
-        results += [*by_group, *(_out_of_batch(dx, size) for dx in rest[12:])]
-        return results, [True] * len(results)
+        states = [_out_of_batch(state, size) for state in (dc0, dh0)]
+        return [*states, *by_group, *(_out_of_batch(dx, size) for dx in rest[12:])]
 
+    call.def_vmap(functools.partial(_mapped, call, as_batch))
     return call
+
+
+def _mapped(
+    call: Callable[..., list[Array]],
+    as_batch: Callable[[int, Any], list[Array]],
+    size: int,
+    of_each: list[Any],
+    operands: Any,
+) -> tuple[list[Array], list[bool]]:
+    """Apply the rule of a call for `vmap`: mapped weights become members, mapped rows one larger batch.
+
+    Args:
+        call: the call.
+        as_batch: makes it for a batch of ``size`` times as many rows, and takes the results apart again.
+        size: that of the mapped axis.
+        of_each: for the one argument of the call, which of its arrays are mapped.
+        operands: the argument.
+    """
+    (batched,) = of_each
+    _refuse_shards(batched, operands)
+    if not size:
+        return _nothing(call, batched, operands)
+    if _has_mapped_weights(batched):
+        return _as_members(call, size, batched, operands)
+    results = as_batch(size, _rows_into_batch(batched, operands, size))
+    return results, [True] * len(results)
 
 
 def _has_mapped_weights(batched: Any) -> bool:
