@@ -125,7 +125,6 @@ def environment(
 @pytest.fixture(scope="session")
 def run(environment: dict[str, str]) -> Run:
     """Run a Python program of the project as a user does; returns code, output and errors."""
-
     return partial(programs.run, env=environment)
 
 

@@ -17,6 +17,7 @@ from lstm_jax.compare.frameworks import FRAMEWORKS, UNROLLED, Framework
 from lstm_jax.compare.size import Size, forward_flop, train_flop
 from lstm_jax.config import recipe_config
 from lstm_jax.errors import ConfigError
+from tests.helpers import programs
 from tests.helpers.project import PROJECT, Run
 
 
@@ -112,7 +113,7 @@ def test_compare_is_stopped_and_goes_on(environment: dict[str, str], tmp_path: P
     assert errors.endswith("python -m lstm_jax: stopped by SIGINT\n")
     assert "Traceback" not in errors
     assert output == "Nothing is measured yet.\n"
-    second, third = (subprocess.run(words, text=True, check=False, **pipes) for _ in range(2))  # type: ignore[call-overload]
+    second, third = (programs.run_afresh(*words[1:], env=environment) for _ in range(2))
     assert (second.returncode, third.returncode) == (0, 0), second.stderr + third.stderr
     assert "goes on; --overwrite begins anew" in second.stderr
     assert "flax-scan gets ready" in second.stderr

@@ -2,7 +2,6 @@
 
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ import pytest
 
 from lstm_jax.compare import judge
 from lstm_jax.compare.frameworks import FRAMEWORKS
+from tests.helpers import programs
 from tests.helpers.adapter_checks import (
     AFTER_TRAINING,
     DECAY,
@@ -29,19 +29,6 @@ from tests.helpers.adapter_checks import (
     judge_train,
     keras_train,
 )
-from tests.helpers.project import PROJECT
-
-
-def python(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, which the frameworks of this one are not in."""
-    return subprocess.run(
-        [sys.executable, *args],
-        cwd=PROJECT,
-        env={**os.environ, **variables, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.mark.parametrize("name", ["keras-jax", "keras-tensorflow"])
@@ -49,7 +36,9 @@ def test_keras(name: str) -> None:
     framework = FRAMEWORKS[name]
     if (missing := framework.why_not(time=SIZE.time)) is not None:
         pytest.skip(missing)
-    done = python("-m", "tests.helpers.adapter_checks", "Keras", **framework.environment)
+    # In a process that the frameworks of this one are not in.
+    environment = {**os.environ, **framework.environment}
+    done = programs.run_afresh("-m", "tests.helpers.adapter_checks", "Keras", env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "as the judge says"
 
@@ -152,7 +141,7 @@ def test_they_import_no_other_framework() -> None:
     for package in ("torch", "onnx", "onnxruntime"):
         if package not in sys.modules:
             pytest.importorskip(package)
-    done = python(
+    done = programs.run_afresh(
         "-c",
         """
 import sys
@@ -161,6 +150,7 @@ assert not {"torch", "jax", "flax"} & set(sys.modules)
 from lstm_jax.compare.adapters import pytorch_lstm
 print(sorted({"flax", "keras", "tensorflow", "torch", "jax"} & set(sys.modules)))
 """,
+        env=os.environ,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["['torch']"]

@@ -86,7 +86,6 @@ class Program:
             self._process.join()
             raise TimeoutExpired(self.args, timeout or 0, *(file.read_bytes() for file in self._files))
         output, errors = (file.read_text(errors="surrogateescape") for file in self._files)
-        self._process.join()
         self._folder.cleanup()
         return output, errors
 

@@ -57,15 +57,9 @@ def numpy_lstm(case: Case, mask: Any = 1.0) -> tuple[tuple[Any, Any], Any]:
     c, h = (np.asarray(state, np.float64) for state in case.carry)
     outputs = []
     for t in range(inputs.shape[-2]):
-        x = inputs[..., t, :]
-        i, f, g, o = (
-            x @ weights[f"i{gate}"]["kernel"]
-            + (mask * h) @ weights[f"h{gate}"]["kernel"]
-            + weights[f"h{gate}"]["bias"]
-            for gate in "ifgo"
-        )
-        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
-        h = _sigmoid(o) * np.tanh(c)
+        i, f, g, o = _numpy_gates(weights, inputs[..., t, :], mask * h)
+        c = f * c + i * g
+        h = o * np.tanh(c)
         outputs.append(h)
     return (c, h), np.stack(outputs, axis=-2)
 
@@ -94,12 +88,7 @@ def numpy_answer(
     x, last = x[order, every], (lengths - 1) % time
     saved, cells, outputs = [], [], []
     for t in range(time):
-        z = {
-            gate: x[t] @ weights[f"i{gate}"]["kernel"] + h @ weights[f"h{gate}"]["kernel"]
-            + weights[f"h{gate}"]["bias"]
-            for gate in "ifgo"
-        }  # fmt: skip
-        i, f, g, o = _sigmoid(z["i"]), _sigmoid(z["f"]), np.tanh(z["g"]), _sigmoid(z["o"])
+        i, f, g, o = _numpy_gates(weights, x[t], h)
         saved.append((c, h, i, f, g, o))
         c = f * c + i * g
         h = o * np.tanh(c)
@@ -143,6 +132,15 @@ def numpy_answer(
     d_inputs[order, every] = d_x
     gradients = Case({"cell": d_weights}, d_inputs if time_major else np.moveaxis(d_inputs, 0, 1), (d_c, d_h))
     return results, tuple(gradients)
+
+
+def _numpy_gates(weights: Tree, x: Any, h: Any) -> tuple[Any, Any, Any, Any]:
+    """The input gate, the forget gate, the candidate and the output gate of a step."""
+    i, f, g, o = (
+        x @ weights[f"i{gate}"]["kernel"] + h @ weights[f"h{gate}"]["kernel"] + weights[f"h{gate}"]["bias"]
+        for gate in "ifgo"
+    )
+    return _sigmoid(i), _sigmoid(f), np.tanh(g), _sigmoid(o)
 
 
 def _sigmoid(z: Any) -> Any:
