@@ -45,6 +45,11 @@ PLACES = ("data_dir", "archive_dir", "run_dir")
 # to stop early. The length of training may differ too, where no step depends on it (see `Config.identity`).
 CHANGEABLE = (*PLACES, "implementation", "patience")
 LENGTH = ("epochs", "steps")
+# What no training step depends on, if its batch is given.
+OUTSIDE_A_STEP = (
+    *PLACES, *LENGTH, "recipe", "dataset", "input", "train_on_all", "batch_size", "patience", "seed", "seeds",
+    "devices", "checkpoint_every",
+)  # fmt: skip
 
 # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
 LARGEST_SEED = 2**32 - 1
@@ -322,6 +327,10 @@ class Config:
     def may_go_on(self) -> bool:
         """Whether a run may become longer: no step depends on how many there are going to be."""
         return self.schedule == "constant" and not self.warmup
+
+    def of_a_step(self) -> "Config":
+        """Return the same options for a training step, and the defaults for all else."""
+        return dataclasses.replace(self, **{field: getattr(Config, field) for field in OUTSIDE_A_STEP})
 
     def identity(self) -> dict[str, Any]:
         """Return the options that a run must keep from start to end: all that its results depend on."""

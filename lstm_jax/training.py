@@ -12,14 +12,14 @@ the mesh. The loop over epochs, with its files and messages, is in `runs/loop.py
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int32, Key, UInt8, UInt32
 
@@ -29,6 +29,9 @@ from lstm_jax.devices import DATA_AXIS, mean_over_devices, over_devices, replica
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.optimizer import averaged, build_optimizer
 
+# Whoever trains the same again in one process, from another seed or for longer, compiles nothing again: so
+# many methods and programs are remembered.
+REMEMBERED = 16
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1
 # Folded into the key of a step, this gives the key of augmentation; dropout uses the key itself.
@@ -89,20 +92,28 @@ class Method:
 
     @classmethod
     def of(cls, config: Config, *, total_steps: int) -> "Method":
-        """Make the method of a configuration, for a run of ``total_steps`` steps."""
-        return cls(
-            model=build_model(config),
-            optimizer=build_optimizer(config, total_steps=total_steps),
-            label_smoothing=config.label_smoothing,
-            augmentation=Augmentation(
-                rotation=config.augment_rotation,
-                shift=config.augment_shift,
-                scale=config.augment_scale,
-                shear=config.augment_shear,
-                elastic=config.augment_elastic,
-                smoothness=config.augment_smoothness,
-            ),
-        )
+        """Make the method of a configuration, for a run of ``total_steps`` steps.
+
+        Configurations whose steps are the same have the same method.
+        """
+        return _method(config.of_a_step(), 1 if config.may_go_on else total_steps)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _method(config: Config, total_steps: int) -> Method:
+    return Method(
+        model=build_model(config),
+        optimizer=build_optimizer(config, total_steps=total_steps),
+        label_smoothing=config.label_smoothing,
+        augmentation=Augmentation(
+            rotation=config.augment_rotation,
+            shift=config.augment_shift,
+            scale=config.augment_scale,
+            shear=config.augment_shear,
+            elastic=config.augment_elastic,
+            smoothness=config.augment_smoothness,
+        ),
+    )
 
 
 # Images of grey levels 0 to 255, and their classes.
@@ -174,8 +185,26 @@ def init_run(method: Method, seed: Seed | UInt32[Array, " seeds"]) -> TrainState
 
 def init_state_on(mesh: Mesh, method: Method, seed: RunSeed) -> TrainState:
     """Make the state of a run before its first step, the same on every device of the mesh."""
-    init = jax.jit(partial(init_run, method), out_shardings=replicated(mesh))
-    return init(np.asarray(seed, np.uint32))
+    return _compile_init(method, mesh)(np.asarray(seed, np.uint32))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _compile_init(method: Method, mesh: Mesh) -> Callable[[np.ndarray], TrainState]:
+    return jax.jit(partial(init_run, method), out_shardings=replicated(mesh))
+
+
+def state_like(method: Method, seed: RunSeed, sharding: NamedSharding) -> TrainState:
+    """Return the state of a run with shapes, dtypes and a sharding in place of arrays."""
+    shapes = _state_shapes(method, np.shape(seed))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+    )
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _state_shapes(method: Method, seeds: tuple[int, ...]) -> TrainState:
+    return jax.eval_shape(partial(init_run, method), jax.ShapeDtypeStruct(seeds, np.uint32))
 
 
 def loss_of(
@@ -269,12 +298,14 @@ def train_epoch(
     return jax.lax.fori_loop(start, stop, body, state)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def compile_train_step(method: Method, mesh: Mesh) -> TrainStep:
     """Compile `train_step`; it consumes the state it is given."""
     step = partial(train_step, method=method)
     return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS)), P()), donate=0)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def compile_train_epoch(method: Method, mesh: Mesh, *, data_spec: DataSpec) -> TrainEpoch:
     """Compile `train_epoch` for one kind of data; it consumes the state it is given.
 

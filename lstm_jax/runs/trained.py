@@ -18,7 +18,7 @@ from lstm_jax.runs.checkpoint import Checkpoints, Restored
 from lstm_jax.runs.history import Notes, best_of, of_each_seed
 from lstm_jax.runs.run_directory import CHECKPOINTS, read_config
 from lstm_jax.runs.seeds import in_words, member, seed_of
-from lstm_jax.training import Method, TrainState, init_run
+from lstm_jax.training import Method, TrainState, state_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +130,7 @@ def load_state(
     config = read_config(run_dir)
     method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
     on_one_device = devices.replicated(devices.make_mesh(devices=1, batch_size=processes.process_count()))
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_one_device),
-        jax.eval_shape(partial(init_run, method), seed_of(config)),
-    )
+    like = state_like(method, seed_of(config), on_one_device)
     with Checkpoints(
         run_dir / CHECKPOINTS, report=report, read_only=True, options=config.identity()
     ) as checkpoints:
