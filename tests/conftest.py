@@ -1,6 +1,8 @@
 """What tests share: strict JAX, two CPU devices, prepared MNIST, a home of their own."""
 
+import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +16,7 @@ os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
+import jaxlib
 import jaxtyping
 import pytest
 
@@ -80,17 +83,34 @@ def forget_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> None:
-    """Compile each program, and the native kernel, once, not once per test."""
+def compilation_cache(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[None]:
+    """Compile each program, and the native kernel, once, not once per test or per run of the tests."""
     cache = tmp_path_factory.mktemp("cache")
     os.environ["LSTM_JAX_CACHE_DIR"] = str(cache)
-    # Built kernels are shared, programs are not: JAX writes a program where others may be reading it.
-    (shared / "native").mkdir(mode=0o700, exist_ok=True)
-    (cache / "native").symlink_to(shared / "native")
+    # Kernels are shared among processes; programs are not: JAX writes one where others may be reading it.
+    (cache / "native").symlink_to(kept_folder(pytestconfig, "native"))
+    kept, own = kept_folder(pytestconfig, "programs"), compilation_cache_dir()
+    assert own is not None
+    shutil.copytree(kept, own, copy_function=os.link)
     # Programs that tests start find there what the tests have compiled.
-    jax.config.update("jax_compilation_cache_dir", str(compilation_cache_dir()))
+    jax.config.update("jax_compilation_cache_dir", str(own))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    yield
+    for program in own.iterdir():
+        if not (kept / program.name).exists():
+            with contextlib.suppress(FileExistsError):
+                os.link(program, kept / program.name)
+
+
+def kept_folder(config: pytest.Config, name: str) -> Path:
+    """Return a folder that stays for the next run of the tests; ``pytest --cache-clear`` empties it."""
+    assert config.cache is not None
+    folder = config.cache.mkdir(f"{name}-{jaxlib.__version__}")
+    folder.chmod(0o700)
+    return folder
 
 
 @pytest.fixture(scope="session")

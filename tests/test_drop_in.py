@@ -25,7 +25,7 @@ from tests.helpers.references import (
     Tree,
     a_case,
     assert_equal,
-    each_implementation,
+    each_fast,
     each_name,
     flax_rnn,
     random_like,
@@ -141,8 +141,16 @@ def _flax_traced(use: str) -> Any:
     return jax.eval_shape(_outer(use, None).init_with_output, jax.random.key(1), _inputs())
 
 
-@pytest.mark.parametrize("use", USES)
-@each_implementation
+# Each with two of the four: what an implementation sees of a use is a transformation, and those are composed
+# at random in test_stacks.py.
+@pytest.mark.parametrize(
+    ("use", "implementation"),
+    [
+        (use, name)
+        for number, use in enumerate(USES)
+        for name in (("native", "unrolled"), ("fused", "scan"))[number % 2]
+    ],
+)
 def test_results_and_parameters_of_a_use(use: str, implementation: str) -> None:
     """Names, shapes and dtypes of both."""
     run = _outer(use, implementation).init_with_output
@@ -223,7 +231,7 @@ def test_what_apply_captures_are_the_outputs(implementation: str) -> None:
     assert captured(LSTM(HIDDEN, implementation)) == captured(_flax())
 
 
-@each_name
+@pytest.mark.parametrize("implementation", ["auto", "scan"])
 def test_tabulate(implementation: str) -> None:
     """One row for the layer, all of its parameters, no word of what is inside; warnings are errors."""
     layer = LSTM(HIDDEN, implementation)
@@ -250,7 +258,7 @@ def test_tabulate_and_capture_of_the_classifier() -> None:
     assert layers == {name: ["__call__"] for name in names}
 
 
-@each_name
+@pytest.mark.parametrize("implementation", ["auto", "scan"])
 def test_bind_unbind_clone_and_lazy_init(implementation: str) -> None:
     layer, variables = LSTM(HIDDEN, implementation), {"params": a_case().params}
     bound = layer.bind(variables)
@@ -271,7 +279,7 @@ CONTAINERS: dict[str, Callable[[Any], nn.Module]] = {
 }
 
 
-@each_name
+@pytest.mark.parametrize("implementation", ["auto", "scan"])
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_containers_of_flax(container: str, implementation: str) -> None:
     def traced(make: Any) -> Any:
@@ -311,7 +319,7 @@ def _traced(implementation: str, *inputs: Any, **options: Any) -> Any:
     return jax.eval_shape(run, x) if isinstance(x, jax.Array | np.ndarray) else run(x)
 
 
-@each_name
+@pytest.mark.parametrize("implementation", ["auto", "fused"])
 @pytest.mark.parametrize(
     "form",
     [list, jnp.stack, np.asarray, lambda carry: tuple(state.astype(jnp.bfloat16) for state in carry)],
@@ -323,7 +331,7 @@ def test_forms_of_a_carry(implementation: str, form: Any) -> None:
         assert _traced(implementation, initial_carry=form(carry)) == _traced("scan", initial_carry=carry)
 
 
-@each_implementation
+@each_fast
 def test_one_array_is_c_and_h(implementation: str) -> None:
     case, layer = a_case(), LSTM(HIDDEN, implementation)
     actual, expected = (
@@ -366,7 +374,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@each_name
+@pytest.mark.parametrize("implementation", ["auto", "scan"])
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_cannot_be_taken_is_refused_by_name(implementation: str, reason: str) -> None:
     options, message = REFUSED[reason]
@@ -376,12 +384,11 @@ def test_what_cannot_be_taken_is_refused_by_name(implementation: str, reason: st
     assert "\n" not in str(raised.value)
 
 
-@each_name
-def test_inputs_that_are_no_sequences(implementation: str) -> None:
+def test_inputs_that_are_no_sequences() -> None:
     with pytest.raises(
         ValueError, match=r"^inputs: got shape \(5,\), expected an array \(\*batch, time, inputs"
     ):
-        _traced(implementation, jnp.ones(5))
+        _traced("auto", jnp.ones(5))
 
 
 @pytest.mark.parametrize(
@@ -408,8 +415,7 @@ def test_a_number_of_hidden_units_that_is_none(features: Any, got: str) -> None:
 LENGTHS = [2, 9, 1]  # of 5 steps
 
 
-@each_implementation
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("implementation", "reverse"), [("scan", True), ("fused", False), ("native", True)])
 def test_forms_of_lengths_and_one_beyond_the_end(implementation: str, reverse: bool) -> None:
     case, layer = a_case(), LSTM(HIDDEN, implementation, return_carry=True)
     run = functools.partial(layer.apply, {"params": case.params}, case.inputs, reverse=reverse)

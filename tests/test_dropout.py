@@ -17,7 +17,6 @@ from tests.helpers.references import (
     Case,
     Tree,
     assert_equal,
-    each_implementation,
     numpy_lstm,
     random_case,
     random_like,
@@ -56,16 +55,14 @@ def shown_mask(layer: LSTM, one: Case) -> np.ndarray:
     return (np.asarray(jax.jit(jax.grad(of_outputs))(one.carry[1])) != 0) / (1 - RATE)
 
 
-@each_implementation
 @pytest.mark.parametrize(("time", "batch"), SHAPES, ids=str)
-def test_the_same_units_are_missing_in_all_steps(
-    implementation: str, time: int, batch: tuple[int, ...]
-) -> None:
+def test_the_same_units_are_missing_in_all_steps(time: int, batch: tuple[int, ...]) -> None:
+    """With Flax's cell; the other implementations are compared with it below."""
     one = random_case(time, batch, 2, HIDDEN)
-    layer = dropping(implementation, return_carry=True)
+    layer = dropping("scan", return_carry=True)
     mask = shown_mask(layer.clone(return_carry=False), one)
     assert 0 < mask.mean() < 1 / (1 - RATE)
-    carry, outputs = layer.apply({"params": one.params}, one.inputs, initial_carry=one.carry, **DROPPING)
+    carry, outputs = results_and_gradients(layer, one, **DROPPING)[0]
     # The outputs, and the memory c, are whole: they are compared before the mask.
     exact_carry, exact = numpy_lstm(one, mask)
     np.testing.assert_allclose(outputs, exact, **FLOAT32)
@@ -95,10 +92,10 @@ def test_gradients_with_dropped_units(
     assert_equal(actual, expected, **FLOAT32)
 
 
-@each_implementation
-def test_gradients_with_dropped_units_by_finite_differences(implementation: str) -> None:
-    layer = dropping(implementation, return_carry=True)
+def test_gradients_with_dropped_units_by_finite_differences() -> None:
+    layer = dropping("scan", return_carry=True)
 
+    @jax.jit
     def run(*arguments: Tree) -> Tree:
         params, inputs, carry = jax.tree.map(jnp.asarray, arguments)
         return layer.apply({"params": params}, inputs, initial_carry=carry, **DROPPING)
@@ -120,7 +117,7 @@ def test_second_derivatives_with_dropped_units() -> None:
     assert_equal(actual, expected, **FLOAT32)
 
 
-@each_implementation
+@pytest.mark.parametrize("implementation", ["scan", "native"])
 def test_dropped_units_of_parts_computed_again(implementation: str) -> None:
     """The mask is that of the whole sequence, and not drawn anew for each part."""
     whole, parts = (
@@ -129,11 +126,10 @@ def test_dropped_units_of_parts_computed_again(implementation: str) -> None:
     assert_equal(parts, whole, **FLOAT32)
 
 
-@pytest.mark.parametrize("implementation", ["unrolled", "fused"])
-def test_dropped_units_in_bfloat16(implementation: str) -> None:
+def test_dropped_units_in_bfloat16() -> None:
     with jax.numpy_dtype_promotion("standard"):  # Flax's cell mixes dtypes
-        actual = results_and_gradients(dropping(implementation, dtype=jnp.bfloat16), case(), **DROPPING)[0]
-    exact = results_and_gradients(dropping(implementation), case(), **DROPPING)[0]
+        actual = results_and_gradients(dropping("fused", dtype=jnp.bfloat16), case(), **DROPPING)[0]
+    exact = results_and_gradients(dropping("fused"), case(), **DROPPING)[0]
     np.testing.assert_allclose(np.asarray(actual, np.float32), exact, **BFLOAT16)
 
 
@@ -152,10 +148,9 @@ def test_each_sequence_drops_units_of_its_own() -> None:
     assert 0.4 < np.mean(mask == again) < 0.6  # 0.6^2 + 0.4^2 = 0.52: another key, another mask
 
 
-@each_implementation
-def test_the_mask_goes_with_the_place_in_the_whole_batch(implementation: str) -> None:
+def test_the_mask_goes_with_the_place_in_the_whole_batch() -> None:
     params, inputs, carry = case()
-    layer = dropping(implementation)
+    layer = dropping("auto")
     whole = layer.apply({"params": params}, inputs, initial_carry=carry, **DROPPING)
     carry = jax.tree.map(lambda state: state[1:], carry)
     share = partial(layer.apply, {"params": params}, inputs[1:], initial_carry=carry, **DROPPING)
@@ -163,11 +158,10 @@ def test_the_mask_goes_with_the_place_in_the_whole_batch(implementation: str) ->
     assert np.abs(share() - whole[1:]).max() > 0.01
 
 
-@each_implementation
-def test_no_unit_is_missing_at_evaluation(implementation: str) -> None:
-    """No key is asked for, and `native` can be used."""
+def test_no_unit_is_missing_at_evaluation() -> None:
+    """No key is asked for."""
     params, inputs, carry = case()
-    outputs = dropping(implementation).apply({"params": params}, inputs, initial_carry=carry)
+    outputs = dropping("auto").apply({"params": params}, inputs, initial_carry=carry)
     np.testing.assert_allclose(outputs, numpy_lstm(case())[1], **FLOAT32)
 
 
@@ -185,8 +179,10 @@ def test_places_of_another_shape_are_refused() -> None:
         )
 
 
-@pytest.mark.parametrize("implementation", ["fused", "native"])
-@pytest.mark.parametrize("over", ["keys", "inputs", "weights"])
+@pytest.mark.parametrize(
+    ("over", "implementation"),
+    [("keys", "fused"), ("keys", "native"), ("inputs", "native"), ("weights", "native")],
+)
 def test_vmap_with_dropped_units(over: str, implementation: str) -> None:
     params, inputs, carry = case()
     layer = dropping(implementation)
@@ -248,17 +244,16 @@ def test_a_weight_that_is_not_finite_is_not_hidden() -> None:
     assert np.isnan(dropped["hi"]["kernel"]).all()
 
 
-@each_implementation
-def test_the_same_weights_are_missing_in_all_steps(implementation: str) -> None:
+def test_the_same_weights_are_missing_in_all_steps() -> None:
     params, inputs, carry = case()
-    layer = LSTM(HIDDEN, implementation=implementation, recurrent_weight_dropout_rate=RATE)
+    layer = LSTM(HIDDEN, recurrent_weight_dropout_rate=RATE)
     # The mask shows in the gradient of the outputs by the recurrent weights: it is 0 where they are missing.
     rngs = {"dropout": jax.random.key(3)}
 
     def outputs(params: Tree) -> jax.Array:
         return layer.apply({"params": params}, inputs, initial_carry=carry, deterministic=False, rngs=rngs)
 
-    actual, pull_back = jax.vjp(outputs, params)
+    actual, pull_back = jax.vjp(jax.jit(outputs), params)
     (gradients,) = pull_back(jnp.asarray(np.random.default_rng(5).standard_normal(actual.shape), jnp.float32))
     cell = jax.tree.map(np.asarray, params["cell"])
     for gate in "ifgo":

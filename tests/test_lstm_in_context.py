@@ -31,8 +31,8 @@ from tests.helpers.references import (
     a_case,
     as_arguments,
     assert_equal,
+    each_fast,
     each_implementation,
-    each_portable_implementation,
     flax_answer,
     flax_rnn,
     random_case,
@@ -61,8 +61,15 @@ def _flax_answer_in_bfloat16(param_dtype: Any) -> tuple[Tree, Tree]:
         return results_and_gradients(flax_rnn(HIDDEN, **attributes), case, **options)
 
 
-@each_portable_implementation
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16], ids=jnp.dtype)
+@pytest.mark.parametrize(
+    ("implementation", "param_dtype"),
+    [
+        ("scan", jnp.float32),
+        ("unrolled", jnp.bfloat16),
+        ("fused", jnp.float32),
+        ("fused", jnp.bfloat16),
+    ],
+)
 def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
     """Results and gradients have the dtypes of nn.RNN's, and the results are near those of float32."""
     options = {"seq_lengths": LENGTHS, "return_carry": True}
@@ -85,7 +92,7 @@ def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-@each_implementation
+@each_fast
 def test_jit_with_lengths_as_an_argument(implementation: str) -> None:
     """One program serves all lengths: they are known when it runs, not when it is compiled."""
     case = a_case()
@@ -104,7 +111,7 @@ def test_jit_with_lengths_as_an_argument(implementation: str) -> None:
     assert compilations == 1
 
 
-@each_implementation
+@pytest.mark.parametrize("implementation", ["scan", "auto"])
 def test_vmap_over_sequences_and_over_parameters(implementation: str) -> None:
     case = a_case()
     layer = LSTM(HIDDEN, implementation)
@@ -137,8 +144,7 @@ class Setup(nn.Module):
         return self.layer(inputs)
 
 
-@each_implementation
-@pytest.mark.parametrize("outer", [Compact, Setup])
+@pytest.mark.parametrize(("implementation", "outer"), [("scan", Compact), ("auto", Setup)])
 def test_inside_of_another_module(implementation: str, outer: Any) -> None:
     """The initial values depend on the path of names too, so these must be the same."""
     inputs = a_case().inputs
@@ -149,7 +155,7 @@ def test_inside_of_another_module(implementation: str, outer: Any) -> None:
     assert_equal(actual, expected, **FLOAT32)
 
 
-@each_implementation
+@pytest.mark.parametrize("implementation", ["scan", "fused"])  # `native` in kernels/test_transformations.py
 def test_remat(implementation: str) -> None:
     """Computing the steps again for the gradient changes neither results nor gradients."""
     layer = nn.remat(LSTM)(HIDDEN, implementation, return_carry=True)
@@ -198,11 +204,14 @@ def test_export_of_a_step_of_training_with_dropout() -> None:
     assert_equal(jax.export.export(run)(case).call(case), run(case), **FLOAT32)
 
 
-SYMBOLIC = ["scan", "unrolled", "fused", "native", "auto"]
-
-
-@pytest.mark.parametrize("implementation", SYMBOLIC)
-@pytest.mark.parametrize("sizes", ["time", "batch", "batch, time"])
+@pytest.mark.parametrize(
+    ("implementation", "sizes"),
+    [
+        *((name, "batch, time") for name in config.IMPLEMENTATIONS),
+        *(("unrolled", size) for size in ("batch", "time")),
+        *(("fused", size) for size in ("batch", "time")),
+    ],
+)
 def test_export_with_sizes_left_open(implementation: str, sizes: str) -> None:
     """As nn.RNN can; what cannot says so, and `auto` takes one that can."""
     case, lengths = a_case(), jnp.array(LENGTHS)

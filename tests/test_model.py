@@ -73,7 +73,7 @@ def test_number_of_parameters_of_the_tutorial() -> None:
 
 
 def test_forget_gates_start_at_one() -> None:
-    classifier = LSTMClassifier(num_layers=2, bidirectional=True, implementation="unrolled", **SIZES)
+    classifier = LSTMClassifier(num_layers=2, bidirectional=True, **SIZES)
     params = classifier.init(jax.random.key(0), images())["params"]
     layers = [params[name]["cell"] for name in params if name.startswith("lstm")]
     assert len(layers) == 4
@@ -119,9 +119,9 @@ def logits_and_gradients(
 @each_depth
 @each_direction
 def test_logits_and_gradients(num_layers: int, bidirectional: bool) -> None:
-    scanned, unrolled = (
+    scanned, another = (
         LSTMClassifier(num_layers=num_layers, bidirectional=bidirectional, implementation=name, **SIZES)
-        for name in ("scan", "unrolled")
+        for name in ("scan", "auto")
     )
     params = random_params(scanned, images())
     expected = logits_and_gradients(
@@ -130,7 +130,7 @@ def test_logits_and_gradients(num_layers: int, bidirectional: bool) -> None:
     assert expected[0].shape == (BATCH, CLASSES)
     actual = logits_and_gradients(lambda params, inputs: scanned.apply({"params": params}, inputs), params)
     assert_equal(actual, expected, **FLOAT32)
-    logits = unrolled.apply({"params": params}, images())
+    logits = another.apply({"params": params}, images())
     assert_equal(logits, expected[0], **FLOAT32)
 
 
@@ -169,7 +169,7 @@ def test_both_directions_have_read_every_row(num_layers: int) -> None:
 
 
 def test_examples_do_not_see_each_other() -> None:
-    classifier = LSTMClassifier(num_layers=2, bidirectional=True, implementation="unrolled", **SIZES)
+    classifier = LSTMClassifier(num_layers=2, bidirectional=True, **SIZES)
     params = random_params(classifier, images())
     whole = classifier.apply({"params": params}, images())
     alone = classifier.apply({"params": params}, images()[2:3])
@@ -179,7 +179,7 @@ def test_examples_do_not_see_each_other() -> None:
 def test_bfloat16() -> None:
     """Only the LSTM computes in bfloat16: parameters and logits, and so the loss, are float32."""
     inputs = images()
-    exact = LSTMClassifier(num_layers=2, bidirectional=True, implementation="unrolled", **SIZES)
+    exact = LSTMClassifier(num_layers=2, bidirectional=True, **SIZES)
     rounded = exact.clone(dtype=jnp.bfloat16)
     params = random_params(exact, inputs)
     # The cell of Flax multiplies gates in bfloat16 with a state in float32.
@@ -256,7 +256,6 @@ def deep(num_layers: int = 2, rate: float = RATE, *, bidirectional: bool = False
         num_layers=num_layers,
         bidirectional=bidirectional,
         dropout_rate=rate,
-        implementation="unrolled",  # of few steps, the quickest to start
         **SIZES,
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,6 @@ from lstm_jax.augmentation import Augmentation
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import MemorySplit
 from lstm_jax.devices import DATA_AXIS, make_mesh, place
-from lstm_jax.optimizer import muon
 from lstm_jax.runs.feed import make_feed
 from lstm_jax.training import Method
 
@@ -119,10 +119,39 @@ def test_the_options_of_the_tutorial_add_nothing_to_its_program() -> None:
 def test_the_step_compiles_once_for_all_seeds() -> None:
     mesh = mesh_of(1)
     step = training.compile_train_step(METHOD, mesh)
+    step.clear_cache()
     state = training.init_state_on(mesh, METHOD, 0)
     for seed in range(3):
         state, _ = step(state, on_devices(mesh, *examples(8, seed)), np.uint32(seed))
     assert step._cache_size() == 1
+
+
+def test_methods_whose_steps_are_the_same_share_their_programs() -> None:
+    """Whatever the length, the seed and the place of their runs are; and nobody else's."""
+
+    def epoch(**options: Any) -> training.TrainEpoch:
+        config = Config(**options)
+        steps = config.steps or config.epochs * 429
+        method = Method.of(config, total_steps=steps)
+        return training.compile_train_epoch(method, mesh_of(1), data_spec=training.RESIDENT_SPEC)
+
+    same = [
+        {"seed": 5},
+        {"epochs": 3, "patience": 2},
+        {"steps": 7, "run_dir": "elsewhere"},
+        {"checkpoint_every": 2, "batch_size": 64, "train_on_all": True},
+    ]
+    assert {epoch(**options) for options in same} == {epoch()}
+    others = [
+        {"learning_rate": 0.02},
+        {"augment_shift": 1.0},
+        {"label_smoothing": 0.1},
+        {"dtype": "bfloat16"},
+        {"task": "columns"},
+        {"schedule": "cosine"},
+        {"schedule": "cosine", "steps": 7},
+    ]
+    assert len({epoch(), *(epoch(**options) for options in others)}) == 1 + len(others)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +169,7 @@ def run_epoch(
     feed.begin(0, 0)
     for start, stop in zip([0, *bounds], [*bounds, 6], strict=True):
         state = epoch(state, *feed.take(start, stop), SEED)
-    assert epoch._cache_size() == 1
+    assert epoch._cache_size() == 1  # one program serves all parts
     return jax.tree.map(np.asarray, state)
 
 
@@ -186,13 +215,8 @@ def random_with(implementation: str) -> Method:
 
 @pytest.mark.parametrize(
     ("method", "tolerance"),
-    [
-        (DESCENT, STEP_TOLERANCE),
-        (dataclasses.replace(METHOD, optimizer=muon(0.01)), STEP_TOLERANCE),
-        (random_with("fused"), RANDOM_TOLERANCE),
-        (random_with("native"), RANDOM_TOLERANCE),
-    ],
-    ids=["fixed", "muon", "random-fused", "random-native"],
+    [(DESCENT, STEP_TOLERANCE), (random_with("fused"), RANDOM_TOLERANCE)],
+    ids=["fixed-native", "random-fused"],
 )
 def test_two_devices_agree_with_one(split: MemorySplit, method: Method, tolerance: dict) -> None:
     # What happens to an example at random must not depend on the device it is on.
@@ -226,9 +250,7 @@ def test_what_is_random_changes_with_step_and_seed_and_with_nothing_else(change:
     assert losses[3] == losses[0]
 
 
-@pytest.mark.parametrize(
-    ("implementation", "devices"), [("scan", 1), ("fused", 1), ("native", 1), ("native", 2)]
-)
+@pytest.mark.parametrize(("implementation", "devices"), [("fused", 1), ("native", 2)])
 def test_many_seeds_in_one_program(split: MemorySplit, implementation: str, devices: int) -> None:
     # Each with its own initial weights, order, dropout and augmentation, on images they share.
     method, mesh = random_with(implementation), mesh_of(devices)
@@ -242,7 +264,6 @@ def test_many_seeds_in_one_program(split: MemorySplit, implementation: str, devi
         first[np.size(seed), seed.flat[-1]] = jax.tree.map(np.array, state)
         for start, stop in ((0, 2), (2, 6)):
             state = epoch(state, *feed.take(start, stop), seed)
-        assert epoch._cache_size() == 1
         ends[np.size(seed), seed.flat[-1]] = jax.tree.map(np.array, state)
     for index, seed in enumerate(seeds):
         of_seed = partial(jax.tree.map, lambda leaf, index=index: leaf[index])
@@ -306,8 +327,7 @@ def test_devices_meet_once_per_step() -> None:
     assert re.fullmatch(rf"f32\[3,{numbers}\]\S*", shape)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("implementation", ["scan", "unrolled", "fused"])
+@pytest.mark.parametrize(("implementation", "dtype"), [("scan", "float32"), ("fused", "bfloat16")])
 def test_the_train_step_lowers_for_cpu_gpu_and_tpu(implementation: str, dtype: str) -> None:
     mesh = mesh_of(1)
     model = LSTMClassifier(hidden_size=8, implementation=implementation, dtype=jnp.dtype(dtype))

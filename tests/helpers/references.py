@@ -177,11 +177,29 @@ OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters":
 
 
 def results_and_gradients(
-    layer: nn.Module, case: Case, compiler_options: dict[str, Any] | None = None, **options: Any
+    layer: nn.Module, case: Case, *, optimized: bool = False, **options: Any
 ) -> tuple[Tree, Tree]:
-    """`step_by_step` as one program."""
-    run = functools.partial(step_by_step, layer, **options)
-    return jax.jit(run, compiler_options=compiler_options)(case)
+    """`step_by_step` as one program, compiled once for the same layer, options and sizes."""
+    arrays = {name: option for name, option in options.items() if _holds_an_array(option)}
+    others = tuple((name, option) for name, option in options.items() if name not in arrays)
+    return _compiled(layer, others, optimized)(case, arrays)
+
+
+def _holds_an_array(option: Any) -> bool:
+    return any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(option))
+
+
+def forget_compiled() -> None:
+    """To be called where a test changes the code of a layer, before and after."""
+    _compiled.cache_clear()
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(layer: nn.Module, options: tuple[tuple[str, Any], ...], optimized: bool) -> Any:
+    def run(case: Case, arrays: dict[str, Any]) -> tuple[Tree, Tree]:
+        return step_by_step(layer, case, **dict(options), **arrays)
+
+    return jax.jit(run, compiler_options=OPTIMIZED if optimized else None)
 
 
 def random_like(tree: Tree) -> Tree:
@@ -207,7 +225,6 @@ FAST = ["fused", "native"]
 each_fast = pytest.mark.parametrize("implementation", FAST)
 # Of what the kernels do not do, they say so; see test_kernel_transformations.py.
 each_general_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "auto"])
-each_portable_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "fused"])
 each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
 
 

@@ -38,11 +38,11 @@ def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
 
 def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_path: Path) -> None:
     # The real model on the real images; a wrong label order, scale or row order stays near 10 %.
-    result = train(Config(data_dir=data_dir, run_dir=tmp_path / "run", steps=300, devices=1))
+    result = train(Config(data_dir=data_dir, run_dir=tmp_path / "run", steps=150, devices=1))
     assert result.summary is not None
-    assert result.summary["test_accuracy"] > 0.85
+    assert result.summary["test_accuracy"] > 0.8
     assert result.summary["parameter_count"] == 24_458
-    assert result.history[-1]["train_loss"] < 0.5
+    assert result.history[-1]["train_loss"] < 0.8
 
 
 def test_the_run_directory_tells_all(small: dict[str, Any]) -> None:
@@ -179,13 +179,13 @@ def test_a_run_may_go_on_with_another_number_of_devices(
 
 def test_a_run_may_go_on_with_another_implementation(small: dict[str, Any], tmp_path: Path) -> None:
     whole = train(Config(**{**small, "run_dir": tmp_path / "whole", "implementation": "scan"}))
-    for implementation, after in (("scan", 1), ("native", 1), ("unrolled", None)):
+    for implementation, after in (("scan", 1), ("native", 1), ("fused", None)):
         listener = Listener(signal_after=after)
         result = train_until_told(Config(**small, implementation=implementation), listener)
         assert (result.stopped_by is None) == (after is None)
-    assert any("computed by native so far and now by unrolled" in message for message in listener.messages)
+    assert any("computed by native so far and now by fused" in message for message in listener.messages)
     assert result.summary is not None
-    assert result.summary["implementation"] == "unrolled"
+    assert result.summary["implementation"] == "fused"
     for a, b in zip(whole.history, result.history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
 
@@ -293,22 +293,24 @@ def test_plans() -> None:
         Plan.of(Config(), 100)
 
 
-@pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(
-    kind: str, tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, environment: dict[str, str]
 ) -> None:
     # The long version, with 20 kills: python -m tests.kill_and_resume
-    def start(command: Sequence[str]) -> Any:
-        return programs.start(*command[1:], env=environment)
+    cache = tmp_path / "cache"  # of their own: what was killed may have left half a program there
+    shutil.copytree(os.environ["LSTM_JAX_CACHE_DIR"], cache, symlinks=True, copy_function=os.link)
 
-    options = ["--hidden-size", "8", "--steps", "60", "--checkpoint-every", "5", "--input", kind]
+    def start(command: Sequence[str]) -> Any:
+        return programs.start(*command[1:], env={**environment, "LSTM_JAX_CACHE_DIR": str(cache)})
+
+    options = ["--hidden-size", "8", "--steps", "60", "--checkpoint-every", "5"]
     assert start(train_command(tmp_path / "calm", options)).communicate()[1] == ""
     saved = kill_at_random_moments(
         tmp_path / "killed",
         options,
         kills=2,
         longest=0.2,
-        rng=random.Random(kind),
+        rng=random.Random(0),
         after_progress=2,
         start=start,
     )
@@ -323,7 +325,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
 WORKER = """
 import json, sys
 import jax
-port, rank, run_dir, data_dir, kind, seeds, refused = sys.argv[1:]
+port, rank, run_dir, data_dir, runs, refused = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), coordinator_bind_address=f"127.0.0.1:{port}")
 from pathlib import Path
@@ -336,9 +338,10 @@ for differing in json.loads(refused):
         train(Config(**{**places, "hidden_size": 4, "batch_size": 440, **differing[int(rank)]}))
     except UserError as refusal:
         print("refused:", refusal)
-    assert not Path(run_dir).joinpath("checkpoints", "5").exists()
-result = train(Config(**places, hidden_size=4, batch_size=440, epochs=1, input=kind, seeds=int(seeds)))
-print(result.summary["device"], result.history[-1]["train_loss"])
+for name, options in json.loads(runs).items():
+    places["run_dir"] = Path(run_dir, name)
+    result = train(Config(**places, hidden_size=4, batch_size=440, epochs=1, **options))
+    print(name, result.history[-1]["train_loss"], result.summary["device"], sep=": ")
 jax.distributed.shutdown()
 """
 
@@ -355,34 +358,39 @@ DIFFERENT: list[tuple[list[dict[str, Any]], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "seeds"), [("memory", 1), ("stream", 1), ("memory", 2)])
+# Runs of two processes; starting them takes seconds, so these two train them all.
+TOGETHER: dict[str, dict[str, Any]] = {"memory": {}, "stream": {"input": "stream"}, "seeds": {"seeds": 2}}
+
+
 def test_two_processes_train_as_one(
-    kind: str, seeds: int, small: dict[str, Any], tmp_path: Path, environment: dict[str, str]
+    small: dict[str, Any], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # The refusals in one of these tests: starting processes takes seconds.
-    refused = DIFFERENT if (kind, seeds) == ("memory", 1) else []
     # Nothing is different; but one finds no data, and then none may wait for it.
     no_data = [{}, {"data_dir": str(tmp_path / "none"), "archive_dir": str(tmp_path / "none")}]
-    given = [*(options for options, _ in refused), *([no_data] if refused else [])]
-    arguments = [str(tmp_path / "two"), str(small["data_dir"]), kind, str(seeds), json.dumps(given)]
+    given = [*(options for options, _ in DIFFERENT), no_data]
+    arguments = [str(tmp_path / "two"), str(small["data_dir"]), json.dumps(TOGETHER), json.dumps(given)]
     workers = [
         programs.start("-c", WORKER, str(port), str(rank), *arguments, env=environment) for rank in range(2)
     ]
     outputs, errors = zip(*(worker.communicate(timeout=240) for worker in workers), strict=True)
     assert [worker.returncode for worker in workers] == [0, 0], (outputs, errors)
-    for rank, output in enumerate(outputs if refused else []):
+    for rank, output in enumerate(outputs):
         lines = [line.removeprefix("refused: ") for line in output.splitlines() if "refused: " in line]
         for line, (_, told) in zip(lines, DIFFERENT, strict=False):
             assert line.startswith(told), output
         assert len(lines) == len(given)
         assert ("process 1 could not begin" if rank == 0 else str(tmp_path / "none")) in lines[-1]
-    one = train(Config(**{**small, "epochs": 1, "seeds": seeds}))
-    for output in outputs:  # both processes know the same figures
-        device, loss = output.strip().splitlines()[-1].rsplit(" ", 1)
-        assert device == "2 x cpu"
-        assert float(loss) == pytest.approx(one.history[-1]["train_loss"], rel=1e-5)
-    assert len(figures_of(tmp_path / "two")) == 1  # written by one of them only
-    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    assert not (tmp_path / "two" / "checkpoints").exists()  # what was refused has written nothing
+    for name, options in TOGETHER.items():
+        one = train(Config(**{**small, "epochs": 1, "run_dir": tmp_path / name, **options}))
+        for output in outputs:  # both processes know the same figures
+            [told] = [line for line in output.splitlines() if line.startswith(f"{name}: ")]
+            _, loss, device = told.split(": ")
+            assert device == "2 x cpu"
+            assert float(loss) == pytest.approx(one.history[-1]["train_loss"], rel=1e-5)
+        run_dir = tmp_path / "two" / name
+        assert len(figures_of(run_dir)) == 1  # written by one of them only
+        assert len(list((run_dir / "tensorboard").iterdir())) == 1
