@@ -175,15 +175,15 @@ def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: P
 def test_a_signal_saves_and_the_same_command_continues(
     sent: signal.Signals, environment: dict[str, str], run: Run, tmp_path: Path
 ) -> None:
-    args = ["train.py", "--run-dir", tmp_path / "run", "--hidden-size", "64", "--epochs", "20"]
+    args = ["train.py", "--run-dir", tmp_path / "run", "--hidden-size", "64", "--epochs", "6"]
     process = programs.start(*args, env=environment)
-    process.wait_for("epoch  1/20")
+    process.wait_for("epoch 1/6")
     process.send_signal(sent)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + sent, errors
     assert errors == ""
     told = re.search(
-        rf"Stopped by {sent.name}; step (\d+) of 340 is saved in .*; *", output.replace(". ", "; ")
+        rf"Stopped by {sent.name}; step (\d+) of 102 is saved in .*; *", output.replace(". ", "; ")
     )
     assert told
     assert "The same command continues this run." in output
@@ -209,7 +209,7 @@ def listens(process: subprocess.Popen[str]) -> bool:
 
 @pytest.mark.parametrize(
     ("sent", "delay"),
-    [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.4), (signal.SIGINT, 0.8), (signal.SIGTERM, 1.2)],
+    [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.5), (signal.SIGINT, 1.0)],
 )
 def test_a_signal_while_starting_is_heard(
     sent: signal.Signals, delay: float, environment: dict[str, str], tmp_path: Path
