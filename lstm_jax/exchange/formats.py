@@ -163,7 +163,7 @@ GRANTED_OF_FLAX = (
 )
 
 
-class Weights(NamedTuple):
+class WeightFile(NamedTuple):
     """What a file holds.
 
     Attributes:
@@ -182,7 +182,7 @@ def read_weights(path: Path) -> Params:
     return read_file(path).params
 
 
-def read_file(path: Path) -> Weights:
+def read_file(path: Path) -> WeightFile:
     """What a file of PyTorch, Keras, Flax, ONNX or this package holds.
 
     Args:
@@ -199,13 +199,13 @@ def read_file(path: Path) -> Weights:
             return _read_safetensors(content)
         if path.suffix == ".msgpack":
             flat = _checked(flax_files.read_msgpack(content))
-            return Weights(layouts.from_flax(flat), granted=GRANTED_OF_FLAX)
+            return WeightFile(layouts.from_flax(flat), granted=GRANTED_OF_FLAX)
         if path.suffix == ".onnx":
-            return Weights(*onnx_reader.read_onnx(content, path.parent))
+            return WeightFile(*onnx_reader.read_onnx(content, path.parent))
         keras = keras_files.read_keras(content, is_archive=path.suffix == ".keras")
         params = layouts.from_keras(list(_checked(keras.arrays).values()), bidirectional=keras.bidirectional)
         unsaid = GRANTED_OF_KERAS if keras.lists_layers else GRANTED_OF_KERAS_3
-        return Weights(params, keras.metadata, () if keras.described else unsaid)
+        return WeightFile(params, keras.metadata, () if keras.described else unsaid)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
 
@@ -243,7 +243,7 @@ def _content(path: Path) -> bytes:
         raise ConversionError(str(error)) from error
 
 
-def _read_safetensors(content: bytes) -> Weights:
+def _read_safetensors(content: bytes) -> WeightFile:
     required("ml_dtypes")  # which JAX brings: without it, NumPy has no bfloat16
     safetensors = required("safetensors")
     try:
@@ -268,12 +268,14 @@ def _read_safetensors(content: bytes) -> Weights:
     arrays = _checked(arrays)
     if any(name.startswith("lstm_0_forward.") for name in arrays):
         # A file of ours that says what it is; else the tree was written by hand, of any model.
-        return Weights(layouts.from_flat(arrays), metadata)
+        return WeightFile(layouts.from_flat(arrays), metadata)
     if any(re.search(r"(^|[./])ii[./]kernel$", name) for name in arrays):
-        return Weights(layouts.from_flax(arrays), metadata, GRANTED_OF_FLAX)
+        return WeightFile(layouts.from_flax(arrays), metadata, GRANTED_OF_FLAX)
     # What `export` writes, and nobody has changed since, computes what we say; others have a forward() of
     # their own.
-    return Weights(layouts.from_pytorch(arrays), metadata, () if DIGEST in metadata else GRANTED_OF_PYTORCH)
+    return WeightFile(
+        layouts.from_pytorch(arrays), metadata, () if DIGEST in metadata else GRANTED_OF_PYTORCH
+    )
 
 
 def _checked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

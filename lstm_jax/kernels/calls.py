@@ -24,7 +24,7 @@ from lstm_jax.kernels import fused
 PADDING = 16  # kPadding in cpp/lstm.h
 
 
-class Weights(NamedTuple):
+class WeightsByGate(NamedTuple):
     """The kernel of x, the kernel of h and the bias of each gate i, f, g, o."""
 
     x: list[Float32[Array, "members inputs hidden"]]
@@ -47,7 +47,7 @@ class Forward(NamedTuple):
     c0: Float32[Array, "members batch hidden"]
     h0: Float32[Array, "members batch hidden"]
     last: Int32[Array, "members batch"]
-    weights: Weights
+    weights: WeightsByGate
     mask: Float32[Array, "members batch hidden"] | None
 
 
@@ -140,13 +140,13 @@ def _backward_in_jax(
     d_outputs = jnp.zeros_like(operands.outputs) if operands.d_outputs is None else operands.d_outputs
     groups = attributes["groups"]
 
-    def member(weights: Weights, sequences: Any, states: Any) -> Any:
+    def member(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
         (x, d_outputs), (carry, last, mask, d_carry) = sequences, states
         run: Callable[..., Any] = functools.partial(_member, keep_outputs=True)
         _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask), weights, x, carry)
         return pull_back((d_carry, d_outputs))
 
-    def grouped(weights: Weights, sequences: Any, states: Any) -> Any:
+    def grouped(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
         by_group = functools.partial(_in_groups, groups=groups)
         sequences = jax.tree.map(functools.partial(by_group, axis=1), sequences)
         states = jax.tree.map(functools.partial(by_group, axis=0), states)
@@ -156,7 +156,7 @@ def _backward_in_jax(
 
     sequences = (operands.x, d_outputs)
     states = ((operands.c0, operands.h0), operands.last, operands.mask, (operands.dc, operands.dh))
-    weights = Weights(*operands.kernels, operands.biases)
+    weights = WeightsByGate(*operands.kernels, operands.biases)
     return jax.vmap(grouped)(weights, sequences, states)[: len(shapes)]
 
 
@@ -166,9 +166,9 @@ def _in_groups(array: Array, *, groups: int, axis: int) -> Array:
 
 
 def _member(
-    weights: Weights, x: Array, carry: Any, last: Array, mask: Array | None, *, keep_outputs: bool
+    weights: WeightsByGate, x: Array, carry: Any, last: Array, mask: Array | None, *, keep_outputs: bool
 ) -> Any:
-    together = fused.Weights(*(jnp.concatenate(by_gate, axis=-1) for by_gate in weights))
+    together = fused.JoinedWeights(*(jnp.concatenate(by_gate, axis=-1) for by_gate in weights))
     return fused.steps(jnp.float32, keep_outputs, fused.Flat(together, x, carry, last, mask))
 
 

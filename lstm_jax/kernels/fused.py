@@ -40,7 +40,7 @@ from lstm_jax.kernels.interface import (
 Gates: TypeAlias = tuple[Array, Array, Array, Array]
 
 
-class Weights(NamedTuple):
+class JoinedWeights(NamedTuple):
     """The weights of all gates side by side, in the order i, f, g, o."""
 
     x: Float[Array, "inputs gates"]
@@ -59,7 +59,7 @@ class Flat(NamedTuple):
         mask: what h is multiplied by on its way to W_h; None changes nothing.
     """
 
-    weights: Weights
+    weights: JoinedWeights
     inputs: Float[Array, "time batch inputs"]
     carry: Carry
     last: Int32[Array, " batch"] | None
@@ -96,7 +96,7 @@ def fused(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Res
     if isinstance(time, int) and not time:
         return carry, jnp.zeros((0, *carry[1].shape), h_dtype) if keep_outputs else None
 
-    weights = Weights(*(jnp.concatenate(leaves, axis=-1) for leaves in by_kind(params)))
+    weights = JoinedWeights(*(jnp.concatenate(leaves, axis=-1) for leaves in by_kind(params)))
     size = math.prod(batch)
     flat_carry = jax.tree.map(lambda state: state.reshape(size, cell.features), carry)
     last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
@@ -120,7 +120,8 @@ def _primal(dtype: Any, keep_outputs: bool, flat: Flat) -> tuple[Carry, Array | 
     weights, inputs, carry, last, mask = flat
     exact = _sum_dtype(dtype)
     by_gate = [
-        Weights(*parts) for parts in zip(*(jnp.split(leaf, 4, axis=-1) for leaf in weights), strict=True)
+        JoinedWeights(*parts)
+        for parts in zip(*(jnp.split(leaf, 4, axis=-1) for leaf in weights), strict=True)
     ]
     recurrent = [gate.h.astype(dtype) for gate in by_gate]
     biases = [gate.bias.astype(exact)[None] for gate in by_gate]
@@ -252,7 +253,7 @@ def _forward(
 
 def _backward(
     dtype: Any, keep_outputs: bool, residuals: tuple[Flat, Saved], gradients: Any, *, perturbed: Any
-) -> tuple[Weights, Array | None, Carry, None, None]:
+) -> tuple[JoinedWeights, Array | None, Carry, None, None]:
     """Compute the gradients by weights, inputs and carry; lengths and mask have none."""
     (weights, inputs, carry, last, mask), saved = residuals
     (dc_last, dh_last), d_outputs = gradients
@@ -293,7 +294,7 @@ def _backward(
         # Two-dimensional operands: for a product over two axes, XLA on a CPU makes transposed copies.
         rows, d_rows = (array.reshape(time * batch, array.shape[-1]) for array in (both, dz))
         d_kernels, d_bias = _product(rows, d_rows, dtype, axes=((0,), (0,))), d_rows.sum(0)
-    d_weights = Weights(d_kernels[:num_inputs], d_kernels[num_inputs:], d_bias)
+    d_weights = JoinedWeights(d_kernels[:num_inputs], d_kernels[num_inputs:], d_bias)
     dx = _product(dz, weights.x, dtype, axes=((2,), (1,))).astype(inputs.dtype) if perturbed.inputs else None
     d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
     d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)

@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, calls
-from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, Weights
+from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, WeightsByGate
 from lstm_jax.kernels.differentiation import custom_gradient, first_order_only
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Arguments, Results, by_kind, last_step
@@ -42,7 +42,7 @@ def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Re
     if not math.prod(inputs.shape) * cell.features:
         # The kernel needs at least one of everything.
         return fused(cell, arguments, keep_outputs=keep_outputs)
-    weights = Weights(
+    weights = WeightsByGate(
         *([jnp.asarray(leaf, jnp.float32)[None] for leaf in leaves] for leaves in by_kind(params))
     )
     x = inputs.astype(jnp.float32).reshape(1, time, -1, inputs.shape[-1])
@@ -74,7 +74,7 @@ def _forward(keep_outputs: bool, operands: Forward, *, perturbed: Any) -> tuple[
 
 def _backward(
     keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: Any
-) -> tuple[Array | None, Array, Array, None, Weights, None]:
+) -> tuple[Array | None, Array, Array, None, WeightsByGate, None]:
     """Compute the gradients by inputs, carry and weights; lengths and mask have none."""
     (x, c0, h0, last, weights, mask), outputs, cells, gates = residuals
     dc, dh, *d_outputs = gradients
@@ -97,7 +97,7 @@ def _backward(
     call = first_order_only(_call_backward(perturbed.x, 1), implementation="native")
     dc0, dh0, *rest = call(operands)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
-    d_weights = Weights(by_gate[:4], by_gate[4:8], by_gate[8:])
+    d_weights = WeightsByGate(by_gate[:4], by_gate[4:8], by_gate[8:])
     return rest[12] if perturbed.x else None, dc0, dh0, None, d_weights, None
 
 
