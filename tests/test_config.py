@@ -12,8 +12,18 @@ from lstm_jax.errors import ConfigError
 def test_the_tutorial_is_the_default() -> None:
     config = recipe_config("tutorial")
     assert config == Config()
-    assert (config.hidden_size, config.batch_size, config.epochs, config.learning_rate) == (64, 128, 10, 0.01)
-    assert (config.num_layers, config.bidirectional, config.dropout_rate, config.forget_bias) == (
+    assert (config.model.hidden_size, config.batch_size, config.epochs, config.optimizer.learning_rate) == (
+        64,
+        128,
+        10,
+        0.01,
+    )
+    assert (
+        config.model.num_layers,
+        config.model.bidirectional,
+        config.model.dropout_rate,
+        config.model.forget_bias,
+    ) == (
         1,
         False,
         0.0,
@@ -25,7 +35,7 @@ def test_every_recipe_is_a_possible_configuration() -> None:
     assert tuple(RECIPES) == get_args(RecipeName)
     for name, recipe in RECIPES.items():
         assert recipe_config(name).recipe == name
-        assert Config.from_dict(recipe_config(name).to_dict()) == recipe_config(name)
+        assert Config.of(**recipe_config(name).to_dict()) == recipe_config(name)
         # What a recipe says is what makes it: nothing in it is a default anyway.
         assert all(value != getattr(Config, field) for field, value in recipe.options.items()), name
     with pytest.raises(ConfigError, match="--recipe: got 'tutorail', expected one of tutorial, fast"):
@@ -34,7 +44,7 @@ def test_every_recipe_is_a_possible_configuration() -> None:
 
 def test_a_recipe_s_options_can_be_overridden() -> None:
     config = recipe_config("accurate", epochs=3, ema_decay=0.99)
-    assert (config.epochs, config.ema_decay, config.train_on_all) == (3, 0.99, True)
+    assert (config.epochs, config.optimizer.ema_decay, config.data.train_on_all) == (3, 0.99, True)
     with pytest.raises(ConfigError, match="--epochs: got 0"):
         recipe_config("accurate", epochs=0)
     # Epochs instead of the recipe's steps, which would go first.
@@ -120,56 +130,58 @@ def test_a_recipe_s_options_can_be_overridden() -> None:
 )
 def test_impossible_values_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        Config(**options)
+        Config.of(**options)
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
 
 
 def test_json_round_trip() -> None:
-    config = Config(run_dir=Path("a/b"), data_dir=Path("c"), steps=7, bidirectional=True, learning_rate=0.1)
-    read = Config.from_dict(json.loads(json.dumps(config.to_dict())))
+    config = Config.of(
+        run_dir=Path("a/b"), data_dir=Path("c"), steps=7, bidirectional=True, learning_rate=0.1
+    )
+    read = Config.of(**json.loads(json.dumps(config.to_dict())))
     assert read.identity() == config.identity()
     # Paths become absolute: the run may be read from another folder.
     assert read.run_dir == Path("a/b").absolute()
-    assert read.data_dir == Path("c").absolute()
-    assert read.archive_dir is None
+    assert read.data.data_dir == Path("c").absolute()
+    assert read.data.archive_dir is None
 
 
 def test_paths_may_be_strings_and_begin_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = Config(run_dir="~/run", data_dir=str(tmp_path))
-    assert (config.run_dir, config.data_dir) == (tmp_path / "run", tmp_path)
+    config = Config.of(run_dir="~/run", data_dir=str(tmp_path))
+    assert (config.run_dir, config.data.data_dir) == (tmp_path / "run", tmp_path)
 
 
 def test_an_option_of_the_future_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown options momentum"):
-        Config.from_dict({"momentum": 3})
+        Config.of(**{"momentum": 3})
 
 
 def test_the_same_options_name_the_same_folder_and_others_another() -> None:
     assert Config().run_directory() == Config().run_directory()
     # Where the data lies does not make another run; every other option does.
-    assert Config(data_dir=Path("elsewhere")).run_directory() == Config().run_directory()
+    assert Config.of(data_dir=Path("elsewhere")).run_directory() == Config().run_directory()
     changed = {"hidden_size": 65, "seed": 1, "steps": 5, "bidirectional": True, "learning_rate": 0.02}
-    folders = {Config(**{key: value}).run_directory() for key, value in changed.items()}
+    folders = {Config.of(**{key: value}).run_directory() for key, value in changed.items()}
     assert len(folders | {Config().run_directory()}) == len(changed) + 1
-    assert Config(run_dir=Path("mine")).run_directory() == Path("mine")
+    assert Config.of(run_dir=Path("mine")).run_directory() == Path("mine")
 
 
 def test_many_seeds_show_in_the_name_of_the_folder() -> None:
-    assert list(Config(seed=3).all_seeds) == [3]
-    many = Config(seed=3, seeds=5)
+    assert list(Config.of(seed=3).all_seeds) == [3]
+    many = Config.of(seed=3, seeds=5)
     assert list(many.all_seeds) == [3, 4, 5, 6, 7]
-    assert Config(seed=2**32 - 2, seeds=2).all_seeds[-1] == 2**32 - 1  # the last that there is
+    assert Config.of(seed=2**32 - 2, seeds=2).all_seeds[-1] == 2**32 - 1  # the last that there is
     assert many.run_directory().name.startswith("mnist-tutorial-seeds3-7-")
-    folders = {config.run_directory() for config in (Config(seed=3), many, Config(seed=3, seeds=4))}
+    folders = {config.run_directory() for config in (Config.of(seed=3), many, Config.of(seed=3, seeds=4))}
     assert len(folders) == 3
 
 
 def test_a_run_of_before_an_option_was_there_has_its_default_and_its_folder() -> None:
     old = {"recipe": "tutorial", "hidden_size": 32, "forget_bias": 1.0, "seed": 4, "learning_rate": 0.02}
-    read = Config.from_dict(old)
-    assert read.identity() == Config(hidden_size=32, seed=4, learning_rate=0.02).identity()
+    read = Config.of(**old)
+    assert read.identity() == Config.of(hidden_size=32, seed=4, learning_rate=0.02).identity()
     # The name that this folder has had since before these options were there.
     unusual = json.dumps({"hidden_size": 32, "learning_rate": 0.02, "seed": 4})
     digest = hashlib.sha256(unusual.encode()).hexdigest()[:8]
