@@ -50,7 +50,7 @@ print(sorted({"jax", "flax"} & set(sys.modules)))
     [
         (["--hiden-size", "3"], ["--hiden-size", "Perhaps you meant", "--hidden-size"]),
         (["--hidden-size", "many"], ["--hidden-size: got 'many', expected a whole number"]),
-        (["--hidden-size", "0"], ["--hidden-size", "got 0", "from 1 to 65536"]),
+        (["--hidden-size", "0"], ["error: --hidden-size: got 0, expected", "from 1 to 65536"]),
         (["--hidden-size"], ["--hidden-size", "Missing value"]),
         (["--dataset", "cifar"], ["--dataset", "'cifar'", "'mnist', 'fashion_mnist', 'kmnist'"]),
         (["--recipe", "quick"], ["--recipe", "'quick'", "'tutorial'"]),
@@ -62,12 +62,12 @@ print(sorted({"jax", "flax"} & set(sys.modules)))
         ),
         (
             ["--recipe", "fast", "--schedule", "constant", "--final-learning-rate-share", "0.5"],
-            ["--schedule constant"],
+            ["error: --final-learning-rate-share: got 0.5 with --schedule constant"],
         ),
         (["--learning-rate", "nan"], ["--learning-rate", "got nan", "above 0"]),
         (["--epochs", "1", "--steps", "2"], ["--epochs", "--steps", "not allowed together"]),
         (["--recipe", "fast", "--epochs", "1", "--steps", "2"], ["--epochs", "not allowed together"]),
-        (["--batch-size", "10", "--devices", "4"], ["--devices", "got 4", "divides"]),
+        (["--batch-size", "10", "--devices", "4"], ["error: --devices: got 4", "divides"]),
         (["--run-dir="], ["--run-dir: got an empty value"]),
         (["--run-dir", ""], ["got an empty value"]),
         (["--learning-rate", "fast"], ["--learning-rate: got 'fast', expected a number"]),
