@@ -29,7 +29,6 @@ step with the native kernel (`docs/augmentation.md`). Three things keep it from 
   matrix product, or in a loop of its own.
 """
 
-import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -40,36 +39,10 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, Float32, Int, Key, UInt8, UInt32
 
+from lstm_jax.config import Augmentation
+
 # Standard deviations from one bump of the elastic field to the next, and from the edge to the outermost.
 SPACING = 1.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """The strength of each change; all zeros leave images as they are.
-
-    All but the elastic field are drawn uniformly, for each example, from minus to plus these values.
-
-    Attributes:
-        rotation: degrees.
-        shift: pixels, vertically and horizontally.
-        scale: share by which height and width grow or shrink, independently; below 1.
-        shear: pixels to the side per pixel of height.
-        elastic: root mean square of the elastic displacement, vertically and horizontally, in pixels.
-        smoothness: standard deviation of the Gaussian that smooths the elastic displacement, in pixels.
-    """
-
-    rotation: float = 0.0
-    shift: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
-    elastic: float = 0.0
-    smoothness: float = 4.0
-
-    @property
-    def is_active(self) -> bool:
-        """Whether anything is changed at all."""
-        return any((self.rotation, self.shift, self.scale, self.shear, self.elastic))
 
 
 class Changes(NamedTuple):

@@ -28,7 +28,7 @@ import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt8
 
-from lstm_jax.config import NUM_CLASSES, Config
+from lstm_jax.config import NUM_CLASSES, ModelOptions
 from lstm_jax.dropout import ExampleDropout
 from lstm_jax.lstm import LSTM
 
@@ -229,21 +229,6 @@ def logits_of(
     return logits
 
 
-def build_model(config: Config, num_classes: int = NUM_CLASSES) -> LSTMClassifier:
-    """Make the classifier that a configuration describes."""
-    return LSTMClassifier(
-        hidden_size=config.hidden_size,
-        num_classes=num_classes,
-        num_layers=config.num_layers,
-        bidirectional=config.bidirectional,
-        task=config.task,
-        permutation_seed=config.permutation_seed,
-        dropout_rate=config.dropout_rate,
-        output_dropout_rate=config.output_dropout_rate,
-        recurrent_dropout_rate=config.recurrent_dropout_rate,
-        recurrent_weight_dropout_rate=config.recurrent_weight_dropout_rate,
-        forget_bias=config.forget_bias,
-        remat=config.remat,
-        implementation=config.implementation,
-        dtype=jnp.dtype(config.dtype),
-    )
+def build_model(options: ModelOptions, num_classes: int = NUM_CLASSES) -> LSTMClassifier:
+    """Make the classifier that the options describe: its attributes have their names."""
+    return LSTMClassifier(**{**vars(options), "dtype": jnp.dtype(options.dtype)}, num_classes=num_classes)

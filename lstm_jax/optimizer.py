@@ -15,52 +15,52 @@ import optax
 from jaxtyping import Array, Float32, Int32
 from optax.contrib import MuonDimensionNumbers
 
-from lstm_jax.config import Config
+from lstm_jax.config import OptimizerOptions
 from lstm_jax.model import HEAD
 
 # Root mean square of an update by Muon at a learning rate of 1, if the gradient has full rank.
 MUON_RMS = 0.2
 
 
-def build_optimizer(config: Config, *, total_steps: int) -> optax.GradientTransformation:
-    """Make the optimizer of a configuration, by default Adam (Kingma & Ba 2015, arXiv 1412.6980).
+def build_optimizer(options: OptimizerOptions, *, total_steps: int) -> optax.GradientTransformation:
+    """Make the optimizer that the options describe, by default Adam (Kingma & Ba 2015, arXiv 1412.6980).
 
     Args:
-        config: the options.
+        options: its options.
         total_steps: the steps of the whole run, which the schedule spans. The form of the optimizer's
             state does not depend on it.
     """
-    learning_rate = learning_rate_schedule(config, total_steps=total_steps)
-    if config.optimizer == "adamw":
+    learning_rate = learning_rate_schedule(options, total_steps=total_steps)
+    if options.name == "adamw":
         # Decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101). Biases do not decay: the
         # forget gate's is large on purpose.
-        optimizer = optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=are_kernels)
-    elif config.optimizer == "muon":
-        optimizer = muon(learning_rate, weight_decay=config.weight_decay)
+        optimizer = optax.adamw(learning_rate, weight_decay=options.weight_decay, mask=are_kernels)
+    elif options.name == "muon":
+        optimizer = muon(learning_rate, weight_decay=options.weight_decay)
     else:
         optimizer = optax.adam(learning_rate)
-    if config.clip_norm is not None:
+    if options.clip_norm is not None:
         # By the norm of all gradients together (Pascanu, Mikolov & Bengio 2013, arXiv 1211.5063).
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    return optimizer if config.ema_decay is None else with_average(optimizer, config.ema_decay)
+        optimizer = optax.chain(optax.clip_by_global_norm(options.clip_norm), optimizer)
+    return optimizer if options.ema_decay is None else with_average(optimizer, options.ema_decay)
 
 
-def learning_rate_schedule(config: Config, *, total_steps: int) -> float | optax.Schedule:
+def learning_rate_schedule(options: OptimizerOptions, *, total_steps: int) -> float | optax.Schedule:
     """Make the learning rate: a number, or a function of the steps taken before, as the module says."""
-    peak = config.learning_rate
-    warmup = round(config.warmup * total_steps)
+    peak = options.learning_rate
+    warmup = round(options.warmup * total_steps)
     decay = max(total_steps - warmup, 1)
     falling: optax.Schedule
-    match config.schedule:
+    match options.schedule:
         case "linear":
-            falling = optax.linear_schedule(peak, peak * config.final_learning_rate_share, decay)
+            falling = optax.linear_schedule(peak, peak * options.final_learning_rate_share, decay)
         case "cosine":
-            falling = optax.cosine_decay_schedule(peak, decay, alpha=config.final_learning_rate_share)
-        case _ if config.warmup:
+            falling = optax.cosine_decay_schedule(peak, decay, alpha=options.final_learning_rate_share)
+        case _ if options.warmup:
             falling = optax.constant_schedule(peak)
         case _:
             return peak  # a number: the optimizer does not need to count
-    if not config.warmup:
+    if not options.warmup:
         return falling
     # Above 0 from the first step on: a rate of 0 would waste it.
     rising = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))

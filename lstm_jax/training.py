@@ -23,8 +23,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int32, Key, UInt8, UInt32
 
-from lstm_jax.augmentation import Augmentation, augment
-from lstm_jax.config import Config
+from lstm_jax.augmentation import augment
+from lstm_jax.config import Augmentation, ModelOptions, OptimizerOptions
 from lstm_jax.devices import DATA_AXIS, mean_over_devices, over_devices, replicated
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.optimizer import averaged, build_optimizer
@@ -91,28 +91,30 @@ class Method:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     @classmethod
-    def of(cls, config: Config, *, total_steps: int) -> "Method":
-        """Make the method of a configuration, for a run of ``total_steps`` steps.
+    def of(
+        cls,
+        model: ModelOptions,
+        optimizer: OptimizerOptions,
+        augmentation: Augmentation,
+        *,
+        total_steps: int,
+    ) -> "Method":
+        """Return the method that the options describe, for a run of ``total_steps`` steps.
 
-        Configurations whose steps are the same have the same method.
+        Options whose steps are the same have the same method.
         """
-        return _method(config.of_a_step(), 1 if config.may_go_on else total_steps)
+        return _method(model, optimizer, augmentation, total_steps if optimizer.spans_the_run else 1)
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _method(config: Config, total_steps: int) -> Method:
+def _method(
+    model: ModelOptions, optimizer: OptimizerOptions, augmentation: Augmentation, total_steps: int
+) -> Method:
     return Method(
-        model=build_model(config),
-        optimizer=build_optimizer(config, total_steps=total_steps),
-        label_smoothing=config.label_smoothing,
-        augmentation=Augmentation(
-            rotation=config.augment_rotation,
-            shift=config.augment_shift,
-            scale=config.augment_scale,
-            shear=config.augment_shear,
-            elastic=config.augment_elastic,
-            smoothness=config.augment_smoothness,
-        ),
+        model=build_model(model),
+        optimizer=build_optimizer(optimizer, total_steps=total_steps),
+        label_smoothing=optimizer.label_smoothing,
+        augmentation=augmentation,
     )
 
 

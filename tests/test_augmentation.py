@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import augmentation
-from lstm_jax.augmentation import Augmentation, Changes
+from lstm_jax.augmentation import Changes
+from lstm_jax.config import Augmentation
 
 augment = jax.jit(augmentation.augment, static_argnums=3)
 draw_changes = jax.jit(augmentation.draw_changes, static_argnums=(2, 3, 4))

@@ -103,7 +103,7 @@ NO_DEVICE = "error: JAX finds no device to run on: JAX_PLATFORMS is cuda "
 # Every command that computes with JAX, as far as its first use of it; and a script.
 NEEDING_DEVICES = {
     "train": "from lstm_jax import __main__ as m; m.main(['train'])",
-    "train as a library": "from lstm_jax import Config, train; train(Config(run_dir='run'))",
+    "train as a library": "from lstm_jax import Config, train; train(Config.of(run_dir='run'))",
     "evaluate": "from lstm_jax import __main__ as m; m.main(['evaluate', 'run'])",
     "predict": "from lstm_jax import __main__ as m; m.main(['predict', 'run', 'digit.png'])",
     "export": "from lstm_jax import __main__ as m; m.main(['export', 'run', '--format', 'safetensors'])",
@@ -145,7 +145,7 @@ from lstm_jax import Config, devices, train
 devices.start(devices=None)
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
-train(Config(run_dir=Path(sys.argv[1]), steps=1, hidden_size=6))
+train(Config.of(run_dir=Path(sys.argv[1]), steps=1, hidden_size=6))
 print(sum("cache_hits" in name for name in hits), sum("cache_misses" in name for name in hits))
 """
     first, second = (run("-c", code, tmp_path / name) for name in ("first", "second"))
@@ -164,7 +164,7 @@ from pathlib import Path
 os.environ["XDG_CACHE_HOME"] = sys.argv[1]
 from lstm_jax import Config, devices, train
 devices.start(devices=None)
-print(train(Config(run_dir=Path(sys.argv[2]), steps=1, hidden_size=6)).summary["steps"])
+print(train(Config.of(run_dir=Path(sys.argv[2]), steps=1, hidden_size=6)).summary["steps"])
 """
     done = run("-c", code, tmp_path / "file", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import numpy as np
 
 from examples import mnist_lstm as page
 from lstm_jax import load_dataset
-from lstm_jax.config import Config
+from lstm_jax.config import Augmentation, ModelOptions, OptimizerOptions
 from lstm_jax.devices import make_mesh
 from lstm_jax.runs.feed import make_feed
 from lstm_jax.training import Method, compile_train_epoch, init_state_on
@@ -26,7 +26,9 @@ def test_the_page_computes_what_training_computes(data_dir: Path) -> None:
     assert right == 0.75
 
     mesh = make_mesh(devices=1, batch_size=page.BATCH)
-    method = Method.of(Config(implementation="scan", steps=STEPS), total_steps=STEPS)
+    method = Method.of(
+        ModelOptions(implementation="scan"), OptimizerOptions(), Augmentation(), total_steps=STEPS
+    )
     feed = make_feed(split, mesh, batch_size=page.BATCH, seed=page.SEED)
     feed.begin(0, 0)
     train_epoch = compile_train_epoch(method, mesh, data_spec=feed.spec)

@@ -351,7 +351,7 @@ def test_a_key_switches_dropout_on() -> None:
 
 
 def test_every_option_of_the_configuration_reaches_the_model() -> None:
-    config = Config(
+    config = Config.of(
         hidden_size=12,
         num_layers=3,
         bidirectional=True,
@@ -360,7 +360,7 @@ def test_every_option_of_the_configuration_reaches_the_model() -> None:
         implementation="unrolled",
         dtype="bfloat16",
     )
-    assert build_model(config, num_classes=4) == LSTMClassifier(
+    assert build_model(config.model, num_classes=4) == LSTMClassifier(
         hidden_size=12,
         num_classes=4,
         num_layers=3,
@@ -373,7 +373,7 @@ def test_every_option_of_the_configuration_reaches_the_model() -> None:
 
 
 def test_the_configuration_and_the_model_have_the_same_defaults() -> None:
-    assert build_model(Config()) == LSTMClassifier(dtype=jnp.dtype("float32"))
+    assert build_model(Config().model) == LSTMClassifier(dtype=jnp.dtype("float32"))
 
 
 def test_the_examples_in_the_documentation() -> None:

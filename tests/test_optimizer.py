@@ -24,7 +24,7 @@ Tree = Any
 
 
 def rates(steps: int = STEPS, **options: Any) -> list[float]:
-    schedule = learning_rate_schedule(Config(learning_rate=PEAK, **options), total_steps=steps)
+    schedule = learning_rate_schedule(Config.of(learning_rate=PEAK, **options).optimizer, total_steps=steps)
     return [float(schedule(step)) for step in range(steps)] if callable(schedule) else [schedule] * steps
 
 
@@ -74,7 +74,7 @@ def random_tree(seed: int, scale: float = 1.0) -> Tree:
 
 def run(config: Config, steps: int, scale: float = 1.0) -> tuple[list[Tree], Any]:
     """The parameters after each step down random gradients, and the last state."""
-    optimizer = build_optimizer(config, total_steps=steps)
+    optimizer = build_optimizer(config.optimizer, total_steps=steps)
     params = jax.tree.map(jnp.float32, random_tree(0))
     state, history = optimizer.init(params), []
     update = jax.jit(optimizer.update)
@@ -98,7 +98,7 @@ def adam_by_hand(
     """Adam's equations on gradients that ``change`` has had, with decoupled decay by name of the leaf."""
     params = random_tree(0)
     m, v = (jax.tree.map(np.zeros_like, params) for _ in range(2))
-    rate = learning_rate_schedule(config, total_steps=steps)
+    rate = learning_rate_schedule(config.optimizer, total_steps=steps)
     for t in range(1, steps + 1):
         eta = float(rate(t - 1)) if callable(rate) else rate
         gradients = change(random_tree(t, scale))
@@ -125,17 +125,17 @@ def no_decay(name: str) -> float:
 
 
 def test_the_default_is_adam_with_the_given_rate() -> None:
-    config = Config(learning_rate=0.25)
+    config = Config.of(learning_rate=0.25)
     assert_close(run(config, 4)[0][-1], adam_by_hand(config, 4, 1.0, lambda g: g, no_decay))
 
 
 def test_the_schedule_is_that_of_the_steps_taken() -> None:
-    config = Config(learning_rate=0.25, schedule="cosine", warmup=0.3)
+    config = Config.of(learning_rate=0.25, schedule="cosine", warmup=0.3)
     assert_close(run(config, 7)[0][-1], adam_by_hand(config, 7, 1.0, lambda g: g, no_decay))
 
 
 def test_adamw_shrinks_kernels_and_leaves_biases_alone() -> None:
-    config = Config(learning_rate=0.1, optimizer="adamw", weight_decay=0.3)
+    config = Config.of(learning_rate=0.1, optimizer="adamw", weight_decay=0.3)
     expected = adam_by_hand(config, 4, 1.0, lambda g: g, lambda name: 0.3 if name == "kernel" else 0.0)
     assert_close(run(config, 4)[0][-1], expected)
 
@@ -144,7 +144,7 @@ def muon_by_hand(config: Config, steps: int) -> Tree:
     """Muon's equations for the kernels of the cell: averages, Nesterov's look ahead, Newton and Schulz."""
     params = random_tree(0)["cell"]
     m = jax.tree.map(np.zeros_like, params)
-    rate = learning_rate_schedule(config, total_steps=steps)
+    rate = learning_rate_schedule(config.optimizer, total_steps=steps)
     for t in range(1, steps + 1):
         gradients = random_tree(t)["cell"]
         m = jax.tree.map(lambda m, g: 0.95 * m + 0.05 * g, m, gradients)
@@ -158,7 +158,7 @@ def muon_by_hand(config: Config, steps: int) -> Tree:
             for _ in range(5):
                 s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
             size = 0.2 * math.sqrt(max(ahead.shape))
-            decay = eta * config.weight_decay * params[gate]["kernel"]
+            decay = eta * config.optimizer.weight_decay * params[gate]["kernel"]
             params[gate]["kernel"] = params[gate]["kernel"] - eta * size * (u * s) @ v - decay
     return {gate: leaves["kernel"] for gate, leaves in params.items()}
 
@@ -166,7 +166,7 @@ def muon_by_hand(config: Config, steps: int) -> Tree:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_muon_turns_kernels_of_the_cell_and_leaves_the_rest_to_nadam(weight_decay: float) -> None:
     """Nothing else decays."""
-    config = Config(
+    config = Config.of(
         learning_rate=0.1, optimizer="muon", schedule="linear", warmup=0.3, weight_decay=weight_decay
     )
     actual = run(config, 5)[0][-1]
@@ -180,7 +180,7 @@ def test_muon_turns_kernels_of_the_cell_and_leaves_the_rest_to_nadam(weight_deca
 def test_an_update_by_muon_has_its_size(size: tuple[int, int]) -> None:
     gradient = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     params = {"cell": {"hi": {"kernel": jnp.zeros(size)}}}
-    optimizer = build_optimizer(Config(learning_rate=1.0, optimizer="muon"), total_steps=1)
+    optimizer = build_optimizer(Config.of(learning_rate=1.0, optimizer="muon").optimizer, total_steps=1)
     updates, _ = optimizer.update(
         {"cell": {"hi": {"kernel": jnp.asarray(gradient)}}}, optimizer.init(params), params
     )
@@ -189,9 +189,9 @@ def test_an_update_by_muon_has_its_size(size: tuple[int, int]) -> None:
 
 
 def test_muon_is_for_the_kernels_of_all_lstms() -> None:
-    model = build_model(Config(hidden_size=3, num_layers=2, bidirectional=True))
+    model = build_model(Config.of(hidden_size=3, num_layers=2, bidirectional=True).model)
     params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28)))["params"]
-    state: Any = build_optimizer(Config(optimizer="muon"), total_steps=1).init(params)
+    state: Any = build_optimizer(Config.of(optimizer="muon").optimizer, total_steps=1).init(params)
     momentum = state.inner_states["muon"].inner_state[0].mu
     found = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(momentum)}
     paths = (jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
@@ -201,7 +201,7 @@ def test_muon_is_for_the_kernels_of_all_lstms() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.01], ids=["above", "below"])
 def test_gradients_are_clipped_by_their_global_norm(scale: float) -> None:
-    config = Config(learning_rate=0.1, clip_norm=0.7)
+    config = Config.of(learning_rate=0.1, clip_norm=0.7)
 
     def clipped(gradients: Tree) -> Tree:
         norm = math.sqrt(sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(gradients)))
@@ -213,7 +213,7 @@ def test_gradients_are_clipped_by_their_global_norm(scale: float) -> None:
 
 @pytest.mark.parametrize("decay", [0.5, 0.9999])
 def test_the_average_is_that_of_all_parameters_so_far(decay: float) -> None:
-    history, state = run(Config(learning_rate=0.1, ema_decay=decay, clip_norm=1.0), 6)
+    history, state = run(Config.of(learning_rate=0.1, ema_decay=decay, clip_norm=1.0), 6)
     # The definition as a plain weighted mean: the newest weighs 1, the one before it `decay`, ...
     weights = np.array([decay**age for age in range(5, -1, -1)])
     expected = jax.tree.map(
@@ -222,14 +222,14 @@ def test_the_average_is_that_of_all_parameters_so_far(decay: float) -> None:
     )
     assert_close(averaged(state), expected)
     # The steps themselves are as without it.
-    plain, plain_state = run(Config(learning_rate=0.1, clip_norm=1.0), 6)
+    plain, plain_state = run(Config.of(learning_rate=0.1, clip_norm=1.0), 6)
     jax.tree.map(np.testing.assert_array_equal, history[-1], plain[-1])
     assert averaged(plain_state) is None
 
 
 def test_before_the_first_step_the_average_is_the_parameters() -> None:
     params = jax.tree.map(jnp.float32, random_tree(0))
-    state = build_optimizer(Config(ema_decay=0.99), total_steps=1).init(params)
+    state = build_optimizer(Config.of(ema_decay=0.99).optimizer, total_steps=1).init(params)
     jax.tree.map(np.testing.assert_array_equal, averaged(state), params)
 
 

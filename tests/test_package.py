@@ -75,7 +75,7 @@ from lstm_jax.__main__ import main
 from PIL import Image
 for kind in ("memory", "stream"):
     run_dir = Path({str(tmp_path)!r}) / kind
-    train(Config(run_dir=run_dir, input=kind, steps=2, hidden_size=3))
+    train(Config.of(run_dir=run_dir, input=kind, steps=2, hidden_size=3))
 ink = np.zeros((40, 40), np.uint8); ink[8:32, 18:22] = 255
 Image.fromarray(ink).save(run_dir / "digit.png")
 assert main(["evaluate", str(run_dir)]) == 0

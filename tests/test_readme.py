@@ -3,7 +3,6 @@
 Commands run in this process, on less work. `tests/test_results.py` is about the figures of training.
 """
 
-import dataclasses
 import importlib.util
 import re
 import shlex
@@ -15,7 +14,8 @@ from PIL import Image
 
 from lstm_jax.__main__ import Benchmark, Compare, Evaluate, Export, Import, Predict, main
 from lstm_jax.commands import command_line, options_page, train
-from lstm_jax.config import Config, option
+from lstm_jax.config import Config
+from lstm_jax.options import flag, options_of
 from tests.helpers.project import PROJECT
 
 DOCUMENTS = (
@@ -166,9 +166,9 @@ def test_the_page_of_options_is_made_from_the_code() -> None:
 
 def test_the_page_of_options_says_what_the_options_are() -> None:
     rows = {row.name: row for row in options_page.rows()}
-    assert list(rows) == [option(field.name) for field in dataclasses.fields(Config)]
-    for field in dataclasses.fields(Config):
-        shown = rows[option(field.name)]
+    assert list(rows) == [flag(field.name) for field in options_of(Config)]
+    for field in options_of(Config):
+        shown = rows[flag(field.name)]
         assert shown.meaning.endswith((".", ")")), shown
         if isinstance(field.default, bool):
             assert (shown.values, shown.default) == ("switch", "on" if field.default else "off")

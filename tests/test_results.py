@@ -43,7 +43,7 @@ def test_figures_are_those_of_the_run(name: str, command: str, figures: str) -> 
 
 @pytest.mark.parametrize(("name", "command", "figures"), ROWS, ids=[name for name, _, _ in ROWS])
 def test_the_command_asks_for_that_run(name: str, command: str, figures: str) -> None:
-    saved = Config.from_dict(json.loads((RUNS / name / "config.json").read_text()))
+    saved = Config.of(**json.loads((RUNS / name / "config.json").read_text()))
     words = shlex.split(command)
     assert words[:2] == ["python", "train.py"]
     assert read_config(words[2:]).identity() == saved.identity()

@@ -99,5 +99,5 @@ def test_the_classifier_reads_the_sequence_of_its_task(task: str) -> None:
 
 
 def test_the_configuration_reaches_the_model() -> None:
-    model = build_model(Config(task="permuted", permutation_seed="bit-reversal"))
+    model = build_model(Config.of(task="permuted", permutation_seed="bit-reversal").model)
     assert (model.task, model.permutation_seed) == ("permuted", "bit-reversal")

@@ -15,8 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTMClassifier, training
-from lstm_jax.augmentation import Augmentation
-from lstm_jax.config import Config
+from lstm_jax.config import Augmentation, Config, ModelOptions, OptimizerOptions
 from lstm_jax.data.dataset import MemorySplit
 from lstm_jax.devices import DATA_AXIS, make_mesh, place
 from lstm_jax.runs.feed import make_feed
@@ -107,7 +106,10 @@ def test_the_options_of_the_tutorial_add_nothing_to_its_program() -> None:
     mesh = mesh_of(1)
     plain = Method(model=LSTMClassifier(implementation="fused"), optimizer=optax.adam(0.01))
     texts, states = [], []
-    for method in (Method.of(Config(implementation="fused"), total_steps=10), plain):
+    for method in (
+        Method.of(ModelOptions(implementation="fused"), OptimizerOptions(), Augmentation(), total_steps=10),
+        plain,
+    ):
         state = training.init_state_on(mesh, method, 0)
         step = training.compile_train_step(method, mesh)
         texts.append(step.lower(state, on_devices(mesh, *examples(4)), SEED).as_text())
@@ -130,9 +132,10 @@ def test_methods_whose_steps_are_the_same_share_their_programs() -> None:
     """Whatever the length, the seed and the place of their runs are; and nobody else's."""
 
     def epoch(**options: Any) -> training.TrainEpoch:
-        config = Config(**options)
+        config = Config.of(**options)
         steps = config.steps or config.epochs * 429
-        method = Method.of(config, total_steps=steps)
+        groups = config.model, config.optimizer, config.augmentation
+        method = Method.of(*groups, total_steps=steps)
         return training.compile_train_epoch(method, mesh_of(1), data_spec=training.RESIDENT_SPEC)
 
     same = [

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from lstm_jax.commands.compare import LARGEST, check_whole, chosen_names, command_line_of, refusal
+from lstm_jax.commands.compare import COUNT, LARGEST, chosen_names, command_line_of
 from lstm_jax.compare.frameworks import IMPLEMENTATIONS
 from lstm_jax.compare.size import Size
+from lstm_jax.options import check, number, refusal
 
 NumberList = Annotated[str, arg(metavar="INT,INT,...")]
 NameList = Annotated[str, arg(metavar="NAME,NAME,...")]
@@ -25,29 +26,25 @@ class Benchmark:
     """Sequences per step, over all devices: one or more numbers."""
     time_steps: NumberList = "28"
     """Time steps of each sequence: one or more numbers."""
-    inputs: int = 28
+    inputs: Annotated[int, COUNT] = 28
     """Inputs of each time step."""
     implementations: NameList = "flax,flax-optimized,fused,native,pytorch"
     """Which to time; also 'scan' and 'unrolled'. Those that cannot run here are named with the reason."""
-    devices: int = 1
+    devices: Annotated[int, COUNT] = 1
     """Devices to share each batch in JAX. On a CPU, N makes N CPU devices."""
-    rounds: int = 7
+    rounds: Annotated[int, COUNT] = 7
     """How often each is timed; they take turns."""
-    seconds: float = 0.3
+    seconds: Annotated[float, number("more than 0, at most 3600", lambda x: 0 < x <= 3600)] = 0.3
     """Shortest time of one measurement, in seconds; it is filled with steps, at least two."""
     output: Annotated[Path, arg(metavar="DIR")] = Path("benchmark")
     """Folder for results.json, plot.png and plot.svg."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""
-        for field in ("inputs", "devices", "rounds"):
-            check_whole(field, getattr(self, field))
-        if not 0 < self.seconds <= 3600:
-            raise refusal("seconds", str(self.seconds), "more than 0, at most 3600")
+        check(self)
         for size in self.sizes():
             if size.batch % self.devices:
-                expected = f"multiples of {self.devices}, the number of devices"
-                raise refusal("batch_size", str(size.batch), expected)
+                raise refusal("batch_size", size.batch, f"multiples of {self.devices}, the number of devices")
         self.names()
 
     def names(self) -> tuple[str, ...]:
@@ -89,5 +86,5 @@ def _numbers(field: str, text: str) -> tuple[int, ...]:
     numbers = tuple(int(word) for word in words if word.isascii() and word.isdigit())
     possible = all(1 <= number <= LARGEST for number in numbers)
     if len(set(numbers)) < len(words) or not possible:
-        raise refusal(field, repr(text), f"different whole numbers from 1 to {LARGEST}, as in 32,64")
+        raise refusal(field, text, f"different whole numbers from 1 to {LARGEST}, as in 32,64")
     return numbers

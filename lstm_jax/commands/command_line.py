@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import tyro
 
 from lstm_jax.errors import UserError, one_line, printable
+from lstm_jax.options import shown_option
 from lstm_jax.system.signals import Interrupted
 
 T = TypeVar("T")
@@ -33,6 +34,12 @@ SCRIPT = "lstm-jax"
 # Of the commands that read a run.
 RunDir = Annotated[
     Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR", help="Folder of a trained run.")
+]
+
+# Of the commands that read one model of a run.
+ChosenSeed = Annotated[int | None, shown_option("INT", "the first seed of the run")]
+ChosenBest = Annotated[
+    bool, tyro.conf.arg(help="Take the state after the best epoch on validation, not the newest.")
 ]
 
 
@@ -60,7 +67,9 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(args), prog=prog, **defaults)
+            # An option has the name of its field, whatever group of options it is in.
+            flat = (tyro.conf.OmitArgPrefixes,)
+            return tyro.cli(kind, args=list(args), prog=prog, config=flat, **defaults)
     except SystemExit as stop:
         if stop.code:
             told = value_of_a_switch(args, complaint.getvalue()) or box_on_one_line(complaint.getvalue())
@@ -93,7 +102,7 @@ def box_on_one_line(box: str) -> str:
     if "╭" not in box:  # where the output cannot show a frame, the title is a section of its own
         told = told[1:]
     told = [text for text in told if not text.startswith("For full helptext")]
-    text = re.sub(r"^Error parsing [A-Z]\w*: ", "", "; ".join(told))
+    text = re.sub(r"^Error parsing \w+: ", "", "; ".join(told))
     wrong_type = re.match(r"Error parsing (--[\w-]+): .*('.*'); Argument helptext: \S+ (INT|FLOAT)", text)
     if wrong_type:
         name, got, kind = wrong_type.groups()

@@ -9,14 +9,16 @@ from typing import Annotated, Any, Literal
 
 from lstm_jax.compare.frameworks import FRAMEWORKS
 from lstm_jax.compare.size import Size
-from lstm_jax.config import option, recipe_config, shown_option
+from lstm_jax.config import recipe_config
 from lstm_jax.errors import ConfigError
+from lstm_jax.options import check, flag, refusal, shown_option, whole_number
 from lstm_jax.system.cores import CAN_BE_LIMITED, usable_cores
 
 # An image has rows of 28 pixels; sequences of any length are made of the rows of real digits.
 INPUTS = 28
 # No machine could do more.
 LARGEST = 2**24
+COUNT = whole_number(1, LARGEST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,19 +31,19 @@ class Compare:
 
     frameworks: Annotated[str | None, shown_option("NAME,NAME,...", "all")] = None
     """Which to compare."""
-    hidden_size: int = 64
+    hidden_size: Annotated[int, COUNT] = 64
     """Hidden units."""
-    batch_size: Annotated[int | None, shown_option("INT", "that of the recipe")] = None
+    batch_size: Annotated[int | None, COUNT, shown_option("INT", "that of the recipe")] = None
     """Sequences per step."""
-    time_steps: int = 28
+    time_steps: Annotated[int, COUNT] = 28
     """Time steps of each sequence: rows of 28 pixels. Accuracy is compared at 28 alone, a whole digit."""
     recipe: Literal["tutorial", "fast"] = "tutorial"
     """What learns in the comparison of accuracy, as train.py has it; all else has its batch size too."""
-    epochs: int = 5
+    epochs: Annotated[int, whole_number(0, LARGEST)] = 5
     """Epochs of the comparison of accuracy, where the recipe has no number of steps; 0 leaves it out."""
-    seeds: int = 3
+    seeds: Annotated[int, COUNT] = 3
     """Runs of the comparison of accuracy, each with its own initial weights and order."""
-    repeats: int = 15
+    repeats: Annotated[int, COUNT] = 15
     """Rounds of timing, in which all take turns; the curves over sizes, and a quick look, take at most 5."""
     scaling: bool = True
     """Time larger and smaller hidden sizes, batches and sequences as well."""
@@ -59,14 +61,13 @@ class Compare:
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""
-        least = {"hidden_size": 1, "batch_size": 1, "time_steps": 1, "epochs": 0, "seeds": 1, "repeats": 1}
-        for field, smallest in least.items():
-            if getattr(self, field) is not None:
-                check_whole(field, getattr(self, field), least=smallest)
+        check(self)
         if self.threads is not None:
             if not CAN_BE_LIMITED:
                 raise ConfigError("--threads: this system cannot limit a process to some cores; leave it out")
-            check_whole("threads", self.threads, most=len(usable_cores()))
+            threads = whole_number(1, len(usable_cores()))
+            if not threads.fits(self.threads):
+                raise refusal("threads", self.threads, threads.accepted)
         self.names()
 
     def names(self) -> tuple[str, ...]:
@@ -118,16 +119,6 @@ class Compare:
         return 0
 
 
-def check_whole(field: str, value: int, *, least: int = 1, most: int = LARGEST) -> None:
-    """Refuse a number that is out of range.
-
-    Raises:
-        ConfigError: naming the option, what it got and what it accepts.
-    """
-    if not least <= value <= most:
-        raise refusal(field, str(value), f"a whole number from {least} to {most}")
-
-
 def chosen_names(field: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """The names of a list such as ``NAME,NAME``, in the order in which they are known.
 
@@ -139,7 +130,7 @@ def chosen_names(field: str, text: str, known: Sequence[str]) -> tuple[str, ...]
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             guess = f" (did you mean {close[0]}?)" if close else ""
-            raise refusal(field, f"{name!r}{guess}", f"some of {', '.join(known)}")
+            raise ConfigError(f"{flag(field)}: got {name!r}{guess}, expected some of {', '.join(known)}")
     return tuple(name for name in known if name in asked)
 
 
@@ -151,12 +142,7 @@ def command_line_of(command: str, options: Any, *, without: Collection[str] = ()
         if field.name in without or value is None:
             continue
         if isinstance(value, bool):
-            words.append(option(field.name if value else f"no_{field.name}"))
+            words.append(flag(field.name if value else f"no_{field.name}"))
         else:
-            words += [option(field.name), str(value)]
+            words += [flag(field.name), str(value)]
     return shlex.join(words)
-
-
-def refusal(field: str, got: str, expected: str) -> ConfigError:
-    """The error of an impossible value."""
-    return ConfigError(f"{option(field)}: got {got}, expected {expected}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from lstm_jax.commands.command_line import RunDir, note
-from lstm_jax.config import ChosenBest, ChosenSeed, Config, shown_option
-from lstm_jax.errors import ConfigError
+from lstm_jax.commands.command_line import ChosenBest, ChosenSeed, RunDir, note
+from lstm_jax.config import DataOptions
+from lstm_jax.options import check, number, shown_option
 
 if TYPE_CHECKING:
     from lstm_jax.data.dataset import Dataset
@@ -22,7 +22,7 @@ class Evaluate:
     run_dir: RunDir
     output: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Folder for evaluation.json and pictures of the confusions, the calibration and the errors."""
-    mistakes: int = 20
+    mistakes: Annotated[int, number("0 or more", lambda x: x >= 0)] = 20
     """How many misclassified images to list, the most confident first; evaluation.json lists all."""
     data_dir: Annotated[Path | None, shown_option("DIR", "the one the run was trained with")] = None
     """Folder of prepared data sets."""
@@ -34,8 +34,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         """Refuse a negative number."""
-        if self.mistakes < 0:
-            raise ConfigError(f"--mistakes: got {self.mistakes}, expected 0 or more")
+        check(self)
 
     def run(self) -> int:
         """Print the evaluation, and write it where asked to."""
@@ -51,7 +50,7 @@ class Evaluate:
             refuse_links_on_the_way(self.run_dir, self.output)
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=note)
-        dataset = self._dataset(trained.config)
+        dataset = self._dataset(trained.config.data)
         mesh = devices.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
         # They were read to one device; here there may be several.
@@ -72,7 +71,7 @@ class Evaluate:
             write_report(report, dataset.test, self.output, about=about, note=note)
         return 0
 
-    def _dataset(self, config: Config) -> "Dataset":
+    def _dataset(self, trained: DataOptions) -> "Dataset":
         """Load the data set from where the user says, else from where it was in training, which is only read.
 
         The run directory may come from somebody else: no folder that its config.json names is written to.
@@ -80,11 +79,11 @@ class Evaluate:
         from lstm_jax.data.dataset import load_dataset
         from lstm_jax.data.prepared import version_dir
 
-        there = config.data_dir
-        if self.data_dir is None and there is not None and version_dir(config.dataset, there).is_dir():
+        name, there = trained.dataset, trained.data_dir
+        if self.data_dir is None and there is not None and version_dir(name, there).is_dir():
             return load_dataset(
-                config.dataset, data_dir=there, archive_dir=self.archive_dir, read_only=True, report=note
+                name, data_dir=there, archive_dir=self.archive_dir, read_only=True, report=note
             )
         if self.data_dir is None and there is not None:
-            note(f"No {config.dataset} in {there}, where it was in training; --data-dir names another folder")
-        return load_dataset(config.dataset, data_dir=self.data_dir, archive_dir=self.archive_dir, report=note)
+            note(f"No {name} in {there}, where it was in training; --data-dir names another folder")
+        return load_dataset(name, data_dir=self.data_dir, archive_dir=self.archive_dir, report=note)

@@ -10,21 +10,12 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from lstm_jax.commands.command_line import RunDir
+from lstm_jax.commands.command_line import ChosenBest, ChosenSeed, RunDir
 from lstm_jax.commands.command_line import note as _note
-from lstm_jax.config import (
-    DATASETS,
-    SEQUENCE_LENGTHS,
-    ChosenBest,
-    ChosenSeed,
-    Config,
-    DatasetName,
-    TaskName,
-    option,
-    shown_option,
-)
+from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, DatasetName, TaskName
 from lstm_jax.errors import ConfigError, ConversionError
 from lstm_jax.exchange.metadata import PIXELS, Inputs, agreed, described, inputs_in_words, said, sequence_of
+from lstm_jax.options import check, shown_option
 from lstm_jax.system.files import check_target, whole
 
 FormatName = Literal["pytorch", "keras", "safetensors", "onnx"]
@@ -99,9 +90,13 @@ class Import:
         int | Literal["bit-reversal"] | None, shown_option("INT|bit-reversal", "the file's")
     ] = None
     """The order of the pixels in the task 'permuted', if the file does not say it."""
-    pixel_mean: Annotated[float | None, shown_option("FLOAT", "the file's, else 0")] = None
+    pixel_mean: Annotated[float | None, PIXELS["pixel_mean"], shown_option("FLOAT", "the file's, else 0")] = (
+        None
+    )
     """What was subtracted from the pixels (0 to 1) where the weights were trained."""
-    pixel_std: Annotated[float | None, shown_option("FLOAT", "the file's, else 1")] = None
+    pixel_std: Annotated[float | None, PIXELS["pixel_std"], shown_option("FLOAT", "the file's, else 1")] = (
+        None
+    )
     """What the pixels were divided by after that."""
     dataset: Annotated[DatasetName | None, shown_option("|".join(DATASETS), "the file's, else mnist")] = None
     """Data set to evaluate on, and to train further on."""
@@ -116,19 +111,14 @@ class Import:
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the option, what it got and what it accepts."""
-        for field, (low, high) in PIXELS.items():
-            number = getattr(self, field)
-            if number is not None and not low <= number <= high:
-                raise ConfigError(
-                    f"{option(field)}: got {number}, expected a number from {low:g} to {high:g}"
-                )
+        check(self)
         # The file may still say the rest.
         likely = self.task or ("rows" if self.permutation_seed is None else "permuted")
         self.options(dataset=self.dataset, task=likely, permutation_seed=self.permutation_seed)
 
     def options(self, **inputs: Any) -> Config:
         """Return the options of the run without its architecture; a None in ``inputs`` is the default."""
-        return Config(
+        return Config.of(
             run_dir=self.run_dir,
             batch_size=self.batch_size,
             epochs=self.epochs,
@@ -139,9 +129,8 @@ class Import:
 
     def run(self) -> int:
         """Read the file, write the folder; print what can be done with it."""
-        run_dir = Config(run_dir=self.run_dir).run_directory()
-        if os.path.lexists(run_dir):
-            check_target(run_dir, overwrite=False, advice="name another --run-dir")
+        if os.path.lexists(self.run_dir):
+            check_target(self.run_dir, overwrite=False, advice="name another --run-dir")
         from lstm_jax.exchange.formats import read_file
         from lstm_jax.exchange.layouts import architecture_of, with_normalized_inputs
 
@@ -163,16 +152,17 @@ class Import:
         mean, std = inputs.pixel_mean or 0.0, inputs.pixel_std or 1.0
         params = with_normalized_inputs(weights.params, mean=mean, std=std)
         devices.start(devices=None)
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        self.run_dir.parent.mkdir(parents=True, exist_ok=True)
         begin_run(params, config, report=_note)
-        both = "in both directions" if config.bidirectional else "in one direction"
+        model = config.model
+        both = "in both directions" if model.bidirectional else "in one direction"
         seen = "as it is" if (mean, std) == (0.0, 1.0) else f"as (p - {mean:g}) / {std:g}"
-        print(f"Made {run_dir}: {config.num_layers} x LSTM-{config.hidden_size} {both}, from {self.file}.")
-        print(f"It reads {sequence_of(config.task, config.permutation_seed)}.")
+        print(f"Made {self.run_dir}: {model.num_layers} x LSTM-{model.hidden_size} {both}, from {self.file}.")
+        print(f"It reads {sequence_of(model.task, model.permutation_seed)}.")
         print(f"It sees each pixel p, 0 (black) to 1 (white), {seen}.")
         if granted := [*weights.granted, *granted]:
             print(f"Taken for granted, since the file does not say it: {'; '.join(granted)}.")
             print("Evaluate it first: a low accuracy shows that something of this is not so.")
         print("To evaluate it, and to train it further:\n")
-        print(f"    python -m lstm_jax evaluate {run_dir}\n    {training_command(config)}")
+        print(f"    python -m lstm_jax evaluate {self.run_dir}\n    {training_command(config)}")
         return 0

@@ -4,12 +4,13 @@ python -m lstm_jax.commands.options_page > docs/options.md
 """
 
 import ast
-import dataclasses
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from lstm_jax.config import Config, option
+from lstm_jax.config import Config
+from lstm_jax.options import flag, options_of
 from lstm_jax.recipes import RECIPES
 
 COMMAND = "python -m lstm_jax.commands.options_page > docs/options.md"
@@ -63,28 +64,20 @@ def page() -> str:
 
 def rows() -> Iterator[Row]:
     """Yield a row for each option, in the order of `Config`."""
-    types, meanings = get_type_hints(Config, include_extras=True), _docstrings(Config)
-    for field in dataclasses.fields(Config):
-        annotation = types[field.name]
-        kind, *shown = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-        metavar = _first(shown, "metavar")
-        hint = _first(shown, "help_behavior_hint")
-        if kind is bool:
-            values, default = "switch", "on" if field.default else "off"
+    for option in options_of(Config):
+        hint = option.mark("help_behavior_hint")
+        if option.kind is bool:
+            values, default = "switch", "on" if option.default else "off"
         else:
-            choices = get_args(kind) if get_origin(kind) is Literal else ()
+            choices = get_args(option.kind) if get_origin(option.kind) is Literal else ()
             names = ", ".join(f"`{choice}`" for choice in choices)
-            values = names or (metavar or kind.__name__.upper()).replace("|", " or ")
-            default = f"`{field.default}`" if hint is None else _without_brackets(hint)
-        meaning = " ".join((_first(shown, "help") or meanings[field.name]).split()).replace("|", "\\|")
-        if field.name == "recipe":  # the purposes that --help adds have a table of their own
+            values = names or (option.mark("metavar") or option.kind.__name__.upper()).replace("|", " or ")
+            default = f"`{option.default}`" if hint is None else _without_brackets(hint)
+        meaning = option.mark("help") or _docstrings(option.owner)[option.field]
+        meaning = " ".join(meaning.split()).replace("|", "\\|")
+        if option.name == "recipe":  # the purposes that --help adds have a table of their own
             meaning = meaning.partition(".")[0] + "."
-        yield Row(option(field.name), values, default, meaning)
-
-
-def _first(shown: list[Any], attribute: str) -> Any:
-    """Return what the first of the annotations of a field that has an attribute gives it, or None."""
-    return next((value for each in shown if (value := getattr(each, attribute, None)) is not None), None)
+        yield Row(flag(option.name), values, default, meaning)
 
 
 def _without_brackets(hint: str) -> str:
@@ -92,6 +85,7 @@ def _without_brackets(hint: str) -> str:
     return hint.removeprefix("(default: ").removesuffix(")")
 
 
+@functools.cache
 def _docstrings(kind: type) -> Mapping[str, str]:
     """Return the string below each field of a class, which Python itself does not keep."""
     (definition,) = ast.parse(inspect.getsource(kind)).body
@@ -106,7 +100,7 @@ def _docstrings(kind: type) -> Mapping[str, str]:
 
 def _as_words(options: Mapping[str, Any]) -> str:
     """Return options as they are given on the command line."""
-    words = (option(key) if value is True else f"{option(key)} {value}" for key, value in options.items())
+    words = (flag(key) if value is True else f"{flag(key)} {value}" for key, value in options.items())
     return f"`{' '.join(words)}`" if options else "none: it is the defaults"
 
 

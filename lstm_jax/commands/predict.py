@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from lstm_jax.commands import command_line
-from lstm_jax.config import ChosenBest, ChosenSeed
 from lstm_jax.errors import ImageError
 
 
@@ -21,9 +20,9 @@ class Predict:
     run_dir: command_line.RunDir
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
-    seed: ChosenSeed = None
+    seed: command_line.ChosenSeed = None
     """Which of the models of a run of many seeds."""
-    best: ChosenBest = False
+    best: command_line.ChosenBest = False
 
     def run(self) -> int:
         """Print one line per image; an unreadable image is an error, but does not stop the others."""

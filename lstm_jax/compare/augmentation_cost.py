@@ -11,18 +11,18 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import jax
 import numpy as np
 
 from lstm_jax import devices
-from lstm_jax.augmentation import Augmentation
 from lstm_jax.commands import command_line
 from lstm_jax.compare.measuring import turn
 from lstm_jax.compare.statistics import quartiles
-from lstm_jax.config import Config, recipe_config
+from lstm_jax.config import Augmentation, Config, recipe_config
 from lstm_jax.data.dataset import Split, load_dataset
-from lstm_jax.errors import ConfigError
+from lstm_jax.options import check, number
 from lstm_jax.training import RESIDENT_SPEC, Method, Resident, compile_train_epoch, init_state_on
 
 PROG = "python -m lstm_jax.compare.augmentation_cost"
@@ -30,22 +30,21 @@ PROG = "python -m lstm_jax.compare.augmentation_cost"
 STEPS = 2**16  # as many as are ever asked for at once
 TRIAL_STEPS = 10  # tell how long a step takes
 
+_POSSIBLE = number("a number above 0 and below a million", lambda x: 0 < x < 1e6)
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationCost:
     """Time training steps of LSTM-64 without and with the augmentation of the recipe accurate."""
 
-    rounds: int = 15
+    rounds: Annotated[int, _POSSIBLE] = 15
     """How often each is timed; they take turns."""
-    seconds: float = 0.3
+    seconds: Annotated[float, _POSSIBLE] = 0.3
     """Shortest time of one measurement, in seconds."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        for field in ("rounds", "seconds"):
-            value = getattr(self, field)
-            if not 0 < value < 1e6:
-                raise ConfigError(f"--{field}: got {value}, expected a number above 0 and below a million")
+        check(self)
 
     def run(self) -> int:
         """Print the table."""
@@ -59,14 +58,14 @@ class AugmentationCost:
 
 def variants() -> Mapping[str, Augmentation]:
     """What is timed: none, all of a recipe, and what of it is not elastic."""
-    everything = Method.of(recipe_config("accurate"), total_steps=STEPS).augmentation
+    everything = recipe_config("accurate").augmentation
     return {"none": Augmentation(), "affine": dataclasses.replace(everything, elastic=0.0), "all": everything}
 
 
 def prepare(images: Split, augmentation: Augmentation) -> Callable[[int], None]:
     """Compile an epoch of the tutorial's steps with this augmentation; what is returned takes some steps."""
     config = Config()
-    method = dataclasses.replace(Method.of(config, total_steps=STEPS), augmentation=augmentation)
+    method = Method.of(config.model, config.optimizer, augmentation, total_steps=STEPS)
     mesh = devices.make_mesh(devices=1, batch_size=config.batch_size)
     epoch = compile_train_epoch(method, mesh, data_spec=RESIDENT_SPEC)
     (image, label) = next(images.batches(len(images)))

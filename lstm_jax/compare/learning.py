@@ -49,11 +49,11 @@ def course_of(recipe: str, size: Size, train: Digits, *, epochs: int) -> Course 
     config, steps = recipe_config(recipe), len(train.labels) // size.batch
     if config.steps is None:
         part = steps // PARTS
-        return Course(epochs * PARTS, part, PARTS * part, config.learning_rate) if part else None
+        return Course(epochs * PARTS, part, PARTS * part, config.optimizer.learning_rate) if part else None
     part = config.steps // PARTS_OF_RECIPE
     total = PARTS_OF_RECIPE * part
-    decay = Decay(round(config.warmup * total), total, config.clip_norm or math.inf)
-    return Course(PARTS_OF_RECIPE, part, steps, config.learning_rate, decay) if steps else None
+    decay = Decay(round(config.optimizer.warmup * total), total, config.optimizer.clip_norm or math.inf)
+    return Course(PARTS_OF_RECIPE, part, steps, config.optimizer.learning_rate, decay) if steps else None
 
 
 def learn(

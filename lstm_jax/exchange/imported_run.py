@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax import devices
-from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES, PLACES, SEQUENCE_LENGTHS, Config, option
+from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES, SEQUENCE_LENGTHS, Config
 from lstm_jax.errors import ConversionError
 from lstm_jax.exchange.layouts import Architecture, Params
 from lstm_jax.kernels.choice import Task, choose
+from lstm_jax.options import flag
 from lstm_jax.runs.checkpoint import Checkpoints
 from lstm_jax.runs.history import Notes
 from lstm_jax.runs.run_directory import CHECKPOINTS, CONFIG
@@ -33,9 +34,9 @@ def config_for(architecture: Architecture, options: Config) -> Config:
             names other than 10 classes.
         ConfigError: if it is larger than that of a run may be.
     """
-    inputs = math.prod(IMAGE_SHAPE) // SEQUENCE_LENGTHS[options.task]
+    inputs = math.prod(IMAGE_SHAPE) // SEQUENCE_LENGTHS[options.model.task]
     for what, got, expected in (
-        (f"inputs at each time step for --task {options.task}", architecture.inputs, inputs),
+        (f"inputs at each time step for --task {options.model.task}", architecture.inputs, inputs),
         ("classes", architecture.num_classes, NUM_CLASSES),
     ):
         if got != expected:
@@ -43,8 +44,7 @@ def config_for(architecture: Architecture, options: Config) -> Config:
                 f"got a model of {got} {what}, expected {expected}: a run is about images of 28 rows of 28 "
                 "pixels in 10 classes (from Python, lstm_jax.exchange.formats.read_weights reads any size)"
             )
-    return dataclasses.replace(
-        options,
+    return options.with_options(
         hidden_size=architecture.hidden_size,
         num_layers=architecture.num_layers,
         bidirectional=architecture.bidirectional,
@@ -63,14 +63,15 @@ def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) 
         CheckpointError: if it cannot be written.
     """
     # For names and shapes: `scan` is there on every machine, and the number of steps does not matter.
-    method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
+    model = dataclasses.replace(config.model, implementation="scan")
+    method = Method.of(model, config.optimizer, config.augmentation, total_steps=1)
     fresh = init_state(method, config.seed)
     params = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), fresh.params, params)
     state = fresh._replace(params=params, opt_state=method.optimizer.init(params))
     # As if it had been trained here so far, so that train.py has no change to tell of.
     notes = Notes(
         devices=devices.make_mesh(devices=config.devices, batch_size=config.batch_size).size,
-        implementation=choose(config.implementation, Task.of_run(config)),
+        implementation=choose(config.model.implementation, Task.of_run(config.model)),
     )
     with whole(config.run_directory()) as folder:
         folder.mkdir()
@@ -82,10 +83,7 @@ def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) 
 
 def training_command(config: Config) -> str:
     """The command that goes on with a run: its folder, and the options that differ from the defaults."""
-    usual = Config().to_dict()
     words = ["python", "-m", "lstm_jax", "train", "--run-dir", str(config.run_directory())]
-    for key, value in config.to_dict().items():
-        if key in PLACES or value == usual[key]:
-            continue
-        words += [option(key)] if value is True else [option(key), str(value)]
+    for key, value in config.unusual().items():
+        words += [flag(key)] if value is True else [flag(key), str(value)]
     return shlex.join(words)

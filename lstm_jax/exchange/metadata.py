@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, option
+from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, DataOptions
 from lstm_jax.errors import ConversionError
+from lstm_jax.options import Rule, between, flag
 from lstm_jax.version import __version__
 
 # Bytes of a file, as many as ONNX allows: more are no weights of a model that reads digits.
 LARGEST_FILE = 2 * 2**30
 # What can be subtracted from pixels, and what they can be divided by.
-PIXELS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"pixel_mean": (-1e6, 1e6), "pixel_std": (1e-6, 1e6)}
+PIXELS: Mapping[str, Rule] = MappingProxyType(
+    {"pixel_mean": between(-1e6, 1e6), "pixel_std": between(1e-6, 1e6)}
 )
 # Under this name a file says the SHA-256 of its arrays and of what else it says; see `digest`.
 DIGEST = "sha256"
@@ -93,17 +94,18 @@ def sequence_of(task: str, permutation_seed: int | str | None) -> str:
 
 def inputs_in_words(config: Config) -> str:
     """What an exported model of such a run takes, in words."""
-    return f"{sequence_of(config.task, config.permutation_seed)}, from 0 (black) to 1 (white)"
+    return f"{sequence_of(config.model.task, config.model.permutation_seed)}, from 0 (black) to 1 (white)"
 
 
 def described(config: Config) -> dict[str, str]:
     """What an exported file of such a run says of its inputs, for programs and for people."""
-    order = {"permutation_seed": str(config.permutation_seed)} if config.task == "permuted" else {}
+    task, seed = config.model.task, config.model.permutation_seed
+    order = {"permutation_seed": str(seed)} if task == "permuted" else {}
     return {
         PRODUCER: f"{OURS} {__version__}",
-        "task": config.task,
+        "task": task,
         **order,
-        "dataset": config.dataset,
+        "dataset": config.data.dataset,
         "pixel_mean": "0",
         "pixel_std": "1",
         "images": f"float32 (batch, time, inputs): {inputs_in_words(config)}",
@@ -126,12 +128,11 @@ def said(metadata: Mapping[str, str]) -> Inputs:
         return text
 
     def number(name: str) -> float | None:
-        low, high = PIXELS[name]
         digits = r"-?[0-9]{1,20}(\.[0-9]{0,20})?(e-?[0-9]{1,3})?"
         text = value(
             name,
-            f"a number from {low:g} to {high:g}",
-            lambda text: bool(re.fullmatch(digits, text)) and low <= float(text) <= high,
+            PIXELS[name].accepted,
+            lambda text: bool(re.fullmatch(digits, text)) and PIXELS[name].fits(float(text)),
         )
         return None if text is None else float(text)
 
@@ -171,7 +172,7 @@ def agreed(in_file: Inputs, asked: Inputs, *, inputs: int) -> tuple[Inputs, list
         ours, theirs = getattr(asked, field), getattr(in_file, field)
         if None not in (ours, theirs) and ours != theirs:
             raise ConversionError(
-                f"{option(field)}: got {ours}, expected {theirs}, which the file says; leave the option out"
+                f"{flag(field)}: got {ours}, expected {theirs}, which the file says; leave the option out"
             )
     known: dict[str, Any] = {
         field: their if our is None else our
@@ -192,5 +193,5 @@ def agreed(in_file: Inputs, asked: Inputs, *, inputs: int) -> tuple[Inputs, list
         )
     if known["pixel_mean"] is None and known["pixel_std"] is None:
         granted.append("pixels from 0 to 1 (else: --pixel-mean and --pixel-std)")
-    usual = {"dataset": Config.dataset, "pixel_mean": 0.0, "pixel_std": 1.0}
+    usual = {"dataset": DataOptions.dataset, "pixel_mean": 0.0, "pixel_std": 1.0}
     return Inputs(**known | {field: usual[field] for field in usual if known[field] is None}), granted

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from lstm_jax.config import IMPLEMENTATIONS, Config
+from lstm_jax.config import IMPLEMENTATIONS, ModelOptions
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
@@ -62,9 +62,9 @@ class Task(NamedTuple):
         )
 
     @classmethod
-    def of_run(cls, config: Config) -> "Task":
+    def of_run(cls, model: ModelOptions) -> "Task":
         """Describe the task of the layers of a run."""
-        return cls(dtypes=frozenset({config.dtype, "float32"}))
+        return cls(dtypes=frozenset({model.dtype, "float32"}))
 
 
 def _varies(array: Array) -> bool:

@@ -18,12 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from tyro.conf import arg
 
 from lstm_jax import devices
-from lstm_jax.augmentation import Augmentation, augment
+from lstm_jax.augmentation import augment
 from lstm_jax.commands import command_line
-from lstm_jax.config import NUM_CLASSES, RecipeName, recipe_config
+from lstm_jax.config import NUM_CLASSES, Augmentation, RecipeName, recipe_config
 from lstm_jax.data.dataset import Split, load_dataset
 from lstm_jax.errors import ConfigError
-from lstm_jax.training import Method
 
 PROG = "python -m lstm_jax.report.augmentation_gallery"
 
@@ -47,7 +46,7 @@ class Gallery:
 
     def run(self) -> int:
         """Write the picture."""
-        settings = Method.of(recipe_config(self.recipe), total_steps=1).augmentation
+        settings = recipe_config(self.recipe).augmentation
         if not settings.is_active:
             raise ConfigError(
                 f"--recipe: got {self.recipe}, which changes no images, expected one that does, as accurate"

@@ -29,8 +29,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lstm_jax.config import option
 from lstm_jax.errors import CheckpointError, one_line, printable
+from lstm_jax.options import flag
 from lstm_jax.runs import checksums, processes
 from lstm_jax.runs.checksums import CHECKSUMS
 from lstm_jax.system.files import read_text, remove_unfinished_files, write_whole
@@ -281,7 +281,7 @@ class Checkpoints:
         if self._options is None or not isinstance(options, Mapping):
             return None
         differences = [
-            f"{option(key)} {printable(str(options[key]))} there, {here} here"
+            f"{flag(key)} {printable(str(options[key]))} there, {here} here"
             for key, here in self._options.items()
             if key in options and options[key] != here
         ]

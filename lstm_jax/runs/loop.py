@@ -129,18 +129,18 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
             with stop.at_once():
                 dataset = processes.together(
                     lambda: load_dataset(
-                        config.dataset,
-                        data_dir=config.data_dir,
-                        archive_dir=config.archive_dir,
-                        input=config.input,
-                        validation_size=0 if config.train_on_all else VALIDATION_SIZE,
+                        config.data.dataset,
+                        data_dir=config.data.data_dir,
+                        archive_dir=config.data.archive_dir,
+                        input=config.data.input,
+                        validation_size=0 if config.data.train_on_all else VALIDATION_SIZE,
                         report=console.message,
                     )
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
-            method = Method.of(config, total_steps=plan.total_steps)
             # What `auto` stands for, said and chosen once.
-            method = dataclasses.replace(method, model=method.model.clone(implementation=implementation))
+            model = config.with_options(implementation=implementation).model
+            method = Method.of(model, config.optimizer, config.augmentation, total_steps=plan.total_steps)
             state = init_state_on(mesh, method, seed_of(config))
             notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
@@ -418,7 +418,8 @@ class Loop:
         kept = f"the state of step {saved} is kept" if saved is not None else "no state was saved before it"
         return NonFiniteLossError(
             f"the {what}{whose} {verb} not finite at step {step}; {kept} in {self.run.path}; "
-            f"try a smaller --learning-rate (it was {self.config.learning_rate:g}) in another --run-dir"
+            f"try a smaller --learning-rate (it was {self.config.optimizer.learning_rate:g}) in another "
+            "--run-dir"
         )
 
     def told_to_stop(self) -> bool:
@@ -445,7 +446,7 @@ def prepare_implementation(config: Config, console: Console) -> str:
     Raises:
         ImplementationError: if it cannot be used here.
     """
-    task = Task.of_run(config)
-    if will_build(config.implementation, task):
+    task = Task.of_run(config.model)
+    if will_build(config.model.implementation, task):
         console.message("Building the native kernel, once; this takes some seconds")
-    return choose(config.implementation, task)
+    return choose(config.model.implementation, task)

@@ -26,8 +26,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lstm_jax.config import LENGTH, Config, option
+from lstm_jax.config import LENGTH, Config
 from lstm_jax.errors import ConfigError, RunDirectoryError, one_line, printable
+from lstm_jax.options import flag
 from lstm_jax.system.files import (
     append,
     read_text,
@@ -274,7 +275,7 @@ def read_config(path: Path) -> Config:
     except DamagedJSONError as error:
         raise RunDirectoryError(f"{error}; restore it from a backup") from error
     try:
-        return Config.from_dict(values)
+        return Config.of(**values)
     except ConfigError as error:
         raise RunDirectoryError(f"{path / CONFIG}: {error}") from error
 
@@ -310,7 +311,7 @@ def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
     fixed = {*saved.identity(), *wanted.identity()}
     old, new = saved.to_dict(), wanted.to_dict()
     differing = [key for key in old if key in fixed and old[key] != new[key]]
-    told = "; ".join(f"{option(key)} {old[key]} there, {new[key]} now" for key in differing)
+    told = "; ".join(f"{flag(key)} {old[key]} there, {new[key]} now" for key in differing)
     if differing and set(differing) <= set(LENGTH):
         raise RunDirectoryError(
             f"{path}: holds a run of another length ({told}), which its learning rate follows from; give the "

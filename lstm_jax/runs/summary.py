@@ -145,7 +145,7 @@ def tell_start(
     console.message(f"{dataset.name}: {sizes} images")
     console.message(
         f"LSTM: {count_parameters(config, state.params):,} parameters, implementation {implementation}, "
-        f"{config.dtype}, on {describe_devices(mesh)}"
+        f"{config.model.dtype}, on {describe_devices(mesh)}"
     )
     if config.seeds > 1:
         console.message(f"{in_words(config)} at once; figures are means, +- is the standard deviation")

@@ -85,7 +85,7 @@ def load_trained(
         restored = _best(run_dir, config, config.all_seeds.index(seed), restored, report)
     params = member(config, restored.state.evaluated_params, config.all_seeds.index(seed))
     # Wherever it was trained: what computes it here is for this machine to say.
-    model = build_model(dataclasses.replace(config, implementation="auto"))
+    model = build_model(dataclasses.replace(config.model, implementation="auto"))
     return Trained(config, model, params, restored.step, seed)
 
 
@@ -97,7 +97,7 @@ def _best(
     report: Callable[[str], None],
 ) -> Restored[TrainState]:
     """The state after the best epoch of the seed number ``index``, from 0."""
-    if config.train_on_all:
+    if config.data.train_on_all:
         raise ConfigError(f"--best: got a run with --train-on-all in {run_dir}, expected one with validation")
     record = best_of(of_each_seed(config, Notes.from_json(newest.notes).history)[index])
     if record is None:
@@ -128,7 +128,8 @@ def load_state(
     # Only names and shapes are read off the method: for them nothing need be built, and the number of
     # steps does not matter.
     config = read_config(run_dir)
-    method = Method.of(dataclasses.replace(config, implementation="scan"), total_steps=1)
+    model = dataclasses.replace(config.model, implementation="scan")
+    method = Method.of(model, config.optimizer, config.augmentation, total_steps=1)
     on_one_device = devices.replicated(devices.make_mesh(devices=1, batch_size=processes.process_count()))
     like = state_like(method, seed_of(config), on_one_device)
     with Checkpoints(

@@ -24,7 +24,7 @@ from tests.helpers.project import Run
 def run_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that reads most digits rightly."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    train(Config(data_dir=data_dir, run_dir=path, steps=200, devices=1))
+    train(Config.of(data_dir=data_dir, run_dir=path, steps=200, devices=1))
     return path
 
 

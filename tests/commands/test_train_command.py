@@ -1,7 +1,6 @@
 """``train.py`` as a user meets it: options, mistakes, messages, exit codes."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from lstm_jax.commands import command_line
-from lstm_jax.config import RECIPES, Config, option, recipe_config
+from lstm_jax.config import RECIPES, Config, recipe_config
 from lstm_jax.errors import DataError
+from lstm_jax.options import flag, options_of
 from tests.helpers import programs
 from tests.helpers.project import PROJECT, Run
 
@@ -24,10 +24,10 @@ def test_help_names_and_explains_every_option(run: Run) -> None:
     done = run("train.py", "--help")
     assert done.returncode == 0
     text = " ".join(done.stdout.replace("│", " ").split())
-    for field in dataclasses.fields(Config):
+    for field in options_of(Config):
         # An option is followed by a sentence about it and by its default.
-        assert re.search(rf" {option(field.name)}[ ,][^.]*[A-Z'][^()]+", text), field.name
-    assert text.count("(default: ") >= len(dataclasses.fields(Config))
+        assert re.search(rf" {flag(field.name)}[ ,][^.]*[A-Z'][^()]+", text), field.name
+    assert text.count("(default: ") >= len(options_of(Config))
     for name, recipe in RECIPES.items():
         assert f"{name}: {recipe.purpose}" in text
 
@@ -50,7 +50,7 @@ print(sorted({"jax", "flax"} & set(sys.modules)))
     [
         (["--hiden-size", "3"], ["--hiden-size", "Perhaps you meant", "--hidden-size"]),
         (["--hidden-size", "many"], ["--hidden-size: got 'many', expected a whole number"]),
-        (["--hidden-size", "0"], ["--hidden-size", "got 0", "from 1 to 65536"]),
+        (["--hidden-size", "0"], ["error: --hidden-size: got 0, expected", "from 1 to 65536"]),
         (["--hidden-size"], ["--hidden-size", "Missing value"]),
         (["--dataset", "cifar"], ["--dataset", "'cifar'", "'mnist', 'fashion_mnist', 'kmnist'"]),
         (["--recipe", "quick"], ["--recipe", "'quick'", "'tutorial'"]),
@@ -62,12 +62,12 @@ print(sorted({"jax", "flax"} & set(sys.modules)))
         ),
         (
             ["--recipe", "fast", "--schedule", "constant", "--final-learning-rate-share", "0.5"],
-            ["--schedule constant"],
+            ["error: --final-learning-rate-share: got 0.5 with --schedule constant"],
         ),
         (["--learning-rate", "nan"], ["--learning-rate", "got nan", "above 0"]),
         (["--epochs", "1", "--steps", "2"], ["--epochs", "--steps", "not allowed together"]),
         (["--recipe", "fast", "--epochs", "1", "--steps", "2"], ["--epochs", "not allowed together"]),
-        (["--batch-size", "10", "--devices", "4"], ["--devices", "got 4", "divides"]),
+        (["--batch-size", "10", "--devices", "4"], ["error: --devices: got 4", "divides"]),
         (["--run-dir="], ["--run-dir: got an empty value"]),
         (["--run-dir", ""], ["got an empty value"]),
         (["--learning-rate", "fast"], ["--learning-rate: got 'fast', expected a number"]),
@@ -125,18 +125,18 @@ def test_options_override_the_recipe() -> None:
     config = train.read_config(
         ["--recipe", "tutorial", "--hidden-size", "32", "--bidirectional", "--steps", "9"]
     )
-    assert config == Config(hidden_size=32, bidirectional=True, steps=9)
+    assert config == Config.of(hidden_size=32, bidirectional=True, steps=9)
     assert train.read_config(["--recipe=tutorial", "--no-bidirectional"]) == Config()
     both_ways = ["--recipe", "accurate", "--no-train-on-all", "--steps", "9", "--schedule", "cosine"]
     expected = recipe_config("accurate", train_on_all=False, steps=9, schedule="cosine")
     assert train.read_config(both_ways) == expected
-    assert train.read_config(["--recipe", "pixels", "--forget-bias", "2"]).forget_bias == 2.0
-    assert train.read_config(["--recipe", "accurate", "--clip-norm", "None"]).clip_norm is None
+    assert train.read_config(["--recipe", "pixels", "--forget-bias", "2"]).model.forget_bias == 2.0
+    assert train.read_config(["--recipe", "accurate", "--clip-norm", "None"]).optimizer.clip_norm is None
     for epochs in (["--epochs", "10"], ["--epochs=10"]):  # the default, but given
         assert train.read_config(["--recipe", "fast", *epochs]) == recipe_config("fast", epochs=10)
     permuted = ["--recipe", "permuted", "--permutation-seed", "bit-reversal"]
-    assert train.read_config(permuted).permutation_seed == "bit-reversal"
-    assert train.read_config(["--recipe", "permuted"]).permutation_seed == 92916
+    assert train.read_config(permuted).model.permutation_seed == "bit-reversal"
+    assert train.read_config(["--recipe", "permuted"]).model.permutation_seed == 92916
 
 
 def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: Path) -> None:

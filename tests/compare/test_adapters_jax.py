@@ -87,10 +87,12 @@ def test_it_decays_clips_and_is_dispatched_as_the_judge_does() -> None:
 def test_the_decay_is_that_of_train_py() -> None:
     config = recipe_config("fast", steps=40)
     decay = Decay(warmup=2, total=40, clip_norm=1.0)
-    schedule = learning_rate_schedule(config, total_steps=40)
+    schedule = learning_rate_schedule(config.optimizer, total_steps=40)
     assert callable(schedule)
     for step in range(40):
-        assert config.learning_rate * decay.share(step) == pytest.approx(float(schedule(step)), rel=1e-5)
+        assert config.optimizer.learning_rate * decay.share(step) == pytest.approx(
+            float(schedule(step)), rel=1e-5
+        )
 
 
 def test_several_devices_compute_the_same_and_take_many_steps_one_by_one() -> None:

@@ -252,7 +252,7 @@ def test_a_recipe_of_steps_goes_over_the_ends_of_epochs() -> None:
     size = SIZE._replace(time=28)
     course = course_of("fast", size, DIGITS, epochs=5)
     decay = Decay(warmup=125, total=2500, clip_norm=1.0)
-    assert course == Course(10, 250, 15, recipe_config("fast").learning_rate, decay)
+    assert course == Course(10, 250, 15, recipe_config("fast").optimizer.learning_rate, decay)
     order = np.concatenate([epoch_order(3, epoch, 60) for epoch in range(3)])
     for first, steps in ((0, 15), (7, 30), (14, 2), (15, 1), (29, 16)):
         found = epoch_batches(DIGITS, size, seed=3, first=first, steps=steps, steps_per_epoch=15)

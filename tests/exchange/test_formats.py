@@ -41,7 +41,7 @@ ARCHITECTURE = Architecture(28, 12, 2, True, 10)
 def run_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that reads many digits rightly."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    train(Config(data_dir=data_dir, run_dir=path, steps=150, **OPTIONS))
+    train(Config.of(data_dir=data_dir, run_dir=path, steps=150, **OPTIONS))
     return path
 
 
@@ -199,7 +199,7 @@ def test_what_a_run_reads_survives_export_and_import(
 ) -> None:
     for package in PACKAGES[name][:1]:
         pytest.importorskip(package)
-    config = Config(run_dir=tmp_path / "run", hidden_size=4, **options)
+    config = Config.of(run_dir=tmp_path / "run", hidden_size=4, **options)
     params = random_params(Architecture(28 if options["task"] == "columns" else 1, 4, 1, False, 10))
     file = tmp_path / formats.FORMATS[name].file_name
     file.write_bytes(formats.FORMATS[name].encode(params, described(config)))
@@ -247,10 +247,10 @@ def test_import_tells_what_it_takes_for_granted(tmp_path: Path, capsys: pytest.C
 
 def test_training_goes_on_from_imported_weights(trained: Trained, data_dir: Path, tmp_path: Path) -> None:
     rate = 1e-4
-    options = Config(run_dir=tmp_path / "imported", learning_rate=rate, steps=1, devices=1)
+    options = Config.of(run_dir=tmp_path / "imported", learning_rate=rate, steps=1, devices=1)
     config = imported_run.config_for(ARCHITECTURE, options)
     imported_run.begin_run(params_of(trained), config, report=print)
-    result = train(Config(**{**config.to_dict(), "data_dir": data_dir}))
+    result = train(Config.of(**{**config.to_dict(), "data_dir": data_dir}))
     moved = jax.tree.map(
         lambda new, old: float(np.abs(np.asarray(new) - np.asarray(old)).max()),
         result.params,
@@ -263,7 +263,7 @@ def test_training_goes_on_from_imported_weights(trained: Trained, data_dir: Path
 
 
 def test_the_command_to_train_further_finds_the_imported_run(tmp_path: Path) -> None:
-    options = Config(run_dir=tmp_path / "a run", dataset="kmnist", seed=3, epochs=2)
+    options = Config.of(run_dir=tmp_path / "a run", dataset="kmnist", seed=3, epochs=2)
     config = imported_run.config_for(Architecture(28, 7, 1, False, 10), options)
     assert imported_run.training_command(config) == (
         f"python -m lstm_jax train --run-dir '{tmp_path}/a run' --dataset kmnist --hidden-size 7 --epochs 2 "
@@ -307,7 +307,7 @@ def test_a_failed_import_leaves_nothing(
         raise CheckpointError("no space left")
 
     monkeypatch.setattr(Checkpoints, "save", full)
-    config = imported_run.config_for(ARCHITECTURE, Config(run_dir=tmp_path / "imported"))
+    config = imported_run.config_for(ARCHITECTURE, Config.of(run_dir=tmp_path / "imported"))
     with pytest.raises(CheckpointError):
         imported_run.begin_run(params_of(trained), config, report=print)
     assert list(tmp_path.iterdir()) == []

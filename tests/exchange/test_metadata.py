@@ -23,9 +23,9 @@ from lstm_jax.exchange.metadata import DIGEST, Inputs, agreed, check_digest, des
     ],
 )
 def test_what_a_file_says_comes_back(options: dict[str, Any], task: str, order: int | str | None) -> None:
-    config = Config(**options)
+    config = Config.of(**options)
     found = said(described(config))
-    assert found == Inputs(task, order, config.dataset, 0.0, 1.0)
+    assert found == Inputs(task, order, config.data.dataset, 0.0, 1.0)
     # The user need not repeat it, and may; nothing is taken for granted.
     for asked in (Inputs(), found):
         assert agreed(found, asked, inputs=28) == (found, [])

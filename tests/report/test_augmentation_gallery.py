@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lstm_jax.augmentation import Augmentation
 from lstm_jax.compare.augmentation_cost import as_text, variants
+from lstm_jax.config import Augmentation
 from lstm_jax.report.augmentation_gallery import GAP, LABEL_WIDTH, MAGNIFICATION, gallery, rows_of
 from tests.helpers.mnist import oracle
 from tests.helpers.project import PROJECT, Run

@@ -258,7 +258,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_the_command_writes_what_it_prints(run: Run, data_dir: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    train(Config(data_dir=data_dir, run_dir=run_dir, steps=100, hidden_size=16, devices=1))
+    train(Config.of(data_dir=data_dir, run_dir=run_dir, steps=100, hidden_size=16, devices=1))
     done = run("-m", "lstm_jax", "evaluate", run_dir, "--output", tmp_path / "out", "--mistakes", 3)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == f"written to {tmp_path / 'out'}"

@@ -35,7 +35,7 @@ def best_epochs(accuracies: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("epochs", range(1, 9))
 def test_the_best_epochs_decide(seeds: int, epochs: int) -> None:
-    config, history = Config(seeds=seeds), histories(seeds, epochs)
+    config, history = Config.of(seeds=seeds), histories(seeds, epochs)
     each = of_each_seed(config, history)
     accuracies = np.array([[record["validation_accuracy"] for record in own] for own in each]).T
     best = best_epochs(accuracies)
@@ -49,8 +49,8 @@ def test_without_validation_nothing_is_best() -> None:
     history = [{**record, "validation_accuracy": None} for record in histories(1, 3)]
     for records in (history, []):
         assert best_of(records) is None
-        assert epochs_without_better(Config(train_on_all=True), records) == 0
-        assert steps_to_keep(Config(train_on_all=True), records) == frozenset()
+        assert epochs_without_better(Config.of(train_on_all=True), records) == 0
+        assert steps_to_keep(Config.of(train_on_all=True), records) == frozenset()
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -60,5 +60,5 @@ def test_sums_of_losses_come_back_bit_by_bit(seeds: int) -> None:
         sums = rng.uniform(0, 500, seeds).astype(np.float32)
         means = [{"train_loss": total / steps} for total in sums.tolist()]
         record = means[0] if seeds == 1 else {"per_seed": means}
-        found = np.array(loss_sums(Config(seeds=seeds), [record], steps), np.float32)
+        found = np.array(loss_sums(Config.of(seeds=seeds), [record], steps), np.float32)
         np.testing.assert_array_equal(found, sums)

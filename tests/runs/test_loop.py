@@ -38,7 +38,7 @@ def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
 
 def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_path: Path) -> None:
     # The real model on the real images; a wrong label order, scale or row order stays near 10 %.
-    result = train(Config(data_dir=data_dir, run_dir=tmp_path / "run", steps=150, devices=1))
+    result = train(Config.of(data_dir=data_dir, run_dir=tmp_path / "run", steps=150, devices=1))
     assert result.summary is not None
     assert result.summary["test_accuracy"] > 0.8
     assert result.summary["parameter_count"] == 24_458
@@ -47,7 +47,7 @@ def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_pat
 
 def test_the_run_directory_tells_all(small: dict[str, Any]) -> None:
     listener = Listener()
-    result = train(Config(**small), console=listener)
+    result = train(Config.of(**small), console=listener)
     run_dir = small["run_dir"]
     assert result.run_dir == run_dir
     assert {path.name for path in run_dir.iterdir()} == {
@@ -78,7 +78,7 @@ def test_the_run_directory_tells_all(small: dict[str, Any]) -> None:
 
     # A finished run is not repeated.
     again = Listener()
-    repeated = train(Config(**small), console=again)
+    repeated = train(Config.of(**small), console=again)
     assert repeated.summary == summary
     assert again.steps == 0
     assert "This run is finished" in again.messages[-1]
@@ -86,7 +86,7 @@ def test_the_run_directory_tells_all(small: dict[str, Any]) -> None:
 
 def test_the_same_seed_is_the_same_run_and_another_is_not(small: dict[str, Any], tmp_path: Path) -> None:
     digests = [
-        digest(train(Config(**{**small, "run_dir": tmp_path / name, "epochs": 1, "seed": seed})).params)
+        digest(train(Config.of(**{**small, "run_dir": tmp_path / name, "epochs": 1, "seed": seed})).params)
         for name, seed in [("a", 0), ("b", 0), ("c", 1)]
     ]
     assert digests[0] == digests[1] != digests[2]
@@ -97,12 +97,12 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(
     small: dict[str, Any], tmp_path: Path, kind: str, number: signal.Signals
 ) -> None:
     options = {**small, "input": kind, "checkpoint_every": 2, "epochs": 2}
-    whole = train(Config(**{**options, "run_dir": tmp_path / "whole"}))
+    whole = train(Config.of(**{**options, "run_dir": tmp_path / "whole"}))
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     stops, result = 0, None
     while result is None or result.summary is None:
         listener = Listener(signal_after=3, number=number)
-        result = train_until_told(Config(**options), listener)
+        result = train_until_told(Config.of(**options), listener)
         if result.summary is None:
             stops += 1
             assert result.stopped_by == number
@@ -123,15 +123,15 @@ def test_stopped_before_the_first_step(small: dict[str, Any]) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop.Loop, "compile", compile_and_signal)
-        result = train_until_told(Config(**small), Listener())
+        result = train_until_told(Config.of(**small), Listener())
     assert result.stopped_by == signal.SIGTERM
-    finished = train(Config(**small))
+    finished = train(Config.of(**small))
     assert finished.summary is not None
 
 
 def test_off_the_main_thread_training_works_without_handlers(small: dict[str, Any]) -> None:
     results = []
-    thread = threading.Thread(target=lambda: results.append(train(Config(**{**small, "epochs": 1}))))
+    thread = threading.Thread(target=lambda: results.append(train(Config.of(**{**small, "epochs": 1}))))
     thread.start()
     thread.join()
     assert results[0].summary is not None
@@ -140,7 +140,7 @@ def test_off_the_main_thread_training_works_without_handlers(small: dict[str, An
 def test_memory_and_stream_agree(small: dict[str, Any], tmp_path: Path) -> None:
     # The same images in the same order; the programs differ, so float32 rounding may.
     results = [
-        train(Config(**{**small, "run_dir": tmp_path / kind, "input": kind, "epochs": 1}))
+        train(Config.of(**{**small, "run_dir": tmp_path / kind, "input": kind, "epochs": 1}))
         for kind in ("memory", "stream")
     ]
     jax.tree.map(
@@ -153,8 +153,8 @@ def test_one_and_two_devices_agree_and_a_run_may_change_between(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     # 30 steps of Adam let differences of rounding grow; after a few steps they are still small.
-    one = train(Config(**{**small, "run_dir": tmp_path / "one"}))
-    two = train(Config(**{**small, "run_dir": tmp_path / "two", "devices": 2}))
+    one = train(Config.of(**{**small, "run_dir": tmp_path / "one"}))
+    two = train(Config.of(**{**small, "run_dir": tmp_path / "two", "devices": 2}))
     assert two.summary is not None
     assert two.summary["device"] == "2 x cpu"
     for a, b in zip(one.history, two.history, strict=True):
@@ -166,22 +166,22 @@ def test_a_run_may_go_on_with_another_number_of_devices(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**small, "devices": None}  # all there are; the tests show two
-    whole = train(Config(**{**options, "run_dir": tmp_path / "whole"}))
-    assert train_until_told(Config(**options), Listener(signal_after=2)).stopped_by is not None
+    whole = train(Config.of(**{**options, "run_dir": tmp_path / "whole"}))
+    assert train_until_told(Config.of(**options), Listener(signal_after=2)).stopped_by is not None
     real = devices.make_mesh
     monkeypatch.setattr(devices, "make_mesh", lambda **kwargs: real(**{**kwargs, "devices": 1}))
     listener = Listener()
-    changed = train(Config(**options), console=listener)
+    changed = train(Config.of(**options), console=listener)
     assert any("had 2 devices so far and now has 1" in message for message in listener.messages)
     for a, b in zip(whole.history, changed.history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
 
 
 def test_a_run_may_go_on_with_another_implementation(small: dict[str, Any], tmp_path: Path) -> None:
-    whole = train(Config(**{**small, "run_dir": tmp_path / "whole", "implementation": "scan"}))
+    whole = train(Config.of(**{**small, "run_dir": tmp_path / "whole", "implementation": "scan"}))
     for implementation, after in (("scan", 1), ("native", 1), ("fused", None)):
         listener = Listener(signal_after=after)
-        result = train_until_told(Config(**small, implementation=implementation), listener)
+        result = train_until_told(Config.of(**small, implementation=implementation), listener)
         assert (result.stopped_by is None) == (after is None)
     assert any("computed by native so far and now by fused" in message for message in listener.messages)
     assert result.summary is not None
@@ -194,7 +194,7 @@ def test_a_run_of_the_native_kernel_can_be_read_without_it(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
-    result = train(Config(**small, implementation="native"))
+    result = train(Config.of(**small, implementation="native"))
     with_kernel = load_trained(small["run_dir"]).probabilities(images)
     monkeypatch.setattr(choice, "why_not_available", lambda: "there is none today")
     trained = load_trained(small["run_dir"])
@@ -204,10 +204,10 @@ def test_a_run_of_the_native_kernel_can_be_read_without_it(
 
 
 def test_killed_before_its_summary_a_run_only_writes_that(small: dict[str, Any]) -> None:
-    first = train(Config(**{**small, "epochs": 1}))
+    first = train(Config.of(**{**small, "epochs": 1}))
     (small["run_dir"] / "summary.json").unlink()
     listener = Listener()
-    again = train(Config(**{**small, "epochs": 1}), console=listener)
+    again = train(Config.of(**{**small, "epochs": 1}), console=listener)
     assert listener.steps == 0
     assert first.summary is not None
     assert again.summary is not None
@@ -215,25 +215,25 @@ def test_killed_before_its_summary_a_run_only_writes_that(small: dict[str, Any])
 
 
 def test_a_finished_run_returns_its_own_parameters_or_none(small: dict[str, Any]) -> None:
-    first = train(Config(**{**small, "epochs": 2}))
-    assert digest(train(Config(**{**small, "epochs": 2})).params) == digest(first.params)
+    first = train(Config.of(**{**small, "epochs": 2}))
+    assert digest(train(Config.of(**{**small, "epochs": 2})).params) == digest(first.params)
     newest = small["run_dir"] / "checkpoints" / "10"
     shutil.rmtree(newest / "state")
     listener = Listener()
-    again = train(Config(**{**small, "epochs": 2}), console=listener)
+    again = train(Config.of(**{**small, "epochs": 2}), console=listener)
     assert again.summary == first.summary
     assert again.params is None  # not those of epoch 1
     assert again.history == ()
     assert "not in its checkpoints" in listener.messages[-1]
     shutil.rmtree(small["run_dir"] / "checkpoints")
-    assert train(Config(**{**small, "epochs": 2})).summary == first.summary
+    assert train(Config.of(**{**small, "epochs": 2})).summary == first.summary
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = train_until_told(
-        Config(**{**small, "epochs": 3, "checkpoint_every": 5}), console=Listener(signal_after=2)
+        Config.of(**{**small, "epochs": 3, "checkpoint_every": 5}), console=Listener(signal_after=2)
     )
     assert good.stopped_by is not None
     before = state_digest(small["run_dir"])
@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
     monkeypatch.setattr(loop, "compile_train_epoch", poisoned)
     step = load_trained(small["run_dir"]).step
     with pytest.raises(NonFiniteLossError) as stopped:
-        train(Config(**{**small, "epochs": 3, "checkpoint_every": 5}))
+        train(Config.of(**{**small, "epochs": 3, "checkpoint_every": 5}))
     told = str(stopped.value)
     assert f"not finite at step {step + 1}" in told
     assert f"the state of step {step} is kept" in told
@@ -281,7 +281,7 @@ def test_a_learning_rate_that_is_too_large_ends_in_words(run: Run, tmp_path: Pat
 
 def test_plans() -> None:
     assert Plan.of(Config(), 55_000) == Plan(429, 4290)  # as the tutorial: int(55,000 / 128) batches
-    plan = Plan.of(Config(steps=1000), 55_000)
+    plan = Plan.of(Config.of(steps=1000), 55_000)
     assert plan.epochs == 3
     assert [plan.epoch_of(step) for step in (0, 428, 429, 999)] == [
         (0, 0, 429),
@@ -335,12 +335,12 @@ places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
 # What each process is given, of runs that cannot be.
 for differing in json.loads(refused):
     try:
-        train(Config(**{**places, "hidden_size": 4, "batch_size": 440, **differing[int(rank)]}))
+        train(Config.of(**{**places, "hidden_size": 4, "batch_size": 440, **differing[int(rank)]}))
     except UserError as refusal:
         print("refused:", refusal)
 for name, options in json.loads(runs).items():
     places["run_dir"] = Path(run_dir, name)
-    result = train(Config(**places, hidden_size=4, batch_size=440, epochs=1, **options))
+    result = train(Config.of(**places, hidden_size=4, batch_size=440, epochs=1, **options))
     print(name, result.history[-1]["train_loss"], result.summary["device"], sep=": ")
 jax.distributed.shutdown()
 """
@@ -385,7 +385,7 @@ def test_two_processes_train_as_one(
         assert ("process 1 could not begin" if rank == 0 else str(tmp_path / "none")) in lines[-1]
     assert not (tmp_path / "two" / "checkpoints").exists()  # what was refused has written nothing
     for name, options in TOGETHER.items():
-        one = train(Config(**{**small, "epochs": 1, "run_dir": tmp_path / name, **options}))
+        one = train(Config.of(**{**small, "epochs": 1, "run_dir": tmp_path / name, **options}))
         for output in outputs:  # both processes know the same figures
             [told] = [line for line in output.splitlines() if line.startswith(f"{name}: ")]
             _, loss, device = told.split(": ")

@@ -92,14 +92,14 @@ def test_ctrl_c_ends_a_loop_of_trainings_and_loses_nothing(small: dict[str, Any]
         for seed in range(3):
             begun.append(seed)
             options = {**small, "run_dir": tmp_path / str(seed), "seed": seed, "epochs": 3}
-            train(Config(**options), console=Listener(signal_after=2, number=signal.SIGINT))
+            train(Config.of(**options), console=Listener(signal_after=2, number=signal.SIGINT))
     assert begun == [0]
     assert interrupt.value.number == signal.SIGINT
     told = f"SIGINT; the state is saved in {tmp_path / '0'}; the same call goes on from it"
     assert str(interrupt.value) == told
     assert load_trained(tmp_path / "0").step > 0
-    finished = train(Config(**{**small, "run_dir": tmp_path / "0", "epochs": 3}))
-    whole = train(Config(**{**small, "run_dir": tmp_path / "whole", "epochs": 3}))
+    finished = train(Config.of(**{**small, "run_dir": tmp_path / "0", "epochs": 3}))
+    whole = train(Config.of(**{**small, "run_dir": tmp_path / "whole", "epochs": 3}))
     assert digest(finished.params) == digest(whole.params)
 
 
@@ -116,7 +116,7 @@ class _AtTheEnd(Listener):
 def test_ctrl_c_after_the_last_step_is_not_lost(small: dict[str, Any]) -> None:
     for _ in ("trains", "finds it finished"):
         with pytest.raises(KeyboardInterrupt, match=r"SIGINT; the run in .*run is finished"):
-            train(Config(**small, epochs=1), console=_AtTheEnd())
+            train(Config.of(**small, epochs=1), console=_AtTheEnd())
 
 
 @pytest.mark.usefixtures("quick")
@@ -126,29 +126,29 @@ def test_a_run_ends_at_the_step_at_which_it_was_stopped(
 ) -> None:
     """Within an epoch there is no record of that step yet."""
     options = {**small, "checkpoint_every": 1}
-    stopped = train_until_told(Config(**options, steps=6), Listener(signal_after=stop))
+    stopped = train_until_told(Config.of(**options, steps=6), Listener(signal_after=stop))
     assert load_trained(small["run_dir"]).step == stop
     assert stopped.summary is None
-    ended = train(Config(**options, steps=stop))
-    whole = train(Config(**{**options, "run_dir": tmp_path / "whole"}, steps=stop))
+    ended = train(Config.of(**options, steps=stop))
+    whole = train(Config.of(**{**options, "run_dir": tmp_path / "whole"}, steps=stop))
     assert ended.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
     assert figures_of(small["run_dir"]) == figures_of(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_finished_run_without_its_states_is_not_begun_anew(small: dict[str, Any]) -> None:
-    train(Config(**small, epochs=1))
+    train(Config.of(**small, epochs=1))
     shutil.rmtree(small["run_dir"] / "checkpoints")
     files = {name: (small["run_dir"] / name).read_bytes() for name in ("summary.json", "metrics.jsonl")}
     with pytest.raises(CheckpointError, match="got no saved state, expected that of the end"):
-        train(Config(**small, epochs=2))
+        train(Config.of(**small, epochs=2))
     assert files == {name: (small["run_dir"] / name).read_bytes() for name in files}
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_finished_run_says_what_makes_it_longer(small: dict[str, Any]) -> None:
     for told, options in {"give more --epochs or --steps": {}, "import": {"schedule": "linear"}}.items():
-        config = Config(**{**small, "run_dir": small["run_dir"] / told[:4]}, epochs=1, **options)
+        config = Config.of(**{**small, "run_dir": small["run_dir"] / told[:4]}, epochs=1, **options)
         train(config)
         listener = Listener()
         train(config, console=listener)
@@ -158,12 +158,12 @@ def test_a_finished_run_says_what_makes_it_longer(small: dict[str, Any]) -> None
 
 @pytest.mark.usefixtures("quick")
 def test_a_summary_cannot_bring_seeds_of_its_own(small: dict[str, Any]) -> None:
-    original = train(Config(**small, epochs=1)).summary
+    original = train(Config.of(**small, epochs=1)).summary
     path = small["run_dir"] / "summary.json"
     planted = {"per_seed": [{"seed": 0, "test_accuracy": 0.99, "best_validation_epoch": None}]}
     path.write_text(json.dumps({**original, "remark": "mine", **planted, "statistics": {}}))
     listener = Listener()
-    found = train(Config(**small, epochs=1), console=listener).summary
+    found = train(Config.of(**small, epochs=1), console=listener).summary
     assert found == {**original, "remark": "mine"}
     assert listener.messages[0].endswith("it lacked or had another statistics, per_seed")
 
@@ -175,13 +175,13 @@ def test_a_signal_reaches_the_handler_of_the_program(
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        result = train(Config(**small, epochs=3), console=Listener(signal_after=1))
+        result = train(Config.of(**small, epochs=3), console=Listener(signal_after=1))
         assert heard == [signal.SIGTERM]
         assert result.stopped_by == signal.SIGTERM
         # Before there is anything to save.
         monkeypatch.setattr(loop, "load_dataset", lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted, match="SIGTERM"):
-            train(Config(**small, epochs=3))
+            train(Config.of(**small, epochs=3))
         assert heard == [signal.SIGTERM] * 2
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -221,9 +221,9 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(
     small: dict[str, Any], tmp_path: Path, seeds: int, first: dict[str, int], longer: dict[str, int]
 ) -> None:
     small = {**small, "seeds": seeds, "output_dropout_rate": 0.2}
-    whole = train(Config(**{**small, **longer, "run_dir": tmp_path / "whole"}))
-    assert train(Config(**small, **first)).summary is not None
-    went_on = train(Config(**small, **longer))
+    whole = train(Config.of(**{**small, **longer, "run_dir": tmp_path / "whole"}))
+    assert train(Config.of(**small, **first)).summary is not None
+    went_on = train(Config.of(**small, **longer))
     assert went_on.summary is not None
     assert went_on.summary["steps"] == whole.summary["steps"]
     assert digest(went_on.params) == digest(whole.params)
@@ -232,11 +232,11 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(
     assert states(small["run_dir"])[-2:] == states(tmp_path / "whole")[-2:]
     # And now it is that run: not repeated, and not to be made shorter.
     listener = Listener()
-    assert train(Config(**small, **longer), console=listener).summary == went_on.summary
+    assert train(Config.of(**small, **longer), console=listener).summary == went_on.summary
     assert listener.steps == 0
     kept = {path: path.read_bytes() for path in small["run_dir"].glob("*.json*")}
     with pytest.raises(ConfigError, match=r"expected at least \d+: this run has taken \d steps"):
-        train(Config(**small, **first))
+        train(Config.of(**small, **first))
     assert kept == {path: path.read_bytes() for path in small["run_dir"].glob("*.json*")}
 
 
@@ -244,8 +244,8 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(
 def test_killed_anywhere_a_run_that_becomes_longer_loses_nothing(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(Config(**{**small, "steps": 5, "run_dir": tmp_path / "whole"}))
-    train(Config(**small, steps=3))
+    whole = train(Config.of(**{**small, "steps": 5, "run_dir": tmp_path / "whole"}))
+    train(Config.of(**small, steps=3))
     shutil.copytree(small["run_dir"], tmp_path / "finished")
 
     class Killed(BaseException):
@@ -266,8 +266,8 @@ def test_killed_anywhere_a_run_that_becomes_longer_loses_nothing(
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, kill)
             with pytest.raises(Killed):
-                train(Config(**small, steps=5))
-        went_on = train(Config(**small, steps=5))
+                train(Config.of(**small, steps=5))
+        went_on = train(Config.of(**small, steps=5))
         assert went_on.summary is not None, name
         assert digest(went_on.params) == digest(whole.params), name
         assert figures_of(small["run_dir"]) == figures_of(tmp_path / "whole"), name
@@ -280,21 +280,21 @@ def test_where_the_learning_rate_follows_from_the_length_it_is_said_how_to_go_on
 ) -> None:
     for name, option in [("schedule", "cosine"), ("warmup", 0.5)]:
         options = {**small, "run_dir": tmp_path / name, name: option}
-        train(Config(**options, steps=2))
+        train(Config.of(**options, steps=2))
         commands = (
             f"python -m lstm_jax export {tmp_path / name} --format safetensors && "
             f"python -m lstm_jax import {tmp_path / name / 'params.safetensors'} --run-dir ANOTHER"
         )
         with pytest.raises(RunDirectoryError) as refusal:
-            train(Config(**options, steps=4))
+            train(Config.of(**options, steps=4))
         assert "--steps 2 there, 4 now" in str(refusal.value)
         assert str(refusal.value).endswith(commands)
         listener = Listener()
-        train(Config(**options, steps=2), console=listener)
+        train(Config.of(**options, steps=2), console=listener)
         assert commands in listener.messages[-1]
         # Another schedule is another run all the same, and not one of another length.
         with pytest.raises(RunDirectoryError, match="other options"):
-            train(Config(**{**options, "schedule": "linear", "warmup": 0.0}, steps=2))
+            train(Config.of(**{**options, "schedule": "linear", "warmup": 0.0}, steps=2))
     assert FORMATS["safetensors"].file_name == WEIGHTS_FILE
 
 
@@ -303,31 +303,31 @@ def test_patience_ends_a_run_and_more_of_it_goes_on(
 ) -> None:
     script([[0.5], [0.7], [0.6], [0.7], [0.8], [0.8], [0.1]])  # an equal one is no better
     listener = Listener()
-    result = train(Config(**small, epochs=7, patience=2), console=listener)
+    result = train(Config.of(**small, epochs=7, patience=2), console=listener)
     assert result.summary is not None
     assert (result.summary["epochs"], result.summary["best_validation_epoch"]) == (4, 2)
     assert result.summary["stopped_early"] is True
     assert any(message.startswith("Stopped after epoch 4: ") for message in listener.messages)
     assert states(small["run_dir"]) == [4, 6, 8]
     # It is finished; and not by how it came here.
-    assert train(Config(**small, epochs=7, patience=2)).summary == result.summary
+    assert train(Config.of(**small, epochs=7, patience=2)).summary == result.summary
     stopped, again = {**small, "run_dir": tmp_path / "stopped", "checkpoint_every": 1}, None
     while again is None or again.summary is None:
-        again = train_until_told(Config(**stopped, epochs=7, patience=2), Listener(signal_after=1))
+        again = train_until_told(Config.of(**stopped, epochs=7, patience=2), Listener(signal_after=1))
     assert state_digest(tmp_path / "stopped") == state_digest(small["run_dir"])
     assert figures_of(tmp_path / "stopped") == figures_of(small["run_dir"])
     # The learning rate does not depend on it, so it may change, with any schedule.
-    more = train(Config(**small, epochs=7, patience=3))
+    more = train(Config.of(**small, epochs=7, patience=3))
     assert more.summary is not None
     assert (more.summary["epochs"], more.summary["best_validation_epoch"]) == (7, 5)
     assert more.summary["stopped_early"] is False  # the last of all epochs is not early
-    whole = train(Config(**{**small, "run_dir": tmp_path / "whole"}, epochs=7))
+    whole = train(Config.of(**{**small, "run_dir": tmp_path / "whole"}, epochs=7))
     assert digest(more.params) == digest(whole.params)
 
 
 def test_many_seeds_end_when_none_becomes_better(small: dict[str, Any], script: Script) -> None:
     script([[0.5, 0.1], [0.4, 0.2], [0.4, 0.3], [0.4, 0.2], [0.4, 0.3], [0.9, 0.9]])
-    result = train(Config(**small, seeds=2, epochs=6, patience=2))
+    result = train(Config.of(**small, seeds=2, epochs=6, patience=2))
     assert result.summary is not None
     assert result.summary["epochs"] == 5
     assert [each["best_validation_epoch"] for each in result.summary["per_seed"]] == [1, 3]
@@ -335,9 +335,9 @@ def test_many_seeds_end_when_none_becomes_better(small: dict[str, Any], script: 
 
 def test_patience_needs_validation() -> None:
     with pytest.raises(ConfigError, match="--patience: got 3 with --train-on-all, expected"):
-        Config(patience=3, train_on_all=True)
+        Config.of(patience=3, train_on_all=True)
     with pytest.raises(ConfigError, match="--patience: got 0, expected a whole number from 1"):
-        Config(patience=0)
+        Config.of(patience=0)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -350,12 +350,12 @@ def test_the_best_state_is_kept_beside_the_newest(
     # Stopped again and again: what is kept follows from the history alone.
     result = None
     while result is None or result.summary is None:
-        options = Config(**small, epochs=6, checkpoint_every=1)
+        options = Config.of(**small, epochs=6, checkpoint_every=1)
         result = train_until_told(options, Listener(signal_after=3))
     assert states(small["run_dir"]) == sorted({*(STEPS_PER_EPOCH * epoch for epoch in best_epochs), 11, 12})
     for index, epoch in enumerate(best_epochs):
         there = {**small, "run_dir": tmp_path / str(epoch), "epochs": epoch}
-        alone = train(Config(**there))
+        alone = train(Config.of(**there))
         params = alone.params if seeds == 1 else jax.tree.map(lambda leaf, i=index: leaf[i], alone.params)
         told: list[str] = []
         best = load_trained(small["run_dir"], seed=3 + index, best=True, report=told.append)
@@ -373,10 +373,10 @@ def test_the_best_state_is_kept_beside_the_newest(
 def test_the_newest_may_be_the_best_and_without_validation_none_is(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
-    result = train(Config(**small, epochs=1))
+    result = train(Config.of(**small, epochs=1))
     assert digest(load_trained(small["run_dir"], best=True).params) == digest(result.params)
     options = {**small, "run_dir": tmp_path / "all"}
-    train(Config(**options, epochs=3, train_on_all=True))
+    train(Config.of(**options, epochs=3, train_on_all=True))
     assert states(tmp_path / "all") == [4, 6]
     with pytest.raises(ConfigError, match="--best: got a run with --train-on-all"):
         load_trained(tmp_path / "all", best=True)
@@ -388,7 +388,7 @@ def test_commands_take_the_best(
     from lstm_jax import __main__ as commands
 
     script([[0.9], [0.1], [0.2], [0.3]])
-    train(Config(**small, epochs=4))
+    train(Config.of(**small, epochs=4))
     monkeypatch.setattr(devices, "start", lambda *, devices: None)  # JAX has begun already
     monkeypatch.setattr(dataset, "load_dataset", loop.load_dataset)
     run_dir = str(small["run_dir"])

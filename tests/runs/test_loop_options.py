@@ -32,7 +32,7 @@ def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def averaged_run(small: dict[str, Any], every_option: dict[str, Any]) -> Any:
-    return train(Config(**small, **every_option))
+    return train(Config.of(**small, **every_option))
 
 
 def test_an_averaged_run_is_judged_and_used_by_its_average(
@@ -49,7 +49,7 @@ def test_an_averaged_run_is_judged_and_used_by_its_average(
     accuracy = float(np.mean(np.argmax(trained.probabilities(images), axis=1) == labels))
     assert averaged_run.summary["test_accuracy"] == pytest.approx(accuracy)
     # A finished run gives them back.
-    again = train(Config(**small, **every_option))
+    again = train(Config.of(**small, **every_option))
     assert digest(again.params) == digest(average)
 
 
@@ -59,7 +59,7 @@ def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
     options = {**small, **every_option, "run_dir": tmp_path / "stopped", "checkpoint_every": 1}
     stops, result = 0, None
     while result is None or result.summary is None:
-        result = train_until_told(Config(**options), Listener(signal_after=3))
+        result = train_until_told(Config.of(**options), Listener(signal_after=3))
         stops += result.summary is None
     assert stops >= 2
     assert state_digest(tmp_path / "stopped") == state_digest(small["run_dir"])
@@ -69,14 +69,14 @@ def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
 def test_what_does_not_train_is_not_asked_for(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # Not to begin or to score either: it would be built for nothing, or said to be missing.
     monkeypatch.setattr(choice, "why_not_available", lambda: pytest.fail("native was asked for"))
-    result = train(Config(**small, dtype="bfloat16"))
+    result = train(Config.of(**small, dtype="bfloat16"))
     assert result.summary is not None
     assert result.summary["implementation"] == "fused"
 
 
 def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None:
     listener = Listener()
-    result = train(Config(**{**small, "batch_size": 1440}, train_on_all=True), console=listener)
+    result = train(Config.of(**{**small, "batch_size": 1440}, train_on_all=True), console=listener)
     assert result.summary is not None
     assert result.summary["steps"] == 2 * 7_200 // 1_440
     metrics = (small["run_dir"] / "metrics.jsonl").read_text().splitlines()
@@ -94,7 +94,7 @@ def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None
     told = "\n".join(listener.messages)
     assert "mnist: 7,200 training, 1,000 test images" in told
     assert "validation" not in told
-    assert train(Config(**{**small, "batch_size": 1440}, train_on_all=True)).summary == result.summary
+    assert train(Config.of(**{**small, "batch_size": 1440}, train_on_all=True)).summary == result.summary
 
 
 def test_a_run_of_pixels_is_trained_evaluated_and_used(run: Run, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_run_of_pixels_is_trained_evaluated_and_used(run: Run, tmp_path: Path)
 
 def test_old_states_are_read(small: dict[str, Any]) -> None:
     """A state of the tutorial has no more in it than before these options were there."""
-    train(Config(**small))
+    train(Config.of(**small))
     names = {
         jax.tree_util.keystr(path[:2])
         for path, _ in jax.tree_util.tree_leaves_with_path(load_state(small["run_dir"]).state)

@@ -51,14 +51,14 @@ def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
 def many(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[loop.TrainResult, Listener]:
     """A finished run of three seeds, and what it said."""
     run_dir, listener = tmp_path_factory.mktemp("many") / "run", Listener()
-    config = Config(**options(data_dir, run_dir), seeds=len(SEEDS))
+    config = Config.of(**options(data_dir, run_dir), seeds=len(SEEDS))
     return train(config, console=listener), listener
 
 
 def test_each_seed_is_what_a_run_of_it_alone_is(many: Any, data_dir: Path, tmp_path: Path) -> None:
     result, _ = many
     for index, seed in enumerate(SEEDS):
-        alone = train(Config(**{**options(data_dir, tmp_path / str(seed)), "seed": seed}))
+        alone = train(Config.of(**{**options(data_dir, tmp_path / str(seed)), "seed": seed}))
         of_seed = jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), result.params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **FEW_STEPS), of_seed, alone.params)
         for record, expected in zip(result.history, alone.history, strict=True):
@@ -72,8 +72,8 @@ def test_each_seed_is_what_a_run_of_it_alone_is(many: Any, data_dir: Path, tmp_p
 
 
 def test_one_seed_is_no_array_of_one() -> None:
-    assert (np.ndim(seed_of(Config(seed=7))), int(seed_of(Config(seed=7)))) == (0, 7)
-    np.testing.assert_array_equal(seed_of(Config(seed=7, seeds=2)), [7, 8])
+    assert (np.ndim(seed_of(Config.of(seed=7))), int(seed_of(Config.of(seed=7)))) == (0, 7)
+    np.testing.assert_array_equal(seed_of(Config.of(seed=7, seeds=2)), [7, 8])
 
 
 def test_means_and_spread_are_those_of_the_seeds(many: Any) -> None:
@@ -134,13 +134,13 @@ def test_the_user_is_told_of_each_seed_and_of_all(many: Any, capsys: pytest.Capt
 def test_a_finished_run_is_not_repeated_and_gives_all_back(many: Any, data_dir: Path, tmp_path: Path) -> None:
     result, _ = many
     shutil.copytree(result.run_dir, tmp_path / "copy")
-    config = Config(**options(data_dir, tmp_path / "copy"), seeds=len(SEEDS))
+    config = Config.of(**options(data_dir, tmp_path / "copy"), seeds=len(SEEDS))
     listener = Listener()
     again = train(config, console=listener)
     assert (listener.steps, again.summary) == (0, result.summary)
     assert digest(again.params) == digest(result.params)
     with pytest.raises(RunDirectoryError, match="--seeds 3 there, 1 now"):
-        train(Config(**options(data_dir, tmp_path / "copy")))
+        train(Config.of(**options(data_dir, tmp_path / "copy")))
     damaged = {key: value for key, value in again.summary.items() if key != "per_seed"}
     (tmp_path / "copy" / "summary.json").write_text(json.dumps(damaged))
     mended = train(config, console=listener)
@@ -153,10 +153,10 @@ def test_stopped_anywhere_they_go_on_to_the_same_bits(small: dict[str, Any], tmp
     # With everything that is random or averaged; and without validation, so that nothing is best.
     options = {"train_on_all": True, "augment_rotation": 10.0, "batch_size": 3600}
     small = {**small, **EVERY_OPTION["muon"], **options}
-    whole = train(Config(**{**small, "run_dir": tmp_path / "whole"}))
+    whole = train(Config.of(**{**small, "run_dir": tmp_path / "whole"}))
     stops, result = 0, None
     while result is None or result.summary is None:
-        result = train_until_told(Config(**small, checkpoint_every=1), Listener(signal_after=1))
+        result = train_until_told(Config.of(**small, checkpoint_every=1), Listener(signal_after=1))
         stops += result.summary is None
     assert stops >= 2
     assert digest(result.params) == digest(whole.params)
@@ -169,7 +169,7 @@ def test_stopped_anywhere_they_go_on_to_the_same_bits(small: dict[str, Any], tmp
 
 def test_two_devices_agree_with_one(many: Any, small: dict[str, Any]) -> None:
     result, _ = many
-    two = train(Config(**{**small, "devices": 2}))
+    two = train(Config.of(**{**small, "devices": 2}))
     assert two.summary is not None
     assert two.summary["device"] == "2 x cpu"
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **FEW_STEPS), two.params, result.params)
@@ -191,18 +191,18 @@ def test_a_loss_that_is_not_finite_names_its_seed(
 
     monkeypatch.setattr(loop, "compile_train_epoch", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"^the loss of seed 3 is not finite at step 1; no state"):
-        train(Config(**small))
+        train(Config.of(**small))
 
 
 def test_the_seed_of_a_parameter_that_is_not_finite_is_found() -> None:
-    config = Config(seed=5, seeds=3)
+    config = Config.of(seed=5, seeds=3)
     params = {"a": np.zeros((3, 2, 2)), "b": np.zeros(3)}
     assert seed_with_nonfinite(config, params) is None
     params["b"][2] = np.inf
     assert seed_with_nonfinite(config, params) == 7
     params["a"][1, 0, 1] = np.nan
     assert seed_with_nonfinite(config, params) == 6
-    assert seed_with_nonfinite(Config(seed=5), {"a": np.array([0.0, np.nan])}) == 5
+    assert seed_with_nonfinite(Config.of(seed=5), {"a": np.array([0.0, np.nan])}) == 5
 
 
 def test_one_of_the_models_is_read(many: Any) -> None:
@@ -228,7 +228,7 @@ def test_a_seed_that_is_not_there_is_refused(many: Any, data_dir: Path, tmp_path
         load_trained(result.run_dir, seed=5)
     told = f"--seed: got 5, expected one of {result.run_dir}, which holds 3 seeds (2 to 4)"
     assert str(refusal.value) == told
-    train(Config(**{**options(data_dir, tmp_path / "one"), "epochs": 1}))
+    train(Config.of(**{**options(data_dir, tmp_path / "one"), "epochs": 1}))
     said: list[str] = []
     assert load_trained(tmp_path / "one", seed=2, report=said.append).seed == 2
     assert said == []  # nothing to choose from

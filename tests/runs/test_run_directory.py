@@ -36,7 +36,7 @@ def events(run_dir: Path) -> list[Event]:
 
 
 def test_a_new_folder_gets_the_options(tmp_path: Path) -> None:
-    config = Config(run_dir=tmp_path / "a" / "run", hidden_size=5)
+    config = Config.of(run_dir=tmp_path / "a" / "run", hidden_size=5)
     with RunDirectory(config) as run:
         assert run.path == tmp_path / "a" / "run"
         assert run.read_summary() is None
@@ -44,7 +44,7 @@ def test_a_new_folder_gets_the_options(tmp_path: Path) -> None:
 
 
 def test_metrics_and_events_hold_every_epoch_once(tmp_path: Path) -> None:
-    config = Config(run_dir=tmp_path)
+    config = Config.of(run_dir=tmp_path)
     with RunDirectory(config) as run:
         run.begin([])
         for epoch in (1, 2, 3):
@@ -77,41 +77,41 @@ def test_metrics_and_events_hold_every_epoch_once(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_mended(tmp_path: Path) -> None:
-    with RunDirectory(Config(run_dir=tmp_path)) as run:
+    with RunDirectory(Config.of(run_dir=tmp_path)) as run:
         run.begin([])
         run.add(record(1))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "st')  # the process was killed here
-    with RunDirectory(Config(run_dir=tmp_path)) as run:
+    with RunDirectory(Config.of(run_dir=tmp_path)) as run:
         run.begin([record(1)])
     assert lines(tmp_path) == [record(1)]
 
 
 def test_other_options_are_refused_and_listed_but_other_places_are_not(tmp_path: Path) -> None:
-    with RunDirectory(Config(run_dir=tmp_path)):
+    with RunDirectory(Config.of(run_dir=tmp_path)):
         pass
     with pytest.raises(RunDirectoryError) as refusal:
-        RunDirectory(Config(run_dir=tmp_path, learning_rate=0.5, num_layers=2))
+        RunDirectory(Config.of(run_dir=tmp_path, learning_rate=0.5, num_layers=2))
     told = str(refusal.value)
     assert "--learning-rate 0.01 there, 0.5 now" in told
     assert "--num-layers 1 there, 2 now" in told
     assert "--seed" not in told
-    with RunDirectory(Config(run_dir=tmp_path, data_dir=tmp_path / "moved", implementation="fused")):
+    with RunDirectory(Config.of(run_dir=tmp_path, data_dir=tmp_path / "moved", implementation="fused")):
         pass
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
-    with RunDirectory(Config(run_dir=tmp_path)), pytest.raises(RunDirectoryError, match="another process"):
-        RunDirectory(Config(run_dir=tmp_path))
-    with RunDirectory(Config(run_dir=tmp_path)):
+    with RunDirectory(Config.of(run_dir=tmp_path)), pytest.raises(RunDirectoryError, match="another process"):
+        RunDirectory(Config.of(run_dir=tmp_path))
+    with RunDirectory(Config.of(run_dir=tmp_path)):
         pass
 
 
 def test_followers_write_nothing(tmp_path: Path) -> None:
-    with RunDirectory(Config(run_dir=tmp_path / "run")):
+    with RunDirectory(Config.of(run_dir=tmp_path / "run")):
         pass
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
-    with RunDirectory(Config(run_dir=tmp_path / "run", epochs=20), leader=False) as run:
+    with RunDirectory(Config.of(run_dir=tmp_path / "run", epochs=20), leader=False) as run:
         assert run.becomes_other  # as the leader knows it
         run.begin([record(1)])
         run.add(record(2))
@@ -119,7 +119,7 @@ def test_followers_write_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
     assert read_config(tmp_path / "run").epochs == 10
     with pytest.raises(RunDirectoryError, match="not a run directory"):  # one that only the leader sees
-        RunDirectory(Config(run_dir=tmp_path / "elsewhere"), leader=False)
+        RunDirectory(Config.of(run_dir=tmp_path / "elsewhere"), leader=False)
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -141,14 +141,14 @@ def test_followers_write_nothing(tmp_path: Path) -> None:
 def test_a_damaged_config_is_named(tmp_path: Path, name: str, content: str, words: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(RunDirectoryError) as refusal:
-        RunDirectory(Config(run_dir=tmp_path))
+        RunDirectory(Config.of(run_dir=tmp_path))
     assert words in str(refusal.value)
     assert str(tmp_path / name) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
-    with RunDirectory(Config(run_dir=tmp_path)) as run:
+    with RunDirectory(Config.of(run_dir=tmp_path)) as run:
         (tmp_path / "summary.json").write_text('{"test_accuracy": 0.5')
         assert run.has_summary
         with pytest.raises(DamagedJSONError, match=r"summary\.json: is damaged \(Expecting"):
@@ -157,13 +157,13 @@ def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
 
 def test_metrics_that_are_not_even_text_are_written_anew(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
-    with RunDirectory(Config(run_dir=tmp_path)) as run:
+    with RunDirectory(Config.of(run_dir=tmp_path)) as run:
         run.begin([record(1)])
     assert lines(tmp_path) == [record(1)]
 
 
 def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RunDirectory(Config(run_dir=tmp_path)) as run:
+    with RunDirectory(Config.of(run_dir=tmp_path)) as run:
         run.begin([])
 
         def full(*args: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_run_without_its_config_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(RunDirectoryError, match=r"without its config\.json"):
-        RunDirectory(Config(run_dir=tmp_path))
+        RunDirectory(Config.of(run_dir=tmp_path))
 
 
 def test_what_is_not_a_run_directory_is_told(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_what_is_not_a_run_directory_is_told(tmp_path: Path) -> None:
         read_config(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="cannot write here"):
-        RunDirectory(Config(run_dir=tmp_path / "file"))
+        RunDirectory(Config.of(run_dir=tmp_path / "file"))
 
 
 def test_write_whole_leaves_the_old_content_when_it_fails(

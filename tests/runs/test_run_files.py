@@ -33,7 +33,7 @@ from tests.helpers.runs import Listener
 def options(data_dir: Path, run_dir: Path, **others: Any) -> Config:
     """A run of two epochs of five steps."""
     small = {"hidden_size": 4, "batch_size": 440, "epochs": 2, "devices": 1}
-    return Config(**{"data_dir": data_dir, "run_dir": run_dir, **small, **others})
+    return Config.of(**{"data_dir": data_dir, "run_dir": run_dir, **small, **others})
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_an_export_does_not_replace_a_dead_link(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_leave_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    with RunDirectory(Config(run_dir=tmp_path)):
+    with RunDirectory(Config.of(run_dir=tmp_path)):
         pass
     for name in ("summary.json.123.tmp", "metrics.jsonl.0a1b2c3d4e5f6071.tmp", "config.json.77.tmp"):
         (tmp_path / name).write_text("{")
@@ -244,7 +244,7 @@ def test_what_killed_processes_leave_is_removed_and_nothing_else(tmp_path: Path)
     for name in (*left, *old):
         os.utime(tmp_path / name, (past, past))
     keep = [".lock", "config.json", "summary.json.bak", "notes.12.tmp", *old, new]
-    with RunDirectory(Config(run_dir=tmp_path)):
+    with RunDirectory(Config.of(run_dir=tmp_path)):
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(keep)
 
 
