@@ -56,7 +56,7 @@ def test_what_the_file_does_not_say_is_asked_for_or_told() -> None:
     with pytest.raises(ConversionError, match=r"but not the order of the pixels; expected --task pixels"):
         agreed(Inputs(), Inputs(), inputs=1)
     with pytest.raises(
-        ConversionError, match=r"got --task permuted, but not the order .* --permutation-seed"
+        ConversionError, match=r"got --task permuted, but not .* --permutation-seed"
     ):
         agreed(Inputs(), Inputs(task="permuted"), inputs=1)
 
