@@ -55,9 +55,7 @@ def test_what_the_file_does_not_say_is_asked_for_or_told() -> None:
     assert agreed(Inputs(), Inputs(task="columns", pixel_std=0.5), inputs=28)[1] == []
     with pytest.raises(ConversionError, match=r"but not the order of the pixels; expected --task pixels"):
         agreed(Inputs(), Inputs(), inputs=1)
-    with pytest.raises(
-        ConversionError, match=r"got --task permuted, but not .* --permutation-seed"
-    ):
+    with pytest.raises(ConversionError, match=r"got --task permuted, but not .* --permutation-seed"):
         agreed(Inputs(), Inputs(task="permuted"), inputs=1)
 
 
