@@ -1,10 +1,9 @@
-"""The four published archives of a data set: where they are, what they must be, what they hold.
+"""The four published archives of a data set: their places, checksums and contents.
 
-TensorFlow Datasets keeps a list of URL, size and SHA-256 of everything it can download. That list
-is the only place these facts come from, and every archive is held against it before it is parsed,
-whether it was shipped with this package, named by the user or downloaded. What was unpacked, or packed
-again, differs from the list; it is held against the content of the archives in this package, where they
-are there (MNIST).
+TensorFlow Datasets keeps a list of URL, size and SHA-256 of everything it can download. These facts come
+from that list alone, and every archive is compared with it before it is parsed, whether it is in this
+package, in a folder of the user, or downloaded. A file that was unpacked, or packed again, differs from the
+list. Its content is compared with the archive in this package, if there is one (MNIST only).
 """
 
 import gzip
@@ -24,13 +23,13 @@ from lstm_jax.data import idx
 from lstm_jax.errors import DataError, one_line
 from lstm_jax.system.files import open_file
 
-# Split -> (images, labels). All data sets of the family use the file names of MNIST.
+# Split -> (images, labels). All three data sets use the file names of MNIST.
 FILENAMES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 
-# How many examples those have that all data sets of the family publish.
+# The number of published examples, the same for all three data sets.
 PUBLISHED = {"train": 60_000, "test": 10_000}
 
 OWN_DATA = (
@@ -38,14 +37,14 @@ OWN_DATA = (
     "lstm_jax.LSTMClassifier in a program of your own (docs/layer.md)"
 )
 
-_GZIP = b"\x1f\x8b"  # what packed files begin with
+_GZIP = b"\x1f\x8b"  # the first bytes of a file packed by gzip
 
-# Of the files that are made from the archives; raise it when they change, so that old ones are left alone.
+# Version of the files made from the archives. Raise it when their format changes; old files then stay unused.
 VERSION = "1.0.0"
 
 
 class Archive(NamedTuple):
-    """What the list of TensorFlow Datasets says about one archive."""
+    """One archive in the list of TensorFlow Datasets."""
 
     url: str
     size: int
@@ -53,14 +52,14 @@ class Archive(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Images and their labels, in the order in which they were published."""
+    """Images and their labels, in the published order."""
 
     images: UInt8[np.ndarray, "examples 28 28"]
     labels: Int32[np.ndarray, " examples"]
 
 
 def expected_archives(name: str) -> dict[str, Archive]:
-    """Look up what the archives of a data set must be.
+    """Look up URL, size and SHA-256 of the archives of a data set.
 
     Args:
         name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
@@ -68,7 +67,7 @@ def expected_archives(name: str) -> dict[str, Archive]:
     Returns:
         One entry for each of the four file names.
     """
-    # Imported here because it takes 0.4 s, which a start from the decoded copy does not need.
+    # Imported here because it takes 0.4 s, and a start from the decoded copy does not need it.
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.checksums import load_url_infos
 
@@ -88,18 +87,19 @@ def packaged_folder(name: str) -> Path | None:
         name: the data set.
 
     Returns:
-        Their folder, or None for a data set that is not shipped.
+        Their folder, or None for a data set that is not in the package.
     """
     folder = Path(str(importlib.resources.files("lstm_jax.data") / name))
     return folder if folder.is_dir() else None
 
 
 def paths_in(folder: Path) -> dict[str, list[Path]]:
-    """Return where each archive may be in a folder that a user names.
+    """Find the archives in a folder of the user.
 
     Returns:
-        For each file name of ``FILENAMES``, the files there that are called so, or as after unpacking, with
-        the dot that some programs then put into the name; if there is none, the place of the archive.
+        For each file name of ``FILENAMES``, the paths of existing files with that name, or with its name
+        after unpacking (some programs then write a dot for the hyphen before ``idx``); if there are none, the
+        path that the archive should have.
     """
     paths = {}
     for filename in (filename for pair in FILENAMES.values() for filename in pair):
@@ -117,8 +117,8 @@ def read_splits(
 
     Args:
         name: the data set.
-        paths: where each file name of ``FILENAMES`` may be; the first file that is right is taken.
-        expected: what it must be.
+        paths: the candidates for each file name of ``FILENAMES``; the first correct file is read.
+        expected: size and SHA-256 of each.
 
     Returns:
         The examples of ``train`` and ``test``.
@@ -126,8 +126,8 @@ def read_splits(
     Raises:
         DataError: an archive is missing, or is not the published one, or is not an IDX file.
     """
-    # All four are checked before the first one is parsed; the bytes that were checked are the
-    # bytes that are parsed, so nobody can exchange the file in between.
+    # All four are checked before the first one is parsed. Each is read once, so that nobody can exchange a
+    # file between check and parsing.
     contents = {filename: _first_right(name, paths[filename], filename, expected) for filename in expected}
     splits = {}
     for split, (images_name, labels_name) in FILENAMES.items():
@@ -145,7 +145,7 @@ def read_splits(
 def _first_right(
     name: str, paths: list[Path], filename: str, expected: Mapping[str, Archive]
 ) -> tuple[Path, bytes]:
-    """The first of some files that is the published archive, and what is in it, still packed or not."""
+    """Return the first of some files that is the published archive, and its content, packed or not."""
     wrong: list[DataError] = []
     for path in paths:
         try:
@@ -156,11 +156,11 @@ def _first_right(
 
 
 def _read_checked(name: str, path: Path, filename: str, archive: Archive) -> bytes:
-    """Read a file that must have the listed size and SHA-256, or the content of such a one."""
+    """Read a file that must have the listed size and SHA-256, or the same content as such a file."""
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
-            # A file of the wrong size may be too large for the memory, or for anybody's patience.
+            # A file of the wrong size is not read: it may be too large.
             content = file.read() if size == archive.size else b""
             if size == archive.size and (sha256 := hashlib.sha256(content).hexdigest()) == archive.sha256:
                 return content
@@ -185,7 +185,7 @@ def _read_checked(name: str, path: Path, filename: str, archive: Archive) -> byt
 
 
 def _packaged_content(name: str, filename: str, archive: Archive) -> bytes | None:
-    """What is in an archive of this package, if it is the published one."""
+    """Return the content of an archive in this package, if it is the published one; else None."""
     folder = packaged_folder(name)
     if folder is None:
         return None
@@ -194,7 +194,7 @@ def _packaged_content(name: str, filename: str, archive: Archive) -> bytes | Non
 
 
 def _unpacked(file: BinaryIO, most: int) -> bytes:
-    """What is in a file, packed by gzip or not, up to one byte more than ``most``; nothing if damaged."""
+    """Return the content of a file, packed by gzip or not, up to ``most`` + 1 bytes; none if damaged."""
     packed = file.read(len(_GZIP)) == _GZIP
     file.seek(0)
     try:
@@ -204,7 +204,7 @@ def _unpacked(file: BinaryIO, most: int) -> bytes:
 
 
 def _own_data(header: bytes, filename: str) -> str:
-    """What to say of an IDX file that has other dimensions than the published ones; else nothing."""
+    """Return advice if an IDX file has other dimensions than the published ones; else an empty text."""
     try:
         shape = idx.parse_header(header)
     except DataError:
@@ -212,18 +212,18 @@ def _own_data(header: bytes, filename: str) -> str:
     count = PUBLISHED["train" if filename in FILENAMES["train"] else "test"]
     if shape in ((count, *IMAGE_SHAPE), (count,)):
         return ""
-    return f"; it has the dimensions {shape}, so it seems to be other data: {OWN_DATA}"
+    return f"; it has the dimensions {shape}, so it seems to hold other data: {OWN_DATA}"
 
 
 def _other_packing(name: str, header: bytes) -> str:
-    """What to say of an IDX file that may be right, but cannot be recognised by its content; else nothing."""
+    """Return advice if an unpacked IDX file may be right, but cannot be checked; else an empty text."""
     if header[: len(idx.MAGIC)] != idx.MAGIC or packaged_folder(name) is not None:
         return ""
-    return f"; of {name}, only the original .gz files can be recognised"
+    return f"; of {name}, only the original .gz files can be checked"
 
 
 def _own_data_nearby(folder: Path) -> str:
-    """What to say where an archive is missing, but files lie that are called as if they were other data."""
+    """Return advice if a folder has other files with names of IDX files; else an empty text."""
     try:
         others = any("idx" in entry or "ubyte" in entry for entry in os.listdir(folder))
     except OSError:
@@ -232,7 +232,7 @@ def _own_data_nearby(folder: Path) -> str:
 
 
 def _parse(parse: Callable[[bytes], Any], path: Path, content: bytes) -> Any:
-    """Unpacks, if need be, and parses one archive, and names it in errors."""
+    """Unpack one archive if need be, and parse it; errors name its path."""
     try:
         return parse(gzip.decompress(content) if content[: len(_GZIP)] == _GZIP else content)
     except (DataError, OSError, EOFError, zlib.error) as error:

@@ -1,10 +1,10 @@
 """A builder for TensorFlow Datasets that needs no TensorFlow.
 
-TFDS has builders for these data sets, but they need TensorFlow to unpack archives and to write
-PNG images. This one stores raw pixels in ArrayRecord files and keeps the published order, so that
-example i on disk is image i of the archive.
+The builders of TFDS for these data sets need TensorFlow to unpack archives and to write PNG images.
+This one stores raw pixels in ArrayRecord files and keeps the published order, so that example i on disk
+is image i of the archive.
 
-Importing this module imports TFDS (0.4 s) and registers the builder: import it where it is needed.
+This module imports TFDS (0.4 s) and registers the builder. So import it only where it is needed.
 """
 
 import contextlib
@@ -23,17 +23,18 @@ from lstm_jax.errors import DataError, one_line
 
 
 class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS has no types
-    """28 x 28 grey images in 10 classes: MNIST and the data sets made to replace it.
+    """A builder of 28 x 28 grey images in 10 classes: MNIST and the data sets made to replace it.
 
     Attributes:
-        archive_dir: folder of the four archives, None to download them.
+        archive_dir: folder of the four archives; None to download them.
         report: receives one line before each long step.
-        examples: what this builder has just prepared, by split; None if it was prepared before.
+        examples: the examples that this builder has just prepared, by split; None if they were prepared
+            before.
     """
 
     examples: Mapping[str, archives.Examples] | None = None
     VERSION = tfds.core.Version(archives.VERSION)
-    BUILDER_CONFIGS = [  # noqa: RUF012 (the way TFDS wants it)
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS expects a list)
         tfds.core.BuilderConfig(name="mnist", description="Handwritten digits"),
         tfds.core.BuilderConfig(name="fashion_mnist", description="Pictures of clothes"),
         tfds.core.BuilderConfig(name="kmnist", description="Handwritten hiragana"),
@@ -60,7 +61,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
             description="28 x 28 grey images in 10 classes, in the order in which they were published.",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
-            disable_shuffling=True,  # TFDS would else store the examples sorted by a hash
+            disable_shuffling=True,  # else TFDS would sort the examples by a hash
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -92,13 +93,13 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
             _require_answer(next(iter(urls.values())))
             return {name: Path(path) for name, path in dl_manager.download(urls).items()}
         except Exception as error:
-            # TFDS, requests and urllib3 each have exceptions of their own for a broken download.
+            # TFDS, requests and urllib3 have different exceptions for a failed download.
             raise DataError(
                 f"cannot download {self.builder_config.name} ({one_line(error)}); get these four files, "
                 f"put them into one folder and name it with --archive-dir: {' '.join(urls.values())}"
             ) from error
 
-    # TFDS announces on stdout what `report` has said already.
+    # TFDS would print what `report` has said already.
 
     def _log_download_bytes(self) -> None:
         pass
@@ -108,10 +109,10 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
 
 
 def _require_answer(url: str) -> None:
-    """Raises OSError unless some server answers for a URL.
+    """Raise OSError unless a server answers for a URL.
 
-    TFDS repeats a failing request ten times, which takes more than three minutes without a network.
+    Without a network, TFDS itself would repeat the request ten times, for more than three minutes.
     """
     request = urllib.request.Request(url, method="HEAD")
-    with contextlib.suppress(urllib.error.HTTPError):  # an answer, which TFDS will judge
+    with contextlib.suppress(urllib.error.HTTPError):  # is an answer; TFDS handles it
         urllib.request.urlopen(request, timeout=10).close()

@@ -7,8 +7,8 @@ For example::
     for image, label in dataset.train.batches(128, order=order):
         ...  # uint8 [128, 28, 28], int32 [128]
 
-The order is an argument, so the same batches come again in the same order when a run is continued,
-from memory as well as from disk.
+The order of the examples is an argument. So a continued run gets the same batches in the same order, from
+memory and from disk.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ from lstm_jax.data import prepared
 from lstm_jax.errors import DataError
 
 VALIDATION_SIZE = 5_000
-"""The last so many of the 60,000 training images choose the best epoch, as in the tutorial."""
+"""The number of training images, from the end, that choose the best epoch, as in the tutorial."""
 
 
 class Batch(NamedTuple):
-    """Some examples, as new arrays in host memory."""
+    """A batch of examples, as new arrays in host memory."""
 
     image: UInt8[np.ndarray, "batch 28 28"]
     label: Int32[np.ndarray, " batch"]
 
 
 class Split(ABC):
-    """Examples that come in batches. What a batch holds does not depend on where it comes from."""
+    """Examples that can be read in batches. Subclasses in memory and on disk give equal batches."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
 
     @abstractmethod
     def part(self, first: int, last: int) -> "Split":
-        """The split of examples ``first`` to ``last - 1``."""
+        """Return the split of examples ``first`` to ``last - 1``."""
 
     @abstractmethod
     def _load(self, batches: list[Integer[np.ndarray, " _"]]) -> Iterator[Batch]:
@@ -63,9 +63,9 @@ class Split(ABC):
         """Yield the examples in batches.
 
         Args:
-            batch_size: examples in a batch; the last batch holds what is left.
-            order: which examples, in which order, see ``epoch_order``; default: all, as published.
-            start: number of the first batch to yield; those before it are not read.
+            batch_size: examples in a batch; the last batch may have fewer.
+            order: the examples in the order of reading, see ``epoch_order``; default: all, as published.
+            start: number of the first batch to yield; earlier batches are not read.
             rows: the part of each batch to load, where several processes share the work.
             drop_remainder: leave out a last batch that is not full.
 
@@ -93,7 +93,7 @@ class Split(ABC):
 
 @dataclass(frozen=True, eq=False)
 class MemorySplit(Split):
-    """Examples that are held in memory.
+    """Examples in memory.
 
     Attributes:
         images: uint8, read-only.
@@ -104,7 +104,7 @@ class MemorySplit(Split):
     labels: Int32[np.ndarray, " examples"]
 
     def __post_init__(self) -> None:
-        # Batches are copies, so a write into these arrays could only be a mistake.
+        # Batches are copies, so a write to these arrays would be a mistake.
         self.images.flags.writeable = False
         self.labels.flags.writeable = False
 
@@ -112,7 +112,7 @@ class MemorySplit(Split):
         return len(self.labels)
 
     def part(self, first: int, last: int) -> "MemorySplit":
-        """See ``Split``; shares the memory."""
+        """Return the split of some examples, see ``Split``; it shares the memory."""
         return MemorySplit(self.images[first:last], self.labels[first:last])
 
     def _load(self, batches: list[Integer[np.ndarray, " _"]]) -> Iterator[Batch]:
@@ -122,12 +122,12 @@ class MemorySplit(Split):
 
 @dataclass(frozen=True, eq=False)
 class StreamSplit(Split):
-    """Examples that stay on disk; a grain pipeline reads batches ahead in background threads.
+    """Examples on disk; a grain pipeline reads batches ahead in background threads.
 
     Attributes:
         source: TFDS data source with random access.
         numbers: the examples of the source that belong to this split.
-        folder: where the files are, for error messages.
+        folder: the folder of the files, for error messages.
     """
 
     source: Any
@@ -138,17 +138,17 @@ class StreamSplit(Split):
         return len(self.numbers)
 
     def part(self, first: int, last: int) -> "StreamSplit":
-        """See ``Split``; reads nothing."""
+        """Return the split of some examples, see ``Split``; it reads nothing."""
         return StreamSplit(self.source, self.numbers[first:last], self.folder)
 
     def _load(self, batches: list[Integer[np.ndarray, " _"]]) -> Iterator[Batch]:
         import grain  # takes 0.6 s, and only this method needs it
 
-        # Two threads that are up to four batches ahead are as fast as more: decoding holds the
-        # interpreter lock, only reading and unpacking run beside it.
+        # More than two threads and four batches are not faster: decoding holds Python's lock, and only
+        # reading and unpacking run beside it.
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
         pipeline = grain.MapDataset.source(batches).map(self._read).to_iter_dataset(options)
-        # close() stops the threads, also when the consumer leaves this generator half way.
+        # close() stops the threads, also when the consumer leaves this generator early.
         with contextlib.closing(iter(pipeline)) as iterator:
             yield from iterator
 
@@ -162,11 +162,11 @@ class Dataset:
     """A data set in three splits.
 
     Attributes:
-        name: which one.
-        train: what the parameters are fitted to.
-        validation: what the best epoch is chosen on.
-        test: what is reported, and never used to choose.
-        num_classes: labels are 0..num_classes - 1.
+        name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
+        train: the examples that the parameters are fitted to.
+        validation: the examples that the best epoch is chosen on.
+        test: the examples of the reported accuracy, which never choose anything.
+        num_classes: number of classes; labels are 0..num_classes - 1.
     """
 
     name: str
@@ -186,10 +186,10 @@ def load_dataset(
     read_only: bool = False,
     report: Callable[[str], None] = lambda message: None,
 ) -> Dataset:
-    """Open a data set. The first time it is prepared, which takes some seconds.
+    """Open a data set. The first call prepares it, which takes some seconds.
 
-    It is looked for in this order: prepared before, in ``data_dir``; the archives in
-    ``archive_dir``; the archives in this package (MNIST only); a download.
+    It is searched for in this order: the prepared copy in ``data_dir``; the archives in ``archive_dir``;
+    the archives in this package (MNIST only); a download.
 
     Args:
         name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
@@ -197,15 +197,15 @@ def load_dataset(
           ``~/tensorflow_datasets``.
         archive_dir: folder with the four original ``.gz`` archives; of MNIST, also unpacked or packed again.
         input: ``memory`` gives splits of type ``MemorySplit``, ``stream`` of type ``StreamSplit``.
-        validation_size: how many of the last training images are for validation.
+        validation_size: number of training images, the last ones, to use for validation.
         read_only: write nothing; the data set must be prepared. Only for ``memory``.
         report: receives one line for each thing the user should know, such as a long step.
 
     Returns:
-        The splits, in the order in which the images were published.
+        The splits, in the published order.
 
     Raises:
-        ValueError: ``name``, ``input`` or ``validation_size`` is not one of those accepted.
+        ValueError: ``name``, ``input`` or ``validation_size`` is not an accepted value.
         DataError: a folder or file is missing, damaged or cannot be written.
     """
     if name not in DATASETS:
@@ -235,15 +235,15 @@ def load_dataset(
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> Int32[np.ndarray, " examples"]:
-    """The order in which an epoch goes through the examples.
+    """Draw the order of the examples in an epoch.
 
-    Computed by numpy's Philox generator, whose key is (seed, epoch): nothing random needs saving. For
+    It comes from NumPy's Philox generator with the key (seed, epoch), so no random state needs saving. For
     55,000 examples this takes 0.7 ms, where ``jax.random.permutation`` takes 33 ms on a CPU.
 
     Args:
-        seed: fixes the run, at least 0.
+        seed: seed of the run, at least 0.
         epoch: number of the epoch, at least 0.
-        num_examples: how many there are.
+        num_examples: number of examples.
 
     Returns:
         A permutation of 0..num_examples - 1, int32.
@@ -259,7 +259,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> Int32[np.ndarray, "
 
 
 def _expanded(path: str | Path) -> Path:
-    """Replace a leading ~ by the home directory."""
+    """Replace a leading ~ with the home directory."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # an unknown user, or a container without home directories

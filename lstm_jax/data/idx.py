@@ -1,11 +1,11 @@
 """The IDX format, in which MNIST and its relatives are published.
 
-An IDX file of bytes is a header and the values, the last dimension running fastest::
+An IDX file of bytes is a header and the values, in row-major order::
 
     00 00 08 rank | size of each dimension, big-endian uint32 | one byte per value
 
-Images have rank 3 (examples, rows, columns), labels rank 1. Nothing is guessed: a file that
-deviates in one byte of the header or in its length is refused.
+Images have rank 3 (examples, rows, columns), labels rank 1. A file is refused if one byte of its header
+or its length is wrong.
 """
 
 import math

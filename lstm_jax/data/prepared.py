@@ -1,15 +1,14 @@
 """Data sets on disk: prepared once by TensorFlow Datasets, decoded once, then read in milliseconds.
 
-Below the data directory the layout is that of TFDS::
+The data directory has the layout of TFDS::
 
     idx_images/.lock                             held while anything below is written
     idx_images/mnist/1.0.0/*.array_record-*      the examples, with dataset_info.json, features.json
     idx_images/mnist/1.0.0/decoded.npz           the same examples as four arrays
     downloads/                                   archives that TFDS downloaded, if any
 
-Folders and files appear under their names only when complete (they are renamed), so a process that
-is killed leaves nothing that looks finished. What it does leave starts with ``incomplete.`` and is
-removed by the next process that holds the lock.
+Folders and files get their final names when they are complete, so a killed process leaves nothing that
+looks finished. Its remains start with ``incomplete.``. The next process that holds the lock removes them.
 """
 
 import contextlib
@@ -30,9 +29,10 @@ from lstm_jax.errors import DataError, one_line
 
 _BUILDER = "idx_images"  # the name that TFDS derives from the class IdxImages
 _DECODED = "decoded.npz"
-_DECODE_BATCH = 1000  # examples decoded at once: enough to be fast, little memory
+_DECODE_BATCH = 1000  # examples decoded at once: enough for speed, few enough for memory
 
-# What ArrayRecord (in C++, also "can't start new thread") and TFDS say of files with the wrong content.
+# Errors of ArrayRecord and TFDS about damaged files, by their words. The types alone do not tell: ArrayRecord
+# raises RuntimeError for "can't start new thread", too.
 _DAMAGE_IN_WORDS = (
     (RuntimeError, "orrupted"),
     (RuntimeError, "hash mismatch"),
@@ -47,19 +47,19 @@ Report = Callable[[str], None]
 
 
 def default_data_dir() -> Path:
-    """The default data directory of TFDS, without importing TFDS."""
+    """Return the default data directory of TFDS, without an import of TFDS."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def version_dir(name: str, data_dir: Path) -> Path:
-    """The folder in which TFDS keeps a data set."""
+    """Return the folder in which TFDS keeps a data set."""
     return data_dir / _BUILDER / name / VERSION
 
 
 def load_decoded(
     name: str, data_dir: Path, archive_dir: Path | None, report: Report, *, read_only: bool = False
 ) -> dict[str, Examples]:
-    """All examples of a data set, and prepares it first where that is still to be done.
+    """Load all examples of a data set, and prepare it first if need be.
 
     Args:
         name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
@@ -92,7 +92,7 @@ def load_decoded(
         if (decoded := _read_decoded(folder, lambda message: None)) is not None:
             return decoded
         builder = _prepare(name, data_dir, archive_dir, report)
-        # What has just been written need not be read back: that would take as long again.
+        # A builder that has just prepared the examples still has them; reading them would double the time.
         decoded = _decode(builder, folder) if builder.examples is None else dict(builder.examples)
         try:
             _write_decoded(folder, decoded)
@@ -102,7 +102,7 @@ def load_decoded(
 
 
 def open_sources(name: str, data_dir: Path, archive_dir: Path | None, report: Report) -> dict[str, Any]:
-    """Open a data set for reading single examples, and prepares it first where necessary.
+    """Open a data set for reading single examples, and prepare it first if need be.
 
     Args:
         name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
@@ -131,18 +131,18 @@ def open_sources(name: str, data_dir: Path, archive_dir: Path | None, report: Re
 
 
 def read_examples(source: Any, indices: list[int]) -> Examples:
-    """Read and decodes examples of a TFDS data source.
+    """Read and decode examples of a TFDS data source.
 
     Args:
         source: one of the data sources of ``open_sources``.
-        indices: which examples, in which order; may be empty.
+        indices: numbers of the examples, in the order of reading; may be empty.
 
     Returns:
         uint8 images [len(indices), 28, 28] and int32 labels [len(indices)].
     """
     images = np.empty((len(indices), *IMAGE_SHAPE), np.uint8)
     labels = np.empty(len(indices), np.int32)
-    # One call for all of them takes a third of the time of one call for each.
+    # One call for all examples takes a third of the time of one call for each.
     for row, example in enumerate(source.__getitems__(indices)):
         images[row] = example["image"]
         labels[row] = example["label"]
@@ -153,8 +153,8 @@ def read_examples(source: Any, indices: list[int]) -> Examples:
 def damage_reported(folder: Path) -> Iterator[None]:
     """Turn every exception from inside into a DataError that names the folder.
 
-    It is called damaged only where a checksum or a parser says so. What the system says (no memory, no
-    threads, no permission), or a package that does not fit the others, says nothing of the data.
+    The message calls the data damaged only if a checksum or a parser has failed. Errors of the system (no
+    memory, threads or permission) and incompatible packages say nothing about the data.
     """
     try:
         yield
@@ -164,36 +164,36 @@ def damage_reported(folder: Path) -> Iterator[None]:
         if _is_damage(error):
             found = f"is damaged ({one_line(error)})"
         elif "No such file" in str(error):
-            found = f"is not whole ({one_line(error)})"
+            found = f"is incomplete ({one_line(error)})"
         else:
             raise DataError(f"{folder}: the prepared data set cannot be read ({_reason(error)})") from error
         raise DataError(
-            f"{folder}: the prepared data set {found}; move this folder away and run again, and it is "
-            "prepared anew"
+            f"{folder}: the prepared data set {found}; move this folder away and run again to prepare it "
+            "again"
         ) from error
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an exception of TFDS, protobuf, ArrayRecord or NumPy is what a parser or a checksum says.
+    """Return whether an exception of TFDS, protobuf, ArrayRecord or NumPy is about damaged data.
 
-    Some raise what any mistake in a program raises, too; those are told by their words.
+    Some of its types are those of any mistake in a program. Those are recognised by their words.
     """
-    if isinstance(error, ValueError | EOFError | zlib.error):  # JSON, UTF-8, and what makes no sense
+    if isinstance(error, ValueError | EOFError | zlib.error):  # from JSON, UTF-8 or impossible values
         return True
-    if type(error).__module__.startswith("google.protobuf."):  # its own are all of its parsers
+    if type(error).__module__.startswith("google.protobuf."):  # only its parsers raise these
         return True
     return any(isinstance(error, kind) and words in str(error) for kind, words in _DAMAGE_IN_WORDS)
 
 
 def _reason(error: BaseException) -> str:
-    """What an exception says; a lack of memory in words, for Python has none for it."""
+    """Return the text of an exception; that of a MemoryError is empty, so it gets words of ours."""
     if isinstance(error, OSError) and isinstance(error.__cause__, OSError):
-        error = error.__cause__  # TFDS says less
+        error = error.__cause__  # the error of TFDS has less detail
     return "out of memory" if isinstance(error, MemoryError) else one_line(error)
 
 
 def _check_unused(name: str, folder: Path, archive_dir: Path | None, report: Report) -> None:
-    """Say that a folder of archives is not used if the data set is prepared; check it all the same."""
+    """Report that a folder of archives is not used if the data set is prepared; check its files anyway."""
     if archive_dir is not None and folder.is_dir():
         archives.read_splits(name, archives.paths_in(archive_dir), archives.expected_archives(name))
         report(f"Not using the archives in {archive_dir}: {name} is prepared already, in {folder}")
@@ -201,7 +201,7 @@ def _check_unused(name: str, folder: Path, archive_dir: Path | None, report: Rep
 
 @contextlib.contextmanager
 def _exclusive(data_dir: Path, report: Report) -> Iterator[None]:
-    """Hold the lock of the data directory and removes what killed processes left behind.
+    """Hold the lock of the data directory, and remove the remains of killed processes.
 
     Raises:
         OSError: if nothing can be written there, or the file system has no locks.
@@ -216,19 +216,19 @@ def _exclusive(data_dir: Path, report: Report) -> Iterator[None]:
     except filelock.Timeout:
         report(f"Waiting for another process that is preparing data in {root}")
         lock.acquire()
-    except NotImplementedError as error:  # so say older versions of filelock
+    except NotImplementedError as error:  # older versions of filelock: the file system has no locks
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from error
     try:
         _remove_leftovers(data_dir)
         yield
     finally:
-        with contextlib.suppress(OSError):  # what went wrong inside is what the user should read
+        with contextlib.suppress(OSError):  # must not hide an error from inside
             _remove_leftovers(data_dir)
         lock.release()
 
 
 def _remove_leftovers(data_dir: Path) -> None:
-    """Remove unfinished folders, files and downloads; nobody is at work on them under the lock."""
+    """Remove unfinished folders, files and downloads. Under the lock, no other process works on them."""
     leftovers = [
         *(data_dir / _BUILDER).glob("*/incomplete.*"),
         *(data_dir / _BUILDER).glob("*/*/incomplete.*"),
@@ -242,13 +242,13 @@ def _remove_leftovers(data_dir: Path) -> None:
 
 
 def _open(name: str, data_dir: Path) -> Any:
-    """The builder of a data set that is prepared."""
+    """Make the builder of a data set that is prepared."""
     folder = version_dir(name, data_dir)
     with damage_reported(folder):
         from lstm_jax.data.builder import IdxImages
 
         builder = IdxImages(config=name, data_dir=data_dir)
-        # TFDS' own question takes [ in a path for the beginning of a pattern.
+        # The check of TFDS itself takes [ in a path for the start of a pattern.
         for filename in ("dataset_info.json", "features.json"):
             if not (folder / filename).is_file():
                 raise FileNotFoundError(f"No such file: {filename}")
@@ -256,7 +256,7 @@ def _open(name: str, data_dir: Path) -> Any:
 
 
 def _prepare(name: str, data_dir: Path, archive_dir: Path | None, report: Report) -> Any:
-    """The builder of a data set after preparing it, unless that is done. Needs the lock."""
+    """Prepare a data set unless that is done, and return its builder. The caller must hold the lock."""
     if version_dir(name, data_dir).is_dir():
         return _open(name, data_dir)
 
@@ -270,21 +270,21 @@ def _prepare(name: str, data_dir: Path, archive_dir: Path | None, report: Report
         archive_dir=archive_dir or archives.packaged_folder(name),
         report=report,
     )
-    # TFDS can switch its progress bars off for the whole process only.
+    # TFDS can only turn its progress bars off for the whole process.
     tfds.disable_progress_bar()
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except DataError:
         raise
-    except (OSError, RuntimeError, MemoryError) as error:  # ArrayRecord knows a full disk as RuntimeError
+    except (OSError, RuntimeError, MemoryError) as error:  # a full disk is a RuntimeError of ArrayRecord
         raise _cannot_prepare(name, data_dir, error) from error
     return builder
 
 
 def _cannot_prepare(name: str, data_dir: Path, error: Exception) -> DataError:
-    advice = "make it writable, make room, or name another folder with --data-dir"
+    advice = "make it writable, free disk space, or name another folder with --data-dir"
     if isinstance(error, MemoryError) or "thread" in str(error):  # nothing to do with the folder
-        advice = "end other programs, or raise this one's limits"
+        advice = "end other programs, or raise the limits of this one"
     return DataError(f"cannot prepare {name} in {data_dir} ({_reason(error)}); {advice}")
 
 
@@ -303,7 +303,7 @@ def _decode(builder: Any, folder: Path) -> dict[str, Examples]:
 
 
 def _write_decoded(folder: Path, splits: dict[str, Examples]) -> None:
-    """Write the decoded copy; it appears under its name only when it is complete."""
+    """Write the decoded copy. It gets its name only when it is complete."""
     arrays = {
         f"{split}_{field}": array
         for split, examples in splits.items()
@@ -323,13 +323,13 @@ def _write_decoded(folder: Path, splits: dict[str, Examples]) -> None:
 
 
 def _read_decoded(folder: Path, report: Report) -> dict[str, Examples] | None:
-    """Read the decoded copy, or returns None where there is none that is intact.
+    """Read the decoded copy; return None if it is missing or damaged.
 
-    The file is a zip archive, so every array comes with a CRC-32 that is checked while reading.
+    The file is a zip archive, so every array has a CRC-32 that is checked while reading.
     """
     path = folder / _DECODED
     try:
-        # Opened here because np.load forgets to close a file that is no zip archive.
+        # Opened here because np.load does not close a file that is no zip archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             splits = {
                 split: Examples(*(arrays[f"{split}_{field}"] for field in Examples._fields))
@@ -346,8 +346,8 @@ def _read_decoded(folder: Path, report: Report) -> dict[str, Examples] | None:
         report(f"Decoding again: {path} cannot be read ({_reason(error)})")
         return None
     except Exception as error:
-        # A wrong byte can make zipfile, numpy and struct raise almost anything. This is only a copy
-        # of what the ArrayRecord files hold: whatever is wrong with it, decode again.
+        # A wrong byte can make zipfile, numpy and struct raise almost anything. This is only a copy of the
+        # data in the ArrayRecord files. So decode again, whatever is wrong with it.
         report(f"Decoding again: {path} is damaged ({one_line(error)})")
         return None
     return splits

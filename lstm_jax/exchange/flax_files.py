@@ -1,4 +1,4 @@
-"""Parameters as Flax saves them with ``flax.serialization.to_bytes``: MessagePack, read without pickle."""
+"""Files of ``flax.serialization.to_bytes``: parameters in MessagePack, read without pickle."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,25 +9,27 @@ import numpy as np
 from lstm_jax.errors import ConversionError, one_line
 from lstm_jax.system.packages import required
 
-# How Flax marks arrays, and NumPy's scalars, among the extensions of MessagePack.
+# The MessagePack extensions of Flax for arrays and for NumPy scalars.
 _ARRAYS = (1, 3)
-# What a training state has besides parameters, and no model needs.
+# The parts of a training state that are ignored.
 _OF_TRAINING = ("step", "opt_state")
-# Names in a file, of arrays and of groups, and in one group. A layer in two directions has 50, an optimizer
-# some times that.
+# The most names of arrays and groups in a file, and in one group. A bidirectional layer has 50, and an
+# optimizer a few times that.
 _MOST_NAMES, _MOST_IN_A_GROUP = 20_000, 1000
-# The types of arrays by their names, or as NumPy writes them in short. It would read more into other texts.
+# The accepted dtypes, by name or by NumPy's short form. `np.dtype` would accept other texts, too.
 _NUMBERS = re.compile(rb"(b?float|u?int)[0-9]{1,3}|bool|[<>|=]?[fiu][0-9]{1,2}")
 
 
 def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a file of this content, by paths with dots; of a training state, those of the parameters.
+    """Read the parameters in the content of a file, by paths with dots.
+
+    The file holds parameters, or a training state that contains them.
 
     Raises:
         ConversionError: if it is not such a file; if msgpack is missing.
     """
     msgpack = required("msgpack")
-    required("ml_dtypes")  # which JAX brings: without it, NumPy has no bfloat16
+    required("ml_dtypes")  # a dependency of JAX; it adds bfloat16 to NumPy
 
     names = 0
 
@@ -42,7 +44,7 @@ def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
 
     def array(code: int, content: bytes) -> np.ndarray:
         if code not in _ARRAYS:
-            raise ConversionError(f"got an extension {code} of MessagePack, expected arrays alone")
+            raise ConversionError(f"got an extension {code} of MessagePack, expected only arrays")
         shape, dtype, values = msgpack.unpackb(content, raw=True, max_array_len=16, max_map_len=0)
         if not _NUMBERS.fullmatch(dtype):
             raise ConversionError(
@@ -52,9 +54,9 @@ def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
         return np.frombuffer(values, kind).reshape(shape)
 
     try:
-        # Flax writes lists as maps, and arrays as one extension each, which do not grow when they are
-        # unpacked. A name takes a hundred times what it takes in the file: a group is counted once it is
-        # complete, and so is one that others lie in.
+        # Flax writes lists as maps, and each array as one extension. Arrays do not grow when they are
+        # unpacked. But a name takes a hundred times its size in the file, so the names are counted whenever a
+        # group is complete.
         tree = msgpack.unpackb(
             content,
             ext_hook=array,
@@ -69,8 +71,7 @@ def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
             others = sorted(set(tree) - {"params", *_OF_TRAINING})
             if others:
                 raise ConversionError(
-                    f"got {', '.join(others)} beside the parameters, expected a model that has no more than "
-                    "those"
+                    f"got {', '.join(others)} beside the parameters, expected a model with parameters only"
                 )
             tree = tree["params"]
         return dict(_leaves(tree))
@@ -78,7 +79,7 @@ def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
         raise
     except (msgpack.UnpackException, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConversionError(
-            f"got a damaged file, or none of Flax ({one_line(error)}); expected one of "
+            f"got a damaged file, or no Flax file ({one_line(error)}); expected the output of "
             "flax.serialization.to_bytes(params)"
         ) from error
 
@@ -91,5 +92,5 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
             yield ".".join((*path, name)), node
         else:
             raise ConversionError(
-                f"{'.'.join((*path, name))}: got {str(node)[:20]}, expected an array: parameters alone"
+                f"{'.'.join((*path, name))}: got {str(node)[:20]}, expected an array of parameters"
             )

@@ -1,7 +1,7 @@
-"""Weights in the files of other frameworks: what is written for each, and reading them back.
+"""The file formats of other frameworks: their writers, and one reader for all of them.
 
-Nothing here opens a pickle, or writes one. All models take images as float32 rows of pixels from 0 (black) to
-1 (white), which is what `lstm_jax.model.logits_of` makes of grey levels, and give logits.
+Nothing here opens or writes a pickle. All models take images as float32 rows of pixels from 0 (black) to
+1 (white), to which `lstm_jax.model.logits_of` converts grey levels, and return logits.
 """
 
 import json
@@ -22,12 +22,12 @@ from lstm_jax.system.packages import required
 
 
 class Format(NamedTuple):
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        file_name: what such a file is called by default.
-        encode: its content, from the parameters and what it is to say besides.
-        example: Python code that reads it and computes ``logits`` of ``images``.
+        file_name: the default file name.
+        encode: returns the content of a file, from the parameters and the metadata.
+        example: returns Python code that reads a file and computes ``logits`` of ``images``.
     """
 
     file_name: str
@@ -36,7 +36,7 @@ class Format(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """How the names of such files end, because the programs that read them want it so."""
+        """The suffix that the programs that read such files require."""
         return Path(self.file_name).suffix
 
 
@@ -126,50 +126,50 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
-# Files that run whatever code they hold when they are opened, or may do so.
+# Suffixes of files that can run any code when they are opened.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
-# Files that are read.
+# Suffixes of files that can be read.
 SUFFIXES = (".safetensors", ".keras", ".h5", ".hdf5", ".msgpack", ".onnx")
 
-# Types of weights; `float32` holds what the others do, or nearly.
+# The accepted dtypes of weights, which are converted to float32.
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
-# The types of safetensors: NumPy lacks some. Whole numbers count steps.
+# The dtypes of safetensors. Integers occur as counters of steps.
 _SAFETENSORS_TYPES: Mapping[str, str] = MappingProxyType(
     {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "BOOL": "?", "C64": "<c8"}
     | {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
 )
 
-_CELL_GRANTED = "gates with sigmoid, cells with tanh, no masking, a first state of zeros"
+_CELL_GRANTED = "gates with sigmoid, cells with tanh, no masking, an initial state of zeros"
 _BY_NUMBER = "layers in the order of the numbers in their names"
-# What files of arrays alone do not show.
+# Assumptions that a file with only arrays cannot confirm.
 GRANTED_OF_PYTORCH = (
-    "the linear layer reads nothing but nn.LSTM's last state h_n, of both directions if there are two (not "
-    "output[:, -1], which is another thing then)",
-    "a first state of zeros, no activation or normalisation without weights in between",
-    "nn.LSTM reads the time steps of each image in their order, from the first one (batch_first as the "
-    "images had it, no flip before)",
+    "the linear layer reads only the last state h_n of nn.LSTM, of both directions if there are two (not "
+    "output[:, -1], which differs then)",
+    "an initial state of zeros, and no activation or normalisation without weights in between",
+    "nn.LSTM reads the time steps of each image in order, from the first one (batch_first as the images had "
+    "it, no flip)",
 )
 GRANTED_OF_KERAS = (
     f"{_CELL_GRANTED}, each direction read at its own last step",
-    "an LSTM that is in no Bidirectional reads forwards (no go_backwards)",
+    "an LSTM outside of Bidirectional reads forwards (no go_backwards)",
 )
-# Files of Keras 2 list their layers; those of Keras 3 do not.
+# Files of Keras 2 list their layers in order; files of Keras 3 do not.
 GRANTED_OF_KERAS_3 = (*GRANTED_OF_KERAS, _BY_NUMBER)
 GRANTED_OF_FLAX = (
-    f"{_CELL_GRANTED}, the dense layer reads the last output, that of each direction's own last step",
-    f"{_BY_NUMBER}, of two cells without the words forward and backward in theirs the first reads forwards, "
-    "a cell alone reads forwards (no reverse)",
+    f"{_CELL_GRANTED}, the dense layer reads the output of each direction at its own last step",
+    f"{_BY_NUMBER}, the first of two cells without forward and backward in their names reads forwards, "
+    "a single cell reads forwards (no reverse)",
 )
 
 
 class WeightFile(NamedTuple):
-    """What a file holds.
+    """The weights in a file.
 
     Attributes:
         params: the parameters of `LSTMClassifier`, float32.
-        metadata: what the file says besides, see `lstm_jax.exchange.metadata.said`.
-        granted: what had to be taken for granted, since such a file does not show it, in words.
+        metadata: the metadata of the file, see `lstm_jax.exchange.metadata.said`.
+        granted: the assumptions, in words, that the file cannot confirm.
     """
 
     params: Params
@@ -178,19 +178,19 @@ class WeightFile(NamedTuple):
 
 
 def read_weights(path: Path) -> Params:
-    """The parameters of `LSTMClassifier` from a file; see `read_file`."""
+    """Read the parameters of `LSTMClassifier` from a file; see `read_file`."""
     return read_file(path).params
 
 
 def read_file(path: Path) -> WeightFile:
-    """What a file of PyTorch, Keras, Flax, ONNX or this package holds.
+    """Read the weights in a file of PyTorch, Keras, Flax, ONNX or this package.
 
     Args:
-        path: a ``.safetensors`` file with PyTorch's, Flax's or our names; a ``.keras`` file; an HDF5 file of
-            Keras, a whole model or weights; a ``.msgpack`` file of Flax; an ``.onnx`` file.
+        path: a ``.safetensors`` file with the names of PyTorch, Flax or this package; a ``.keras`` file; an
+            HDF5 file of Keras with a model or weights; a ``.msgpack`` file of Flax; an ``.onnx`` file.
 
     Raises:
-        ConversionError: if the file cannot be read, or holds something else.
+        ConversionError: if the file cannot be read, or does not hold an LSTM classifier.
     """
     try:
         _check_kind(path)
@@ -211,7 +211,7 @@ def read_file(path: Path) -> WeightFile:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is no file of a kind that can be read, before it is opened."""
+    """Refuse a file of another format before it is opened."""
     beside = [path.with_name(path.name + end) for end in (".index", ".meta")]
     if path.suffix in (".index", ".meta") or ".data-0" in path.name or any(map(Path.is_file, beside)):
         raise ConversionError(
@@ -222,7 +222,7 @@ def _check_kind(path: Path) -> None:
     if path.suffix.lower() in _PICKLES:
         raise ConversionError(
             f"got a {path.suffix} file, a pickle, which can run any code when it is opened; expected "
-            "safetensors: where it comes from, safetensors.torch.save_file(model.state_dict(), "
+            "safetensors: in the program that wrote it, safetensors.torch.save_file(model.state_dict(), "
             "'model.safetensors') writes that"
         )
     if path.is_dir():
@@ -234,7 +234,7 @@ def _check_kind(path: Path) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """The content of a file that is not too large."""
+    """Read the content of a file, unless it is too large."""
     try:
         return read_bytes(path, most_bytes=LARGEST_FILE)
     except OSError as error:
@@ -244,14 +244,14 @@ def _content(path: Path) -> bytes:
 
 
 def _read_safetensors(content: bytes) -> WeightFile:
-    required("ml_dtypes")  # which JAX brings: without it, NumPy has no bfloat16
+    required("ml_dtypes")  # a dependency of JAX; it adds bfloat16 to NumPy
     safetensors = required("safetensors")
     try:
         arrays = {
             name: np.frombuffer(each["data"], _SAFETENSORS_TYPES[each["dtype"]]).reshape(each["shape"])
             for name, each in safetensors.deserialize(content)
         }
-        # The library gives metadata of files alone. It has checked that this is an object of texts.
+        # The library returns the metadata only for a path. It has checked that they map names to texts.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata: dict[str, str] = header.get("__metadata__") or {}
     except KeyError as error:
@@ -261,35 +261,33 @@ def _read_safetensors(content: bytes) -> WeightFile:
         ) from error
     except safetensors.SafetensorError as error:
         raise ConversionError(
-            f"got a damaged file, or none of safetensors ({one_line(error)}); expected one that "
+            f"got a damaged file, or no safetensors file ({one_line(error)}); expected one that "
             "safetensors.torch.save_file writes"
         ) from error
     check_digest(arrays, metadata)
     arrays = _checked(arrays)
     if any(name.startswith("lstm_0_forward.") for name in arrays):
-        # A file of ours that says what it is; else the tree was written by hand, of any model.
+        # The names are those of this package, so nothing has to be assumed.
         return WeightFile(layouts.from_flat(arrays), metadata)
     if any(re.search(r"(^|[./])ii[./]kernel$", name) for name in arrays):
         return WeightFile(layouts.from_flax(arrays), metadata, GRANTED_OF_FLAX)
-    # What `export` writes, and nobody has changed since, computes what we say; others have a forward() of
-    # their own.
-    return WeightFile(
-        layouts.from_pytorch(arrays), metadata, () if DIGEST in metadata else GRANTED_OF_PYTORCH
-    )
+    # A file that `export` wrote, and that is unchanged, is of a known model. Others may have any forward().
+    granted = () if DIGEST in metadata else GRANTED_OF_PYTORCH
+    return WeightFile(layouts.from_pytorch(arrays), metadata, granted)
 
 
 def _checked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays in float32, if they are numbers to compute with; without counters, which are none."""
+    """Return the arrays in float32, without counters. Refuse other dtypes and values that are not finite."""
     checked = {}
     for name, array in arrays.items():
         if array.dtype.kind in "iub" and array.size == 1:
-            continue  # the number of batches that BatchNorm saw, of models that were averaged, of steps
+            continue  # a counter: of steps, of averaged models, or of the batches of BatchNorm
         if array.dtype.name not in _FLOATS:
             raise ConversionError(f"{name}: got values of type {array.dtype}, expected {', '.join(_FLOATS)}")
-        with np.errstate(over="ignore"):  # of float64 values; they are refused below
+        with np.errstate(over="ignore"):  # a float64 that overflows is refused below
             checked[name] = array.astype(np.float32)
         if not np.isfinite(checked[name]).all():
             raise ConversionError(
-                f"{name}: got NaN or infinite values, expected finite ones: those of another checkpoint"
+                f"{name}: got NaN or infinite values, expected finite ones; use another checkpoint"
             )
     return checked

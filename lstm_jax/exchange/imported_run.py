@@ -1,7 +1,7 @@
-"""A run directory that begins with weights from elsewhere, before its first training step.
+"""A run directory that begins with imported weights, at step 0.
 
-`python -m lstm_jax evaluate`, `predict` and `export` read it as any other, and ``train.py`` with the same
-options goes on from it.
+`python -m lstm_jax evaluate`, `predict` and `export` read it like any other, and ``train.py`` with the same
+options continues the training.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ from lstm_jax.training import Method, init_state
 
 
 def config_for(architecture: Architecture, options: Config) -> Config:
-    """The options of a run with this architecture, all else as in ``options``.
+    """Return ``options`` with the sizes of this architecture.
 
     Raises:
-        ConversionError: if the model does not read what the task of the options gives it in a time step, or
-            names other than 10 classes.
-        ConfigError: if it is larger than that of a run may be.
+        ConversionError: if the model has another number of inputs than the task of the options, or does not
+            have 10 classes.
+        ConfigError: if it is larger than the model of a run may be.
     """
     inputs = math.prod(IMAGE_SHAPE) // SEQUENCE_LENGTHS[options.model.task]
     for what, got, expected in (
@@ -52,23 +52,23 @@ def config_for(architecture: Architecture, options: Config) -> Config:
 
 
 def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) -> None:
-    """Write a run directory with these parameters, at its step 0. It appears when it is complete.
+    """Write a run directory with these parameters, at step 0. It appears only when it is complete.
 
     Args:
         params: the parameters.
         config: the options of the run, with ``run_dir`` and with the architecture of ``params``.
-        report: called with a line about what goes wrong on the way.
+        report: called with a line about each problem.
 
     Raises:
         CheckpointError: if it cannot be written.
     """
-    # For names and shapes: `scan` is there on every machine, and the number of steps does not matter.
+    # Only names and shapes are needed: `scan` works everywhere, and the number of steps does not matter.
     model = dataclasses.replace(config.model, implementation="scan")
     method = Method.of(model, config.optimizer, config.augmentation, total_steps=1)
     fresh = init_state(method, config.seed)
     params = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), fresh.params, params)
     state = fresh._replace(params=params, opt_state=method.optimizer.init(params))
-    # As if it had been trained here so far, so that train.py has no change to tell of.
+    # As if it had been trained here, so that train.py reports no change of devices or implementation.
     notes = Notes(
         devices=devices.make_mesh(devices=config.devices, batch_size=config.batch_size).size,
         implementation=choose(config.model.implementation, Task.of_run(config.model)),
@@ -82,7 +82,7 @@ def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) 
 
 
 def training_command(config: Config) -> str:
-    """The command that goes on with a run: its folder, and the options that differ from the defaults."""
+    """Return the command that continues a run: its folder, and the options that differ from the defaults."""
     words = ["python", "-m", "lstm_jax", "train", "--run-dir", str(config.run_directory())]
     for key, value in config.unusual().items():
         words += [flag(key)] if value is True else [flag(key), str(value)]

@@ -7,17 +7,17 @@ A ``.keras`` file is a ZIP archive of ``config.json``, which describes the layer
     layers/bidirectional/forward_layer/cell/vars/0, 1, 2   (and backward_layer)
     layers/lstm_1/..., layers/dense/vars/0, 1
 
-The second layer of a kind has ``_1`` behind its name, and so on. Before, Keras wrote all of a model as one
-HDF5 file, ``model.h5``: the description in the attribute ``model_config``, the weights under the names of
-layers and variables, and its weights alone the same without ``model_weights``:
+The second layer of a kind has the suffix ``_1``, and so on. Keras 2 wrote all of a model into one HDF5 file,
+``model.h5``, with the description in the attribute ``model_config``, and the weights under the names of
+layers and variables. A file with only weights is the same without ``model_weights``:
 
     model_weights/lstm/lstm/lstm_cell/kernel:0, recurrent_kernel:0, bias:0
     model_weights/bidirectional/bidirectional/forward_lstm/lstm_cell/...   (and backward_lstm)
     model_weights/dense/dense/kernel:0, bias:0
 
-Keras itself would build whatever objects the file names, which is more trust than weights need; and it takes
-many seconds to start. Here a file is JSON and arrays, nothing else, and links out of it are not followed.
-Nothing is unpacked before its declared size is known to be in proportion to the file.
+Keras itself would build any objects that the file names, which is unsafe, and it takes many seconds to start.
+Here only JSON and arrays are read, and links out of the file are refused. Nothing is unpacked before its
+declared size has been compared with the size of the file.
 """
 
 import io
@@ -38,40 +38,40 @@ from lstm_jax.exchange.layouts import Architecture, Params, architecture_of, to_
 from lstm_jax.exchange.metadata import LARGEST_FILE, OURS, PRODUCER
 from lstm_jax.system.packages import required
 
-# The version of Keras whose format this is; newer ones read it.
+# The version of Keras in our files. Newer versions read them.
 KERAS_VERSION = "3.0.0"
-# In metadata.json our own words are under `OURS`; Keras reads nothing of it.
+# In metadata.json, our metadata are under the key `OURS`, which Keras ignores.
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
-# Keras does not compress weights, and they hardly shrink: numbers look random.
+# The most that weights may be compressed. Keras does not compress them, and they hardly shrink.
 MOST_COMPRESSION = 10
-# Bytes of a description. One layer takes 2 kB at most.
+# The most bytes of a description. One layer takes at most 2 kB.
 LARGEST_DESCRIPTION = 2 * 2**20
-# Bytes that a list of names could take at worst: for larger files their numbers tell the order of layers.
+# The most bytes that a list of names may take at worst. Else the numbers in names give the order of layers.
 LARGEST_LIST = 2**28
 
-# Of a weight in the files of Keras 3: its layer (of its kind, by number), its direction, its place.
+# The path of a weight in a file of Keras 3: its layer, its direction, and its number within the layer.
 CELL = re.compile("(?P<layer>.*?)(/(?P<direction>forward|backward)_layer)?/cell/vars/(?P<kind>[012])")
 HEAD = re.compile("(?P<layer>.*)/vars/(?P<kind>[01])")
 CELL_KINDS, HEAD_KINDS = ("kernel", "recurrent_kernel", "bias"), ("kernel", "bias")
-# Of a weight in an HDF5 file as Keras 2 writes them.
+# The path of a weight in an HDF5 file of Keras 2.
 OLD = re.compile(
     "(model_weights/)?(?P<layer>[^/]+)/(?P<inner>.*/)?(?P<kind>kernel|recurrent_kernel|bias)(:0)?"
 )
-# The input layer that we write: Keras keeps its name when it saves a model again, but not our metadata.
+# The name of our input layer. When Keras saves a model again, it keeps this name, but not our metadata.
 INPUT_NAME = re.compile("images_(?P<task>rows|columns|pixels|permuted)(_(?P<permutation_seed>.+))?")
 
 
 class KerasWeights(NamedTuple):
-    """What a file of Keras holds.
+    """The weights in a file of Keras.
 
     Attributes:
-        arrays: the weights by the names they have in the file, in the order of `from_keras`, with zeros for
-            the biases that the model does not have.
+        arrays: the weights by their names in the file, in the order of `from_keras`, with zeros for missing
+            biases.
         bidirectional: whether there are cells that read backwards.
-        described: whether the file describes its layers, and the description was checked.
-        lists_layers: whether it says at least their order.
-        metadata: what it says besides.
+        described: whether the file has a description of its layers, which was checked.
+        lists_layers: whether it lists the layers in order.
+        metadata: our metadata, if any.
     """
 
     arrays: dict[str, np.ndarray]
@@ -82,11 +82,11 @@ class KerasWeights(NamedTuple):
 
 
 def keras_model(params: Params, metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
-    """A ``.keras`` file: a sequential model from images (batch, time, inputs) to logits.
+    """Make a ``.keras`` file of a sequential model from images (batch, time, inputs) to logits.
 
     Args:
         params: the parameters of `LSTMClassifier`.
-        metadata: what the file is to say besides; the input is named after the task and its permutation.
+        metadata: the metadata of the file; the input is named after the task and its permutation.
 
     Raises:
         ConversionError: if h5py is missing.
@@ -111,7 +111,7 @@ def keras_model(params: Params, metadata: Mapping[str, str] = MappingProxyType({
 
 
 def _names(architecture: Architecture) -> Iterator[str]:
-    """The HDF5 paths of the weights, in the order of `to_keras`."""
+    """Yield the HDF5 paths of the weights, in the order of `to_keras`."""
     for layer, direction, _ in architecture.cells():
         number = f"_{layer}" if layer else ""
         name = f"bidirectional{number}/{direction}_layer" if architecture.bidirectional else f"lstm{number}"
@@ -120,7 +120,7 @@ def _names(architecture: Architecture) -> Iterator[str]:
 
 
 def _model_config(architecture: Architecture, input_name: str) -> dict[str, Any]:
-    """The description of the model."""
+    """Make the description of the model."""
     shape = [None, None, architecture.inputs]  # any batch, any number of time steps
     layers = [_config("InputLayer", name=input_name, batch_shape=shape, dtype="float32")]
     for layer in range(architecture.num_layers):
@@ -151,13 +151,13 @@ def _config(kind: str, **settings: Any) -> dict[str, Any]:
 
 
 def read_keras(content: bytes, *, is_archive: bool) -> KerasWeights:
-    """The weights in the content of a file of Keras.
+    """Read the weights in the content of a file of Keras.
 
-    If the file describes the model, it is one that computes what `LSTMClassifier` does.
+    A description of the model, if there is one, must be that of an LSTM classifier.
 
     Args:
-        content: of the file.
-        is_archive: whether it is a ``.keras`` file, else it is one of HDF5.
+        content: the content of the file.
+        is_archive: whether it is a ``.keras`` file; else it is an HDF5 file.
 
     Raises:
         ConversionError: if it is not such a file, or a model of other layers; if h5py is missing.
@@ -177,18 +177,18 @@ def read_keras(content: bytes, *, is_archive: bool) -> KerasWeights:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConversionError(
-            f"got a damaged file, or none of HDF5 ({one_line(error)}); expected one that Keras writes"
+            f"got a damaged file, or no HDF5 file ({one_line(error)}); expected one that Keras writes"
         ) from error
     if description and (match := INPUT_NAME.fullmatch(description.input_name)):
         metadata = {**{key: text for key, text in match.groupdict().items() if text}, **metadata}
-    if metadata:  # all that is read here are words of ours
+    if metadata:  # only this package writes these
         metadata = {PRODUCER: OURS, **metadata}
     weights, bidirectional = _in_order(arrays, description, listed)
     return KerasWeights(weights, bidirectional, description is not None, bool(listed), metadata)
 
 
 def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
-    """The description, our metadata and the HDF5 file in a ``.keras`` file."""
+    """Return the description, our metadata and the HDF5 file in a ``.keras`` file."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             texts = [name for name in (CONFIG, METADATA) if name == CONFIG or name in archive.namelist()]
@@ -209,7 +209,7 @@ def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
         NotImplementedError,
     ) as error:
         raise ConversionError(
-            f"got a damaged file, or none of Keras 3 ({one_line(error)}); expected one that "
+            f"got a damaged file, or no Keras 3 file ({one_line(error)}); expected one that "
             "model.save('model.keras') writes"
         ) from error
     ours = about[0].get(OURS) if about and isinstance(about[0], dict) else None
@@ -220,7 +220,7 @@ def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
 def _check_packed_size(member: zipfile.ZipInfo, file_size: int) -> None:
     """Refuse a small file that would fill the memory when it is unpacked."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # The other methods are unpacked at once, whatever size is declared.
+        # Other methods do not stop at the declared size.
         raise ConversionError(
             f"got a {member.filename} compressed by method {member.compress_type}, expected 0 or 8, stored "
             "or deflated"
@@ -229,17 +229,17 @@ def _check_packed_size(member: zipfile.ZipInfo, file_size: int) -> None:
         raise ConversionError(
             f"got a {member.filename} of {member.file_size:,} bytes, expected at most {LARGEST_DESCRIPTION:,}"
         )
-    # Of the packed size the archive may say what it likes; that of the file is known.
+    # The packed size in the archive may be false. The size of the file is known.
     most = min(LARGEST_FILE, MOST_COMPRESSION * file_size)
     if member.filename == WEIGHTS and member.file_size > most:
         raise ConversionError(
             f"got a {member.filename} of {member.file_size:,} bytes in a file of {file_size:,}, expected at "
-            f"most {most:,}: those of a trained model hardly shrink"
+            f"most {most:,}, because the weights of a trained model hardly shrink"
         )
 
 
 def _text(file: Any, name: str) -> str:
-    """A text among the attributes of a file."""
+    """Read an attribute of a file that is a text."""
     declared = file.attrs.get_id(name)
     if declared.shape != () or declared.get_storage_size() > LARGEST_DESCRIPTION:
         raise ConversionError(
@@ -251,12 +251,12 @@ def _text(file: Any, name: str) -> str:
 
 
 def _listed_layers(file: Any, file_size: int, found: set[str]) -> tuple[str, ...]:
-    """The layers in their order, as Keras 2 lists them beside the weights; nothing if some are not in it."""
+    """Return the layers in order, from the list of Keras 2; nothing if it lacks some of ``found``."""
     attributes = file.get("model_weights", file).attrs
     if "layer_names" not in attributes:
         return ()
     declared = attributes.get_id("layer_names")
-    # Each text may be as long as the file, and all of them may lie in the same place.
+    # Each text may be as long as the file, because all of them may share the same bytes.
     if len(declared.shape) != 1 or declared.shape[0] * file_size > LARGEST_LIST:
         return ()
     listed = tuple(
@@ -274,7 +274,7 @@ def _parsed(text: str, name: str) -> Any:
 
 
 def _variables(file: Any, file_size: int) -> dict[str, np.ndarray]:
-    """The arrays of an HDF5 file by their paths, but for those of an optimizer."""
+    """Read the arrays of an HDF5 file by their paths, without those of an optimizer."""
     h5py = required("h5py")
     found: dict[str, Any] = {}
 
@@ -286,12 +286,12 @@ def _variables(file: Any, file_size: int) -> dict[str, np.ndarray]:
                 )
         shape = getattr(item, "shape", None)
         if shape is None or name.startswith(("optimizer/", "optimizer_weights/")) or "seed_generator" in name:
-            return  # a group, or what only training needs
+            return  # a group, or a variable that only training needs
         if item.external or item.is_virtual or item.nbytes > file_size:
             raise ConversionError(
                 f"{name}: got an array that is not in the file, expected its {item.nbytes} bytes"
             )
-        if item.dtype.kind not in "fiub":  # else it is not of the declared size: texts, references
+        if item.dtype.kind not in "fiub":  # texts and references may exceed the declared size
             raise ConversionError(f"{name}: got values of type {item.dtype}, expected numbers")
         found[name] = item
 
@@ -300,17 +300,17 @@ def _variables(file: Any, file_size: int) -> dict[str, np.ndarray]:
     declared = sum(item.nbytes for item in found.values())
     if declared > file_size:
         raise ConversionError(
-            f"got arrays of {declared:,} bytes together, expected at most the {file_size:,} of the file: "
-            "Keras does not compress them"
+            f"got arrays of {declared:,} bytes together, expected at most the {file_size:,} of the file, "
+            "because Keras does not compress them"
         )
     return {name: item[()] for name, item in found.items()}
 
 
 class _Layer(NamedTuple):
-    """Where weights lie in a file.
+    """A layer, or one direction of it, in a file.
 
     Attributes:
-        name: of the layer in the file.
+        name: name of the layer in the file.
         backward: whether this is the part of a Bidirectional layer that reads backwards.
     """
 
@@ -319,7 +319,7 @@ class _Layer(NamedTuple):
 
 
 def _place(path: str) -> tuple[_Layer, str]:
-    """The layer of a weight, and which of its weights this is; as text, if it is none of those known."""
+    """Return the layer of a weight, and its kind: a known one, or else the last part of the path."""
     if match := CELL.fullmatch(path):
         kind = CELL_KINDS[int(match["kind"])]
         return _Layer(match["layer"], match["direction"] == "backward"), kind
@@ -335,7 +335,7 @@ def _place(path: str) -> tuple[_Layer, str]:
 def _in_order(
     arrays: Mapping[str, np.ndarray], description: Description | None, listed: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """The arrays of cell after cell, and then of the head; whether there are cells that read backwards."""
+    """Return the arrays of each cell and then of the head, and whether some cells read backwards."""
     layers: dict[_Layer, dict[str, str]] = {}
     for path in arrays:
         layer, kind = _place(path)
@@ -363,7 +363,7 @@ def _in_order(
                 f"got {', '.join(sorted(kinds))} in the layer {layer.name}, expected {', '.join(expected)}"
             )
         for kind in expected:
-            # A bias that is not there adds nothing.
+            # A missing bias is zero.
             kernel = arrays[kinds["kernel"]]
             name = kinds.get(kind, f"{kinds['kernel']} (no bias)")
             weights[name] = arrays[name] if kind in kinds else np.zeros(kernel.shape[-1:], np.float32)
@@ -371,16 +371,16 @@ def _in_order(
 
 
 def _ordering(cells: Sequence[_Layer], in_order: Sequence[str]) -> Callable[[_Layer], Any]:
-    """What to sort cells by: by the layer, forward before backward."""
+    """Return the key to sort cells by: by layer, then forward before backward."""
     names = {cell.name for cell in cells}
-    if names <= {*in_order}:  # of a file of Keras 2
+    if names <= {*in_order}:  # the file gives the order
         order = {name: number for number, name in enumerate(in_order)}
         return lambda cell: (order[cell.name], cell.backward)
     numbered = {name: re.fullmatch("(.*?)_?([0-9]{0,9})", name, re.DOTALL) for name in names}
     if len({match and match[1] for match in numbered.values()}) > 1:
         raise ConversionError(
             f"got layers whose order the file does not tell ({', '.join(sorted(names))}), expected names "
-            "that differ in a number, as those in a Sequential model do"
+            "that differ in a number, as in a Sequential model"
         )
     numbers = {name: int(match[2] or 0) for name, match in numbered.items() if match}
     return lambda cell: (numbers[cell.name], cell.backward)
@@ -389,7 +389,7 @@ def _ordering(cells: Sequence[_Layer], in_order: Sequence[str]) -> Callable[[_La
 def _check_as_described(
     in_order: Sequence[_Layer], layers: Mapping[_Layer, Mapping[str, str]], description: Description | None
 ) -> None:
-    """Refuse weights of another model than the description in the same file."""
+    """Refuse weights that do not fit the description in the same file."""
     if description is None:
         return
     found = (tuple("bias" in layers[each] for each in in_order), any(each.backward for each in in_order))
@@ -398,5 +398,5 @@ def _check_as_described(
         raise ConversionError(
             f"got {len(in_order)} layers and directions with weights, {sum(found[0])} of them with a bias, "
             f"expected {len(expected[0])} and {sum(expected[0])}: the file describes another model than it "
-            "holds"
+            "contains"
         )

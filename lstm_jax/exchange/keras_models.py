@@ -1,8 +1,8 @@
-"""What a description of a Keras model must say, so that the model computes what `LSTMClassifier` does.
+"""The check that the description of a Keras model is that of an LSTM classifier.
 
-Keras 2 and 3 describe a model as layers with settings and, if it is a Functional one, the calls that wire
-them. What is not known here to be harmless is refused: a layer, a setting, a wire. Otherwise a model with,
-say, a dense layer on the cell state would be read as another one, with wrong numbers and without a word.
+Keras 2 and 3 describe a model as layers with settings. A Functional model also has the calls that connect
+them. Any layer, setting or connection that is not known to be harmless is refused. Otherwise a model with,
+say, a dense layer on the cell state would be read as another model, with wrong results and no warning.
 """
 
 import re
@@ -22,7 +22,7 @@ IDLE_LAYERS = (
     "ActivityRegularization",
 )
 
-# Settings and the values that they may have.
+# Settings and their accepted values.
 Settings = Mapping[str, Sequence[Any]]
 YES, NO, NONE, EITHER = (True,), (False,), (None,), (True, False)
 _LSTM: Settings = MappingProxyType(
@@ -36,8 +36,8 @@ _DENSE_IF_THERE: Settings = MappingProxyType(
 )
 _INPUT_IF_THERE: Settings = MappingProxyType({"sparse": NO, "ragged": NO})
 
-# Settings that change no number at inference: names, shapes, initial values, what acts in training only, how
-# the same is computed. The state that `return_state` returns is used only where a wire says so.
+# Settings that do not change the results at inference: names, shapes, initial values, settings for training,
+# and choices of implementation. `return_state` is harmless, because connections to the state are refused.
 _ANYWHERE = {"name", "trainable", "dtype", "batch_input_shape", "batch_shape", "activity_regularizer"}
 _OF_WEIGHTS = {
     f"{weights}_{kind}"
@@ -64,24 +64,24 @@ _HARMLESS: Mapping[str, set[str]] = MappingProxyType(
         },
     }
 )
-# A layer may be called with these, and these alone besides its input.
+# The only arguments, besides its input, that a layer may be called with.
 _CALL_IF_THERE: Settings = MappingProxyType(
     {"mask": NONE, "training": (None, False), "initial_state": NONE, "constants": NONE}
 )
 _OF_KERAS = re.compile(r"(tensorflow\.(python\.)?)?(tf_)?keras(\..*)?")
 _FLOATS = re.compile("(mixed_)?(float32|float64|float16|bfloat16)")
-# The classes of such a type, where it is described as an object: of Keras 3 now and at first, of Keras 2.
+# The classes of a dtype described as an object: in Keras 3, in its first versions, and in Keras 2.
 _POLICIES = ("DTypePolicy", "FloatDTypePolicy", "Policy")
 
 
 class Description(NamedTuple):
-    """A model that can be read.
+    """The description of a model that can be read.
 
     Attributes:
-        names: of the layers of LSTM or Bidirectional, from the first to the last.
+        names: names of the LSTM or Bidirectional layers, from the first to the last.
         use_bias: whether each cell has a bias, forward before backward; then whether the head has one.
         bidirectional: whether the layers are Bidirectional ones.
-        input_name: of the input layer; empty if there is none.
+        input_name: name of the input layer; empty if there is none.
     """
 
     names: tuple[str, ...]
@@ -91,13 +91,13 @@ class Description(NamedTuple):
 
 
 def describe(model: Any) -> Description:
-    """What a model's configuration describes, if it computes what `LSTMClassifier` does.
+    """Check the configuration of a model, and return its description.
 
     Args:
-        model: the JSON object of Keras's ``config.json``, or of the attribute ``model_config``.
+        model: the JSON object in ``config.json`` of Keras, or in the attribute ``model_config``.
 
     Raises:
-        ConversionError: if it computes something else, or may do so.
+        ConversionError: if the model computes something else than `LSTMClassifier`, or may do so.
     """
     try:
         return _describe(model)
@@ -121,14 +121,14 @@ def _describe(model: Mapping[str, Any]) -> Description:
         layers = layers[1:]
     layers = [layer for layer in layers if not _is_idle(layer)]
     of_head = _DENSE
-    if layers and _is_softmax(layers[-1]):  # it turns logits into probabilities, and changes no weights
-        layers, of_head = layers[:-1], _DENSE_BELOW_SOFTMAX  # a second one would change them again
+    if layers and _is_softmax(layers[-1]):  # it turns logits into probabilities, and has no weights
+        layers, of_head = layers[:-1], _DENSE_BELOW_SOFTMAX  # a second softmax would change the results
     layers = _without_reshaping(layers)
     kinds = [layer["class_name"] for layer in layers]
     if len(kinds) < 2 or kinds[-1] != "Dense" or set(kinds[:-1]) not in ({"LSTM"}, {"Bidirectional"}):
         raise ConversionError(
-            f"got the layers {', '.join(kinds) or 'none'}, expected layers of LSTM, or of Bidirectional, and "
-            "a Dense layer; take the others out of the model, and do to the images what they did"
+            f"got the layers {', '.join(kinds) or 'none'}, expected LSTM or Bidirectional layers and a Dense "
+            "layer; remove the others from the model, and change the images as they did"
         )
     *recurrent, head = layers
     use_bias: list[bool] = []
@@ -145,7 +145,7 @@ def _describe(model: Mapping[str, Any]) -> Description:
 
 
 def _chain(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The layers from the input to the output, if each reads the one before it and nothing else."""
+    """Return the layers from the input to the output, if each reads only the one before it."""
     kind, config = model["class_name"], model["config"]
     if kind not in ("Sequential", "Functional", "Model"):
         raise ConversionError(
@@ -159,7 +159,7 @@ def _chain(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     layers: list[Mapping[str, Any]] = config["layers"]
     if kind == "Sequential":
         return layers
-    for layer in layers:  # the wires have the one name, the weights the other
+    for layer in layers:  # calls use the first name, weights the second
         if layer["name"] != layer["config"]["name"]:
             raise ConversionError(
                 f"got the layer {layer['name']!r} with the name {layer['config']['name']!r} among its "
@@ -177,12 +177,12 @@ def _chain(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             "output, expected a model in which each layer reads the one before it"
         )
     if _first_output(_the_only(config["input_layers"], "inputs")) != chain[-1]["name"]:
-        raise ConversionError(f"got another input than {chain[-1]['name']}, where the chain of layers begins")
+        raise ConversionError(f"got another input than {chain[-1]['name']}, the first layer of the chain")
     return chain[::-1]
 
 
 def _input_of(layer: Mapping[str, Any]) -> str:
-    """The name of the one layer that a layer reads, once."""
+    """Return the name of the one layer that a layer reads."""
     name, calls = layer["name"], layer["inbound_nodes"]
     if len(calls) != 1:
         raise ConversionError(
@@ -212,7 +212,7 @@ def _input_of(layer: Mapping[str, Any]) -> str:
 
 
 def _the_only(places: Sequence[Any], what: str) -> Sequence[Any]:
-    """The one of the model's inputs or outputs: [name, 0, 0], or a list of it."""
+    """Return the only one of the model's inputs or outputs, given as [name, 0, 0] or a list with it."""
     places = [places] if isinstance(places[0], str) else places
     if len(places) != 1:
         raise ConversionError(f"got a model of {len(places)} {what}, expected one")
@@ -220,18 +220,18 @@ def _the_only(places: Sequence[Any], what: str) -> Sequence[Any]:
 
 
 def _first_output(place: Sequence[Any], *, of: str = "the model") -> str:
-    """The layer at a place, of which the first output of the first call is taken."""
+    """Return the layer at a place, which must be the first output of its first call."""
     name, call, output = place
     if (call, output) != (0, 0):
         raise ConversionError(
-            f"got output {output} of call {call} of the layer {name!r} as what {of!r} reads, expected "
+            f"got output {output} of call {call} of the layer {name!r} as the input of {of!r}, expected "
             "output 0 of call 0: the outputs, not the cell state"
         )
     return str(name)
 
 
 def _check_origin(layer: Mapping[str, Any]) -> None:
-    """Refuse classes that are not Keras's own, whatever they are called."""
+    """Refuse classes that are not from Keras, even if they have the same name."""
     module, registered = layer.get("module"), layer.get("registered_name")
     if (module is not None and not _OF_KERAS.fullmatch(module)) or registered not in (
         None,
@@ -255,14 +255,14 @@ def _is_softmax(layer: Mapping[str, Any]) -> bool:
 
 
 def _without_reshaping(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The layers without those that leave all numbers in their order, and LSTM and Dense what they read."""
+    """Return the layers without reshapes that do not change the inputs of LSTM and Dense layers."""
     kinds = [layer["class_name"] for layer in layers]
     places = [place for place, kind in enumerate(kinds) if kind in ("LSTM", "Bidirectional")]
     if not places:
         return list(layers)
 
     def changes(place: int) -> bool:
-        if kinds[place] == "Reshape":  # images to sequences before all LSTM, or features to features after
+        if kinds[place] == "Reshape":  # images to sequences before any LSTM, or features to features after
             dimensions = len(layers[place]["config"]["target_shape"])
             return not ((place < places[0] and dimensions == 2) or (place > places[-1] and dimensions == 1))
         return not (kinds[place] == "Flatten" and place > places[-1])
@@ -271,13 +271,13 @@ def _without_reshaping(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str,
 
 
 def _cells(layer: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], bool]]:
-    """The LSTM layers within a layer, forward before backward, and whether each is to read backwards."""
+    """Yield the LSTM layers within a layer, forward before backward, and whether each must read backwards."""
     if layer["class_name"] == "LSTM":
         yield layer, False
         return
     _check_settings(layer, {"merge_mode": ("concat",)}, {}, besides=("layer", "backward_layer"))
     forward = layer["config"]["layer"]
-    # Keras 2 leaves the second one out if it is a copy of the first that reads backwards.
+    # Keras 2 omits the second one if it is a copy of the first that reads backwards.
     copy = {**forward, "config": {**forward["config"], "go_backwards": not forward["config"]["go_backwards"]}}
     for part, backwards in ((forward, False), (layer["config"].get("backward_layer") or copy, True)):
         if part["class_name"] != "LSTM":
@@ -289,7 +289,7 @@ def _cells(layer: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], bool]]
 def _check_settings(
     layer: Mapping[str, Any], expected: Settings, if_there: Settings, besides: Sequence[str] = ()
 ) -> None:
-    """Refuse values that change what a layer computes, and settings of which nobody here knows."""
+    """Refuse values that change the results of a layer, and unknown settings."""
     kind, config = layer["class_name"], layer["config"]
     name = config.get("name", kind)
     if "inner_activation" in config:
@@ -297,14 +297,14 @@ def _check_settings(
     missing = [key for key in expected if key not in config]
     if missing:
         raise ConversionError(
-            f"got no {', '.join(missing)} in the layer {name!r}, expected what Keras writes"
+            f"got no {', '.join(missing)} in the layer {name!r}, expected the settings that Keras writes"
         )
     _check_values(name, config, {**expected, **if_there}, what="")
     unknown = sorted(set(config) - _HARMLESS[kind] - {*expected, *if_there, *besides})
     if unknown:
         raise ConversionError(
-            f"got {unknown[0]}={str(config[unknown[0]])[:40]} in the layer {name!r}, a setting that is not "
-            "known here, expected those of Keras 2 and 3"
+            f"got {unknown[0]}={str(config[unknown[0]])[:40]} in the layer {name!r}, an unknown setting, "
+            "expected those of Keras 2 and 3"
         )
     dtype = config.get("dtype")
     if isinstance(dtype, dict):
@@ -323,5 +323,5 @@ def _check_values(name: str, found: Mapping[str, Any], expected: Settings, *, wh
             told = " or ".join(repr(each) for each in values)
             raise ConversionError(
                 f"got {what}{' ' if what else ''}{key}={repr(found[key])[:60]} in the layer {name!r}, "
-                f"expected {told}, as LSTMClassifier has it"
+                f"expected {told}, as in LSTMClassifier"
             )

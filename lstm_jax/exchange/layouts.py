@@ -1,20 +1,19 @@
 """Weights in the layouts of other frameworks, as pure functions of NumPy arrays.
 
-What differs from one framework to the next is the order of the gates, whether kernels are transposed, and
-how many biases there are:
+Frameworks differ in the order of the gates, the transposition of kernels, and the number of biases:
 
     framework           gates         kernels                           bias
     Flax, lstm_jax      i f g o       one each, (D, H) and (H, H)       one per gate, (H,)
-    PyTorch             i f g o       (4H, D) and (4H, H)               two of (4H,), which it adds up
+    PyTorch             i f g o       (4H, D) and (4H, H)               two of (4H,), whose sum counts
     Keras               i f g o       (D, 4H) and (H, 4H)               one, (4H,)
-    ONNX                i o f g       (4H, D) and (4H, H)               two of (4H,), one after the other
+    ONNX                i o f g       (4H, D) and (4H, H)               two of (4H,), concatenated
 
-(Keras and ONNX call the gate g "c".) All of them multiply an input row from the left, x W, or a transposed
-kernel from the right, which is the same. The parameters of `lstm_jax` are those of `LSTMClassifier`:
+(Keras and ONNX call the gate g "c".) All of them compute x W, or the same with a transposed kernel. The
+parameters of `lstm_jax` are those of `LSTMClassifier`:
 
     {"lstm_0_forward": {"cell": {"ii": {"kernel"}, "hi": {"kernel", "bias"}, "if": ...}},
      "lstm_0_backward": ...,    in a bidirectional model
-     "lstm_1_forward": ...,     in one of more layers
+     "lstm_1_forward": ...,     in a model of several layers
      "head": {"kernel", "bias"}}
 """
 
@@ -54,7 +53,7 @@ def join_gates(cell: Mapping[str, Mapping[str, np.ndarray]], *, gates: str = GAT
     """Put the gates of a cell side by side.
 
     Args:
-        cell: the weights, as `flax.linen.LSTMCell` names them.
+        cell: the weights, under the names of `flax.linen.LSTMCell`.
         gates: the order of the gates.
     """
     return Joined(
@@ -65,7 +64,7 @@ def join_gates(cell: Mapping[str, Mapping[str, np.ndarray]], *, gates: str = GAT
 
 
 def split_gates(joined: Joined, *, gates: str = GATES) -> dict[str, dict[str, np.ndarray]]:
-    """The inverse of `join_gates`."""
+    """Split the weights of a cell into gates: the inverse of `join_gates`."""
     cell = {}
     parts = (np.split(np.asarray(array), len(gates), axis=-1) for array in joined)
     for gate, kernel, recurrent_kernel, bias in zip(gates, *parts, strict=True):
@@ -75,12 +74,12 @@ def split_gates(joined: Joined, *, gates: str = GATES) -> dict[str, dict[str, np
 
 
 class Architecture(NamedTuple):
-    """What the shapes of the weights say about an `LSTMClassifier`.
+    """The sizes of an `LSTMClassifier`, which the shapes of its weights determine.
 
     Attributes:
-        inputs: D, of each time step.
+        inputs: D, the number of inputs of a time step.
         hidden_size: H, of each layer and direction.
-        num_layers: LSTM layers.
+        num_layers: number of LSTM layers.
         bidirectional: whether each layer reads its inputs from both ends.
         num_classes: number of logits.
     """
@@ -98,18 +97,18 @@ class Architecture(NamedTuple):
 
     @property
     def features(self) -> int:
-        """Outputs of a layer, of all its directions together."""
+        """The number of outputs of a layer, all its directions together."""
         return self.hidden_size * len(self.directions)
 
     def cells(self) -> Iterator[tuple[int, str, int]]:
-        """Layer, direction and number of inputs of each cell."""
+        """Yield layer, direction and number of inputs of each cell."""
         for layer in range(self.num_layers):
             for direction in self.directions:
                 yield layer, direction, self.features if layer else self.inputs
 
 
 def architecture_of(params: Params) -> Architecture:
-    """The architecture that parameters of `LSTMClassifier` belong to."""
+    """Return the architecture of parameters of `LSTMClassifier`."""
     inputs, hidden_size = np.shape(params["lstm_0_forward"]["cell"]["ii"]["kernel"])
     return Architecture(
         inputs=inputs,
@@ -121,7 +120,7 @@ def architecture_of(params: Params) -> Architecture:
 
 
 def to_flat(params: Params) -> dict[str, np.ndarray]:
-    """The parameters of `LSTMClassifier` under names like ``lstm_0_forward.cell.ii.kernel``."""
+    """Flatten the parameters of `LSTMClassifier` to names like ``lstm_0_forward.cell.ii.kernel``."""
     flat: dict[str, np.ndarray] = {}
     for layer, direction, _ in architecture_of(params).cells():
         name = f"lstm_{layer}_{direction}"
@@ -131,10 +130,10 @@ def to_flat(params: Params) -> dict[str, np.ndarray]:
 
 
 def from_flat(flat: Mapping[str, np.ndarray]) -> Params:
-    """The inverse of `to_flat`.
+    """Make the tree of parameters from flat names: the inverse of `to_flat`.
 
     Raises:
-        ConversionError: for missing arrays, others, and shapes that do not fit together.
+        ConversionError: for missing or unknown arrays, and for shapes that do not fit together.
     """
     hidden_size, inputs = (
         _size(flat, f"lstm_0_forward.cell.{part}.kernel", axis=0, ndim=2) for part in ("hi", "ii")
@@ -168,16 +167,16 @@ def from_flat(flat: Mapping[str, np.ndarray]) -> Params:
 
 
 def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
-    """The parameters of `LSTMClassifier` from those of a model of Flax's own layers.
+    """Convert the parameters of a model of Flax layers to those of `LSTMClassifier`.
 
     Args:
         flat: the parameters of layers of ``LSTMCell`` and one ``Dense``, under names joined by ``.`` or
-            ``/``, whatever the model calls the layers: ``rnn.cell.ii.kernel``, ``LSTMCell_0.ii.kernel``. The
-            numbers in the names tell the order, ``forward`` and ``backward`` the directions; where these are
-            not there and the head reads two directions, the first of two cells is the forward one.
+            ``/``. The layers may have any names: ``rnn.cell.ii.kernel``, ``LSTMCell_0.ii.kernel``. The
+            numbers in the names give the order, and ``forward`` and ``backward`` the directions. Without
+            these words, if the head reads two directions, the first of each two cells is the forward one.
 
     Raises:
-        ConversionError: for missing arrays, those of other layers, an order that the names do not tell, and
+        ConversionError: for missing arrays, arrays of other layers, names that do not give the order, and
             shapes that do not fit together.
     """
     dotted = {name.replace("/", "."): array for name, array in flat.items()}
@@ -202,8 +201,8 @@ def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
     backwards = ["backward" in cell for cell in cells]
     if any(backwards) and backwards != [False, True] * (len(cells) // 2):
         raise ConversionError(
-            f"got {_listed(cells)}, expected for each cell that reads backwards one before it that reads "
-            "forwards: LSTMClassifier reads forwards, or in both directions"
+            f"got {_listed(cells)}, expected for each cell that reads backwards one that reads forwards: "
+            "LSTMClassifier reads forwards, or in both directions"
         )
     hidden_size = _size(dotted, f"{cells[-1]}hi.kernel", axis=0, ndim=2)
     two = len(cells) % 2 == 0 and _size(dotted, kernels[0], axis=0, ndim=2) == 2 * hidden_size
@@ -223,11 +222,11 @@ def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
 
 
 def to_pytorch(params: Params) -> dict[str, np.ndarray]:
-    """The ``state_dict`` of a PyTorch module that computes the same.
+    """Make the ``state_dict`` of an equivalent PyTorch module.
 
     The module has ``self.lstm = nn.LSTM(D, H, num_layers, bidirectional=..., batch_first=True)`` and
-    ``self.head = nn.Linear(...)``, which reads the last output of both directions, PyTorch's ``h_n``. Of
-    the two biases the first is zero.
+    ``self.head = nn.Linear(...)``, which reads the last output of each direction, ``h_n`` of PyTorch. The
+    first of the two biases is zero.
 
     Args:
         params: the parameters of `LSTMClassifier`.
@@ -246,13 +245,13 @@ def to_pytorch(params: Params) -> dict[str, np.ndarray]:
 
 
 def from_pytorch(state: Mapping[str, np.ndarray]) -> Params:
-    """The parameters of `LSTMClassifier` from a PyTorch ``state_dict``.
+    """Convert a PyTorch ``state_dict`` to the parameters of `LSTMClassifier`.
 
     Args:
-        state: the arrays of one `nn.LSTM` and one `nn.Linear`, whatever the module calls the two.
+        state: the arrays of one `nn.LSTM` and one `nn.Linear`, which may have any names in the module.
 
     Raises:
-        ConversionError: for missing arrays, those of other layers, and shapes that do not fit together.
+        ConversionError: for missing arrays, arrays of other layers, and shapes that do not fit together.
     """
     lstm = _prefix(state, "weight_ih_l0", "nn.LSTM")
     head = _prefix(state, "weight", "nn.Linear")
@@ -277,7 +276,7 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> Params:
         expected[f"{lstm}bias_ih_{suffix}"] = expected[f"{lstm}bias_hh_{suffix}"] = (4 * hidden_size,)
     expected[f"{head}weight"] = (architecture.num_classes, architecture.features)
     expected[f"{head}bias"] = (architecture.num_classes,)
-    # With bias=False a module has none at all.
+    # With bias=False, nn.LSTM has no biases at all.
     of_lstm = [name for name in expected if name.startswith(f"{lstm}bias_")]
     absent = [] if any(name in state for name in of_lstm) else of_lstm
     state = _with_zeros(state, [*absent, f"{head}bias"], expected)
@@ -299,7 +298,7 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> Params:
 def _with_zeros(
     arrays: Mapping[str, np.ndarray], names: Collection[str], shapes: Mapping[str, Shape]
 ) -> dict[str, np.ndarray]:
-    """The arrays, and zeros for those of the names that are missing: a bias that is left out adds nothing."""
+    """Add zeros for those of the names that are missing: a missing bias is zero."""
     return {**{name: np.zeros(shapes[name], np.float32) for name in names}, **arrays}
 
 
@@ -308,16 +307,17 @@ def _pytorch_suffix(layer: int, direction: str) -> str:
 
 
 def to_keras(params: Params) -> list[np.ndarray]:
-    """The weights of a Keras model that computes the same, for its ``set_weights``.
+    """Make the weights of an equivalent Keras model, for its ``set_weights``.
 
-    The model is layers of ``LSTM(H)``, each within ``Bidirectional`` if there are two directions, all but
-    the last with ``return_sequences=True``, and a ``Dense`` layer.
+    The model has ``LSTM(H)`` layers, each within ``Bidirectional`` if there are two directions, all but the
+    last with ``return_sequences=True``, and a ``Dense`` layer.
 
     Args:
         params: the parameters of `LSTMClassifier`.
 
     Returns:
-        Kernel, recurrent kernel and bias of each cell, forward before backward; then those of the head.
+        Kernel, recurrent kernel and bias of each cell, forward before backward; then kernel and bias of the
+        head.
     """
     weights: list[np.ndarray] = []
     for layer, direction, _ in architecture_of(params).cells():
@@ -326,20 +326,20 @@ def to_keras(params: Params) -> list[np.ndarray]:
 
 
 def from_keras(weights: Sequence[np.ndarray], *, bidirectional: bool = False) -> Params:
-    """The parameters of `LSTMClassifier` from a Keras model's ``get_weights``; see `to_keras`.
+    """Convert ``get_weights`` of a Keras model to the parameters of `LSTMClassifier`; see `to_keras`.
 
     Args:
         weights: kernel, recurrent kernel and bias of each cell; then kernel and bias of the head.
         bidirectional: whether the cells are those of ``Bidirectional`` layers.
 
     Raises:
-        ConversionError: for missing weights, those of other layers, and shapes that do not fit together.
+        ConversionError: for missing weights, weights of other layers, and shapes that do not fit together.
     """
     cells, rest = divmod(len(weights), 3)
     if rest != 2 or not cells:
         raise ConversionError(
             f"got {len(weights)} weights, expected 3 for each LSTM cell (kernel, recurrent kernel, bias) and "
-            "2 for a Dense layer: no other layers, and no bias left out"
+            "2 for a Dense layer, no other layers, and no missing bias"
         )
     names = [f"cell {cell} {kind}" for cell in range(cells) for kind in Joined._fields]
     found = dict(zip([*names, "head kernel", "head bias"], weights, strict=True))
@@ -369,7 +369,7 @@ def from_keras(weights: Sequence[np.ndarray], *, bidirectional: bool = False) ->
 
 
 def _prefix(state: Mapping[str, np.ndarray], suffix: str, kind: str) -> str:
-    """What stands before ``suffix`` in the one name that ends in it: the name of a module, and a dot."""
+    """Return the text before ``suffix`` in the only name that ends in it: the name of a module, and a dot."""
     names = [name for name in state if name == suffix or name.endswith(f".{suffix}")]
     if len(names) != 1:
         raise ConversionError(
@@ -380,7 +380,7 @@ def _prefix(state: Mapping[str, np.ndarray], suffix: str, kind: str) -> str:
 
 
 def _size(arrays: Mapping[str, np.ndarray], name: str, *, axis: int, ndim: int) -> int:
-    """One dimension of an array."""
+    """Return one dimension of an array, after a check of their number."""
     if name not in arrays:
         raise ConversionError(
             f"got no {name} among {_listed(arrays)}, expected the weights of an LSTM classifier"
@@ -392,7 +392,7 @@ def _size(arrays: Mapping[str, np.ndarray], name: str, *, axis: int, ndim: int) 
 
 
 def _hidden_size(arrays: Mapping[str, np.ndarray], name: str, *, gates_axis: int) -> int:
-    """H of a recurrent kernel, once it is clear that it has the gates of an LSTM."""
+    """Return H of a recurrent kernel, after a check that it has the gates of an LSTM."""
     hidden_size = _size(arrays, name, axis=1 - gates_axis, ndim=2)
     gates = _size(arrays, name, axis=gates_axis, ndim=2)
     if gates != 4 * hidden_size:
@@ -405,15 +405,15 @@ def _hidden_size(arrays: Mapping[str, np.ndarray], name: str, *, gates_axis: int
 
 
 def _check_shapes(found: Mapping[str, np.ndarray], expected: Mapping[str, Shape]) -> None:
-    """Refuse arrays that are not exactly those of the architecture."""
+    """Refuse arrays unless they are exactly those of the architecture."""
     missing = [name for name in expected if name not in found]
     others = [name for name in found if name not in expected]
     if missing or others:
         told = [f"no {_listed(missing)}"] if missing else []
         told += [f"{_listed(others)} besides"] if others else []
         raise ConversionError(
-            f"got {' and '.join(told)}, expected the {len(expected)} arrays of an LSTM classifier that its "
-            "first layer and its head tell of"
+            f"got {' and '.join(told)}, expected the {len(expected)} arrays of an LSTM classifier with this "
+            "first layer and head"
         )
     for name, shape in expected.items():
         if found[name].shape != shape:
@@ -423,21 +423,21 @@ def _check_shapes(found: Mapping[str, np.ndarray], expected: Mapping[str, Shape]
 
 
 def _listed(names: Collection[str]) -> str:
-    """The first few of the names."""
+    """Return the first few names as text."""
     shown = ", ".join(list(names)[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"
 
 
 def with_normalized_inputs(params: Params, *, mean: float, std: float) -> Params:
-    """Parameters that make of x what the given ones make of (x - mean) / std.
+    """Change parameters so that inputs x give the results that (x - mean) / std gave before.
 
-    W (x - m) / s + b = (W / s) x + (b - m / s times the sum of the rows of W): it takes no more than other
-    weights and biases in the first layer.
+    W (x - m) / s + b = (W / s) x + (b - m / s times the sum of the rows of W). So only the weights and biases
+    of the first layer change.
 
     Args:
         params: the parameters of `LSTMClassifier`.
-        mean: what was subtracted from the inputs that they were trained on.
-        std: what these were divided by; not 0.
+        mean: the number that was subtracted from the inputs in training.
+        std: the number by which they were divided then; not 0.
     """
     changed = dict(params)
     for direction in architecture_of(params).directions:

@@ -1,8 +1,8 @@
-"""What a file of weights says besides: how images become its model's inputs, and a digest of all that.
+"""The metadata of a file of weights: how images become the inputs of its model, and a digest of the file.
 
-Weights that read columns compute nonsense from rows, and no shape shows it. So exported files say which they
-read, and `import` reads it back. It is text under names, as safetensors, ONNX and Keras's ``metadata.json``
-hold it.
+A model trained on columns gives nonsense for rows, and no shape shows that. So exported files say what the
+model reads, and `import` uses it. The metadata map names to texts, which safetensors, ONNX and
+``metadata.json`` of Keras can store.
 """
 
 import hashlib
@@ -19,27 +19,27 @@ from lstm_jax.errors import ConversionError
 from lstm_jax.options import Rule, between, flag
 from lstm_jax.version import __version__
 
-# Bytes of a file, as many as ONNX allows: more are no weights of a model that reads digits.
+# The most bytes of a file, the limit of ONNX. The weights of a model that reads digits are far smaller.
 LARGEST_FILE = 2 * 2**30
-# What can be subtracted from pixels, and what they can be divided by.
+# The ranges of the mean that is subtracted from pixels, and of the divisor.
 PIXELS: Mapping[str, Rule] = MappingProxyType(
     {"pixel_mean": between(-1e6, 1e6), "pixel_std": between(1e-6, 1e6)}
 )
-# Under this name a file says the SHA-256 of its arrays and of what else it says; see `digest`.
+# The name of the SHA-256 of the arrays and the other metadata; see `digest`.
 DIGEST = "sha256"
-# Files of ours say that they are: others may mean something else by the same names.
+# The name and value that mark our files. Other programs may use the same names for other things.
 PRODUCER, OURS = "producer", "lstm_jax"
 
 
 class Inputs(NamedTuple):
-    """How images become the inputs of a model; None is what nobody has said.
+    """The conversion of images to inputs of a model; None stands for unknown.
 
     Attributes:
-        task: what is read in a time step, see `lstm_jax.model`.
+        task: the input of a time step, see `lstm_jax.model`.
         permutation_seed: the order of the pixels in the task ``permuted``.
-        dataset: the images that the model was trained on.
-        pixel_mean: what is subtracted from pixels from 0 (black) to 1 (white).
-        pixel_std: what they are divided by then.
+        dataset: the data set that the model was trained on.
+        pixel_mean: the number subtracted from pixels from 0 (black) to 1 (white).
+        pixel_std: the number by which they are divided then.
     """
 
     task: str | None = None
@@ -50,9 +50,9 @@ class Inputs(NamedTuple):
 
 
 def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """The SHA-256 of a file's metadata but for the digest itself, and of its arrays, in hex.
+    """Compute the SHA-256 of the metadata, without the digest itself, and of the arrays, in hex.
 
-    Of each array it is of name, dtype, shape and values, in the order of the names.
+    Each array counts with its name, dtype, shape and values, in the order of the names.
     """
     told = sorted((name, text) for name, text in metadata.items() if name != DIGEST)
     sha = hashlib.sha256(f"{json.dumps(told)}\n".encode())
@@ -65,7 +65,7 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str
 
 
 def check_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Refuse arrays and metadata that are not those the file was written with, where it says which.
+    """Refuse arrays and metadata that have changed since the file was written, if it has a digest.
 
     Raises:
         ConversionError: if the digests differ.
@@ -75,14 +75,14 @@ def check_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) 
     found = digest(arrays, metadata)
     if metadata[DIGEST] != found:
         raise ConversionError(
-            f"got arrays and metadata of SHA-256 {found}, expected {metadata[DIGEST][:64]}, which the file "
-            "was written with: it is damaged; export or copy it again (if you changed it yourself, leave "
-            f"{DIGEST} out of its metadata)"
+            f"got arrays and metadata of SHA-256 {found}, expected {metadata[DIGEST][:64]} as the file says: "
+            "it is damaged; export or copy it again (if you changed it yourself, remove "
+            f"{DIGEST} from its metadata)"
         )
 
 
 def sequence_of(task: str, permutation_seed: int | str | None) -> str:
-    """What a model of this task reads step by step, in words: other frameworks do not know of our tasks."""
+    """Describe what a model of this task reads step by step, for users of other frameworks."""
     order = f"lstm_jax.model.permutation(784, {permutation_seed!r})"
     return {
         "rows": "rows of pixels",
@@ -93,12 +93,12 @@ def sequence_of(task: str, permutation_seed: int | str | None) -> str:
 
 
 def inputs_in_words(config: Config) -> str:
-    """What an exported model of such a run takes, in words."""
+    """Describe the inputs of the exported model of a run."""
     return f"{sequence_of(config.model.task, config.model.permutation_seed)}, from 0 (black) to 1 (white)"
 
 
 def described(config: Config) -> dict[str, str]:
-    """What an exported file of such a run says of its inputs, for programs and for people."""
+    """Make the metadata of the exported model of a run, for programs and for people."""
     task, seed = config.model.task, config.model.permutation_seed
     order = {"permutation_seed": str(seed)} if task == "permuted" else {}
     return {
@@ -113,10 +113,10 @@ def described(config: Config) -> dict[str, str]:
 
 
 def said(metadata: Mapping[str, str]) -> Inputs:
-    """What the metadata of a file of ours say of its inputs; those of others say nothing.
+    """Read the inputs of a model from the metadata of one of our files; those of others are all unknown.
 
     Raises:
-        ConversionError: for values that are none.
+        ConversionError: for impossible values.
     """
     if not metadata.get(PRODUCER, "").startswith(OURS):
         return Inputs()
@@ -145,28 +145,28 @@ def said(metadata: Mapping[str, str]) -> Inputs:
     return Inputs(
         task=value("task", f"one of {', '.join(SEQUENCE_LENGTHS)}", SEQUENCE_LENGTHS.__contains__),
         permutation_seed=int(order) if order and order.isdigit() else order,
-        dataset=dataset if dataset in DATASETS else None,  # others name data of their own
+        dataset=dataset if dataset in DATASETS else None,  # other data sets cannot be used here
         pixel_mean=number("pixel_mean"),
         pixel_std=number("pixel_std"),
     )
 
 
 def agreed(in_file: Inputs, asked: Inputs, *, inputs: int) -> tuple[Inputs, list[str]]:
-    """What is read, from what the file says and what the user says.
+    """Combine the inputs that the file describes with those that the user asks for.
 
-    The user may choose another data set, to train further on; all else belongs to the weights.
+    The user may choose another data set for further training. All else belongs to the weights.
 
     Args:
-        in_file: what the file says.
-        asked: what the user says.
-        inputs: of the model, at each time step.
+        in_file: the inputs according to the file.
+        asked: the inputs according to the user.
+        inputs: number of inputs of the model at each time step.
 
     Returns:
-        The inputs, nothing of them None but the order of pixels that are not permuted; and what had to be
-        taken for granted for it, in words.
+        The inputs, without None (except for the order of pixels that are not permuted); and the assumptions
+        that were made, in words.
 
     Raises:
-        ConversionError: if the two contradict each other, or if neither says what must be said.
+        ConversionError: if the two contradict each other, or if both lack a necessary value.
     """
     for field in ("task", "permutation_seed", "pixel_mean", "pixel_std"):
         ours, theirs = getattr(asked, field), getattr(in_file, field)
@@ -182,14 +182,14 @@ def agreed(in_file: Inputs, asked: Inputs, *, inputs: int) -> tuple[Inputs, list
     if known["task"] is None:
         if inputs == 1:
             raise ConversionError(
-                "got a model of 1 input at each time step, and no word on the order of the pixels; expected "
+                "got a model of 1 input at each time step, but not the order of the pixels; expected "
                 "--task pixels, or --task permuted with --permutation-seed"
             )
         known["task"] = "rows"
         granted.append("rows of pixels, from the top (else: --task columns)")
     if known["task"] == "permuted" and known["permutation_seed"] is None:
         raise ConversionError(
-            "got --task permuted, and no word on the order of the pixels; expected --permutation-seed"
+            "got --task permuted, but not the order of the pixels; expected --permutation-seed"
         )
     if known["pixel_mean"] is None and known["pixel_std"] is None:
         granted.append("pixels from 0 to 1 (else: --pixel-mean and --pixel-std)")

@@ -1,7 +1,7 @@
-"""The content of an ONNX file: a model with its arrays, no larger in memory than in proportion to them.
+"""The content of an ONNX file: a model with its arrays, read with little memory.
 
-Arrays take the memory that they take in the file, all else up to a hundred times as much: a node of two bytes
-becomes an object. So what is no array is measured before it is read.
+An array takes as much memory as it takes in the file. All else can take a hundred times as much: a node of
+two bytes becomes an object. So the size of all else is measured before it is parsed.
 """
 
 import re
@@ -17,20 +17,20 @@ from lstm_jax.exchange.metadata import LARGEST_FILE
 from lstm_jax.system.files import read_bytes
 from lstm_jax.system.packages import required
 
-# Bytes of a graph without its arrays. A layer takes some kB, with the stack traces of PyTorch some more.
+# The most bytes of a graph without its arrays. A layer takes a few kB, or more with stack traces of PyTorch.
 LARGEST_GRAPH = 2**20
 
-# The fields that lead to arrays, by their numbers in ONNX's protocol: graph, initializer, and the numbers in
-# it; graph, node, attribute, tensor, and the numbers in it.
+# The path to the values of arrays, by the field numbers of the ONNX protocol: graph, initializer, values; and
+# graph, node, attribute, tensor, values.
 _NUMBERS: Mapping[int, Any] = MappingProxyType(dict.fromkeys((4, 5, 7, 9, 10)))
 _TO_ARRAYS: Mapping[int, Any] = MappingProxyType({7: {5: _NUMBERS, 1: {5: {5: _NUMBERS}}}})
 
 
 def read_model(content: bytes, folder: Path) -> Any:
-    """The ``onnx.ModelProto`` of a file with this content, with the arrays that lie in files beside it.
+    """Parse the content of a file to an ``onnx.ModelProto``, with arrays from files beside it.
 
     Raises:
-        ConversionError: if it is damaged or too large, or if arrays lie elsewhere; if onnx is missing.
+        ConversionError: if it is damaged or too large, or if arrays are elsewhere; if onnx is missing.
     """
     onnx = required("onnx")
     model = onnx.ModelProto()
@@ -49,13 +49,13 @@ def read_model(content: bytes, folder: Path) -> Any:
     except ConversionError:
         raise
     except (required("google.protobuf.message").DecodeError, ValueError, IndexError) as error:
-        raise ConversionError(f"got a damaged file, or none of ONNX ({one_line(error)})") from error
+        raise ConversionError(f"got a damaged file, or no ONNX file ({one_line(error)})") from error
     _take_in(onnx, model.graph.initializer, folder)
     return model
 
 
 def array_of(onnx: Any, tensor: Any) -> np.ndarray:
-    """An array in a file, as it is stored.
+    """Return an array in a file, in its stored dtype.
 
     Raises:
         ConversionError: if it is not in the file, or holds other values than finite numbers.
@@ -71,7 +71,7 @@ def array_of(onnx: Any, tensor: Any) -> np.ndarray:
 
 
 def _without_arrays(message: memoryview, to_arrays: Mapping[int, Any]) -> Iterator[int]:
-    """The sizes of the parts of a message that are not numbers in its arrays."""
+    """Yield the sizes of the parts of a message, without the values of its arrays."""
     for number, head, part in _fields(message):
         below = to_arrays.get(number, {})
         if below is None:
@@ -84,7 +84,7 @@ def _without_arrays(message: memoryview, to_arrays: Mapping[int, Any]) -> Iterat
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """The number of each field of a message, the bytes before its content, and this; empty for a number."""
+    """Yield the number of each field of a message, the size of its head, and any content with a length."""
     place = 0
     while place < len(message):
         start = place
@@ -108,7 +108,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """A whole number in groups of seven bits, and the place behind it."""
+    """Return an integer stored in groups of seven bits, and the place after it."""
     number = 0
     for shift in range(0, 70, 7):
         byte = message[place + shift // 7]
@@ -119,7 +119,7 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 
 def _take_in(onnx: Any, tensors: Sequence[Any], folder: Path) -> None:
-    """Put arrays that lie in a second file, as PyTorch exports them, into the model: from beside it alone."""
+    """Read arrays from a second file beside the first, as PyTorch exports them, into the model."""
     files: dict[str, bytes] = {}
     taken = 0
     for tensor in tensors:
@@ -130,18 +130,18 @@ def _take_in(onnx: Any, tensors: Sequence[Any], folder: Path) -> None:
         if name not in files:
             files[name] = _beside(folder, name, tensor.name)
         offset, length = (where.get(key, "0") for key in ("offset", "length"))
-        # Eighteen digits are more than any file has bytes.
+        # Eighteen digits are enough for the size of any file.
         known = all(re.fullmatch("[0-9]{1,18}", text) for text in (offset, length))
         part = files[name][int(offset) : int(offset) + int(length)] if known else b""
         taken += len(part)
-        if taken > sum(map(len, files.values())):  # many arrays in the same place
+        if taken > sum(map(len, files.values())):  # arrays share bytes
             raise ConversionError(f"got more bytes of arrays than {', '.join(files)} has, expected each once")
         tensor.raw_data = part
         tensor.data_location = onnx.TensorProto.DEFAULT
 
 
 def _beside(folder: Path, name: str, tensor: str) -> bytes:
-    """The content of a file in the folder of the model: of none elsewhere, whatever the model says."""
+    """Read a file in the folder of the model. Names that lead elsewhere are refused."""
     try:
         if not name or Path(name).name != name or (folder / name).is_symlink():
             raise ValueError("not the name of a file beside the model")

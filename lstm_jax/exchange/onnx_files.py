@@ -1,6 +1,6 @@
-"""ONNX models of LSTM classifiers, for ONNX Runtime: written.
+"""The writer of LSTM classifiers as ONNX models, for ONNX Runtime.
 
-`lstm_jax.exchange.onnx_reader` reads them back, whoever wrote them.
+The reader is `lstm_jax.exchange.onnx_reader`.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from lstm_jax.exchange.layouts import ONNX_GATES, Params, architecture_of, join_
 from lstm_jax.exchange.metadata import DIGEST, digest
 from lstm_jax.system.packages import required
 
-# Of the operators (opset) and of the file: old enough for every ONNX Runtime of the last years.
+# Versions of the operators (opset) and of the file format, old enough for any recent ONNX Runtime.
 ONNX_OPSET, ONNX_IR_VERSION = 17, 8
 
 
 def onnx_file(params: Params, metadata: Mapping[str, str]) -> bytes:
-    """The content of a file of `onnx_model`, which says the digest of all that besides."""
+    """Return the content of a file of `onnx_model`, with a digest in its metadata."""
     model = onnx_model(params, metadata=metadata)
     onnx = required("onnx")
     arrays = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -28,11 +28,11 @@ def onnx_file(params: Params, metadata: Mapping[str, str]) -> bytes:
 
 
 def onnx_model(params: Params, *, metadata: Mapping[str, str] = MappingProxyType({})) -> Any:
-    """A model for ONNX Runtime, from ``images`` to ``logits``.
+    """Make a model for ONNX Runtime, from ``images`` to ``logits``.
 
     Args:
         params: the parameters of `LSTMClassifier`.
-        metadata: what the file is to say besides.
+        metadata: the metadata of the file.
 
     Returns:
         An ``onnx.ModelProto``. ``images`` is float32 (batch, time, inputs) with any batch and time, and
@@ -64,20 +64,20 @@ def onnx_model(params: Params, *, metadata: Mapping[str, str] = MappingProxyType
         ]
         if layer < architecture.num_layers - 1:  # all outputs: (time, directions, batch, hidden)
             outputs, perm, shape = [f"{name}.h"], [0, 2, 1, 3], [0, 0, architecture.features]
-        else:  # of each direction the one after its own last step: (directions, batch, hidden)
+        else:  # the output of each direction at its own last step: (directions, batch, hidden)
             outputs, perm, shape = ["", f"{name}.h_T"], [1, 0, 2], [0, architecture.features]
         h = node(
             "LSTM",
             below,
             constant(f"{name}.W", np.stack([cell.input_kernel.T for cell in cells])),
             constant(f"{name}.R", np.stack([cell.recurrent_kernel.T for cell in cells])),
-            # Two biases, of which the second is zero.
+            # ONNX has two biases; the second is zero.
             constant(f"{name}.B", np.stack([np.pad(cell.bias, (0, cell.bias.size)) for cell in cells])),
             outputs=outputs,
             hidden_size=architecture.hidden_size,
             direction="bidirectional" if architecture.bidirectional else "forward",
         )
-        # The directions side by side; a 0 keeps a dimension as it is.
+        # Concatenate the directions; a 0 keeps a dimension as it is.
         side_by_side = constant(f"{name}.shape", np.array(shape, np.int64))
         turned = node("Transpose", h, outputs=[f"{name}.turned"], perm=perm)
         below = node("Reshape", turned, side_by_side, outputs=[f"{name}.features"])

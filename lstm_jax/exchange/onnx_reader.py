@@ -1,11 +1,11 @@
-"""ONNX models of LSTM classifiers, read back whoever wrote them.
+"""The reader of LSTM classifiers in ONNX models of any exporter.
 
-Exporters write the same model as many graphs. So the graph is not compared with a pattern, it is computed: on
-random images, in float64, by the few operators below, which do nothing else than ONNX says and refuse every
-option that an `LSTMClassifier` does not have. The weights are those that its LSTM and its dense layer then
-work with, and it is read if our own graph of these weights computes the same logits.
+Exporters write the same model as different graphs. So the graph is not compared with a pattern but computed,
+on random images in float64. The few operators below follow ONNX, and refuse every option that an
+`LSTMClassifier` does not have. The weights are the arrays that the LSTM and dense layers use in this
+computation. The model is accepted if our own graph with these weights computes the same logits.
 
-All values together take no more than a few times the file, whatever sizes the graph declares.
+All values together take no more than a few times the memory of the file, whatever sizes the graph declares.
 """
 
 import math
@@ -24,24 +24,24 @@ from lstm_jax.exchange.onnx_content import array_of, read_model
 from lstm_jax.exchange.onnx_files import onnx_model
 from lstm_jax.system.packages import required
 
-# Logits of two graphs of the same weights, in float64, of which exporters may have rounded the sums of two
-# float32 biases, or made constants of float32.
+# Tolerances for the logits of two graphs with the same weights, in float64. Exporters may have rounded the
+# sum of two biases, or other constants, to float32.
 RTOL, ATOL = 1e-5, 1e-6
-# Images to compute with, and time steps where neither the graph nor a task says how many.
+# The number of images, and of time steps where neither the graph nor a task determines it.
 BATCH, TIME = 3, 7
-# Numbers in all values together that a graph may make, if its file has fewer bytes.
+# The most numbers in all values together, for files with fewer bytes than this.
 LEAST_LIMIT = 2**23
 
 _ACTIVATIONS = (b"Sigmoid", b"Tanh", b"Tanh")
 
 
 class _Seen(NamedTuple):
-    """The arrays that the layers of a graph worked with.
+    """The arrays that the layers of a graph used.
 
     Attributes:
         lstms: W, R and B of each LSTM.
-        kernels: of each product of a dense layer, (features, classes).
-        biases: of each dense layer.
+        kernels: the kernel of each dense layer, (features, classes).
+        biases: the bias of each dense layer.
     """
 
     lstms: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -50,7 +50,7 @@ class _Seen(NamedTuple):
 
 
 class _Budget:
-    """How many numbers a graph may make, and how many of them are left."""
+    """The limit of the numbers that a graph may make, and the rest of it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = self.left = limit
@@ -61,8 +61,8 @@ class _Node(NamedTuple):
 
     Attributes:
         attributes: its options, as Python values; arrays for tensors.
-        budget: of the graph.
-        seen: where layers note what they work with.
+        budget: the limit for the whole graph.
+        seen: the place where layers record their arrays.
     """
 
     attributes: Mapping[str, Any]
@@ -70,7 +70,7 @@ class _Node(NamedTuple):
     seen: _Seen
 
     def makes(self, *shape: int) -> None:
-        """Count an array before it is made, and refuse it if the graph has made too many numbers then."""
+        """Count an array before it is made, and refuse it if the graph would make too many numbers."""
         self.budget.left -= math.prod(shape)
         if self.budget.left < 0:
             raise ConversionError(
@@ -79,16 +79,16 @@ class _Node(NamedTuple):
             )
 
     def axes(self, given: Sequence[np.ndarray]) -> tuple[int, ...]:
-        """Axes, which older versions of an operator have as an attribute and newer ones as an input."""
+        """Return the axes: an attribute in older versions of an operator, an input in newer ones."""
         return tuple(int(axis) for axis in (given[0] if given else self.attributes["axes"]))
 
 
 def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
-    """The parameters of `LSTMClassifier` from an ONNX model that computes the same, and the file's metadata.
+    """Read the parameters of `LSTMClassifier` from an equivalent ONNX model, and the metadata of the file.
 
     Args:
-        content: of the file.
-        folder: where it lies, for files of arrays beside it.
+        content: the content of the file.
+        folder: the folder of the file, which may have more files with arrays.
 
     Raises:
         ConversionError: if it is no such file, or computes something else; if onnx is missing.
@@ -101,7 +101,7 @@ def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
     shape = _input_shape(model.graph, constants)
     limit = max(LEAST_LIMIT, model.ByteSize())
     refusal = None
-    for turned in (False, True):  # batches first, or time steps, as nn.LSTM has it by default
+    for turned in (False, True):  # batch first; or time first, which is the default of nn.LSTM
         batch, time = (shape[1], shape[0]) if turned else shape[:2]
         usual = {28 * 28 // steps: steps for steps in SEQUENCE_LENGTHS.values()}.get(shape[2], TIME)
         sizes = (batch or BATCH, time or usual, shape[2])
@@ -113,7 +113,7 @@ def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
             params = _params(seen)
             ours = onnx_model(params)
             ours_constants = _constants(onnx, ours)
-            for images in (first, others):  # the others show that the weights are no results of the first
+            for images in (first, others):  # the second show that the weights do not depend on the images
                 logits, _ = _compute(onnx, model.graph, constants, _turned(images, turned), limit)
                 expected, _ = _compute(onnx, ours.graph, ours_constants, images, limit)
                 if logits.shape != expected.shape or not np.allclose(logits, expected, rtol=RTOL, atol=ATOL):
@@ -121,27 +121,27 @@ def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
             else:
                 return params, metadata
         except ConversionError as error:
-            refusal = refusal or error.with_traceback(None)  # which would keep all values
+            refusal = refusal or error.with_traceback(None)  # a traceback would keep all values in memory
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
             refusal = refusal or ConversionError(f"got a graph that cannot be computed ({one_line(error)})")
     raise refusal or ConversionError(
         "got a graph that computes other logits than an LSTMClassifier with its weights; expected the dense "
-        "layer on the state after the last step, that of each direction's own last step"
+        "layer to read the state of each direction after its own last step"
     )
 
 
 def _turned(images: np.ndarray, turned: bool) -> np.ndarray:
-    """The images with batches first, or time steps."""
+    """Return the images with time first if ``turned``, else with batch first."""
     return np.swapaxes(images, 0, 1) if turned else images
 
 
 def _constants(onnx: Any, model: Any) -> dict[str, np.ndarray]:
-    """The arrays in a file, as they are stored."""
+    """Return the arrays in a file, in their stored dtypes."""
     if model.functions or model.training_info or model.graph.sparse_initializer:
         raise ConversionError("got functions, training or sparse arrays, expected a graph of plain operators")
     others = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if others:
-        raise ConversionError(f"got operators of {', '.join(sorted(others))}, expected those of ONNX alone")
+        raise ConversionError(f"got operators of {', '.join(sorted(others))}, expected only those of ONNX")
     try:
         return {each.name: array_of(onnx, each) for each in model.graph.initializer}
     except (ValueError, TypeError, KeyError) as error:
@@ -153,7 +153,7 @@ def _constants(onnx: Any, model: Any) -> dict[str, np.ndarray]:
 
 
 def _input_shape(graph: Any, constants: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
-    """Batch, time and inputs as the file declares them, 0 where it leaves it open."""
+    """Return batch, time and inputs as the file declares them; 0 stands for any size."""
     inputs = [each for each in graph.input if each.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ConversionError(
@@ -172,7 +172,7 @@ def _input_shape(graph: Any, constants: Mapping[str, np.ndarray]) -> tuple[int, 
 def _compute(
     onnx: Any, graph: Any, constants: Mapping[str, np.ndarray], images: np.ndarray, limit: int
 ) -> tuple[np.ndarray, _Seen]:
-    """The output of a graph in float64, and what its layers worked with."""
+    """Compute the output of a graph in float64, and return the arrays of its layers, too."""
     (name,) = (each.name for each in graph.input if each.name not in constants)
     values = {key: _wide(array) for key, array in constants.items()} | {name: images}
     seen, budget = _Seen([], [], []), _Budget(limit)
@@ -185,7 +185,7 @@ def _compute(
         inputs = [values[key] if key else None for key in node.input]
         is_last = list(node.output) == [graph.output[0].name]
         if kind in ("Softmax", "LogSoftmax") and is_last and attributes.get("axis", -1) in (-1, 1):
-            kind = "Identity"  # it turns logits into probabilities, and changes no weights
+            kind = "Identity"  # it turns logits into probabilities, and has no weights
         if kind not in _OPERATORS:
             raise ConversionError(
                 f"got the operator {kind}, expected those of an LSTM classifier: {', '.join(_OPERATORS)}"
@@ -197,12 +197,12 @@ def _compute(
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    """Floats as float64, so that equal graphs give nearly equal numbers."""
+    """Convert floats to float64, so that equivalent graphs give nearly equal numbers."""
     return array if array.dtype.kind in "ib" else array.astype(np.float64, copy=False)
 
 
 def _params(seen: _Seen) -> Params:
-    """The parameters, from the arrays that the layers worked with."""
+    """Make the parameters from the arrays that the layers used."""
     if not seen.lstms or len(seen.kernels) != 1 or len(seen.biases) > 1:
         raise ConversionError(
             f"got {len(seen.lstms)} LSTM and {len(seen.kernels)} dense layers, expected LSTM layers and one "
@@ -234,7 +234,7 @@ def _lstm(
     initial_c: np.ndarray | None = None,
     peepholes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """X (time, batch, inputs) -> outputs (time, directions, batch, hidden), last h and last c."""
+    """Map x (time, batch, inputs) to outputs (time, directions, batch, hidden), the last h and the last c."""
     options = dict(node.attributes)
     direction = options.pop("direction", b"forward")
     hidden_size = options.pop("hidden_size")
@@ -249,7 +249,7 @@ def _lstm(
     if lengths is not None or peepholes is not None:
         raise ConversionError("got an LSTM with lengths or peepholes, expected one without")
     if any(each is not None and each.any() for each in (initial_h, initial_c)):
-        raise ConversionError("got an LSTM with a first state of its own, expected zeros")
+        raise ConversionError("got an LSTM with an initial state, expected zeros")
     time, batch, _ = x.shape
     node.makes(time, directions, batch, hidden_size)
     for array in (w, r):  # they become parameters
@@ -297,7 +297,7 @@ def _matmul(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _add(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shape = np.broadcast_shapes(a.shape, b.shape)
     node.makes(*shape)
-    if a.dtype.kind == "f":  # else it is the arithmetic of shapes
+    if a.dtype.kind == "f":  # integers are shapes
         biases = [each for each in (a, b) if each.ndim == 1]
         if len(biases) != 1:
             raise ConversionError(

@@ -1,18 +1,18 @@
-"""A run: the loop over epochs, and everything that survives it.
+"""A run: the loop over epochs, its files and its output.
 
-    loop.py           from an empty folder to a summary
-    plan.py           how many steps, in how many epochs
-    feed.py           brings batches to the devices
+    loop.py           the loop, from an empty folder to a summary
+    plan.py           the number of steps and epochs
+    feed.py           the transfer of batches to the devices
     seeds.py          one seed or many
-    history.py        the records of past epochs, and what they decide
-    summary.py        what is said of a run, on the way and at its end
+    history.py        decisions from past epochs: the best epoch, early stopping, the end
+    summary.py        the summary, and the lines at the start and the end
     spread.py         mean, deviation and interval over seeds
-    processes.py      what several processes of a run do together
+    processes.py      agreement between the processes of a run
     run_directory.py  the folder: config.json, metrics.jsonl, events, summary.json
-    checkpoint.py     its saved states
-    checksums.py      whether their files are whole
-    trained.py        a run read back: its model, ready to use
-    console.py        what the person who started it sees
+    checkpoint.py     the saved states
+    checksums.py      the check that their files are undamaged
+    trained.py        the trained model, read back from a run
+    console.py        progress on the terminal
 
 Begin with `loop.py`.
 """

@@ -1,12 +1,12 @@
-"""Save the state of a run so that it survives anything, and read it back only if it is whole.
+"""Checkpoints: the saved states of a run, protected against crashes and damaged files.
 
-Orbax writes each state into a folder of its own that gets its name only when it is complete, so a
-killed process leaves at worst a temporary folder. What Orbax does not do is notice a flipped bit: it
-loads it. So the SHA-256 of each of its files is kept beside them, and checked before Orbax reads any. A
-state that fails is put aside, and the one before it used.
+Orbax writes each state into its own folder. The folder gets its final name only when it is complete, so a
+killed process leaves at worst a temporary folder. Orbax does not notice a flipped bit. So we keep the
+SHA-256 of each file beside it, and check it before Orbax reads anything. A damaged state is moved away, and
+the state before it is used.
 
-A state is private to its run: which run and which step it belongs to is saved with it, and one that was
-copied here from elsewhere is not used. Nothing here is pickled.
+Each state records its run (the options) and its step. A state that was copied from another run is not used.
+Nothing here is pickled.
 """
 
 import contextlib
@@ -37,24 +37,24 @@ from lstm_jax.system.files import read_text, remove_unfinished_files, write_whol
 
 State = TypeVar("State")
 
-# How many of the newest states are kept: one to go on from, one in case that one is damaged. (Beside them,
-# those that a save asks to keep.)
+# The number of newest states to keep: one to continue from, and one in case that one is damaged. A save can
+# ask to keep others as well.
 KEPT = 2
-# Beside these folders, from before a save until after it: the step that is being saved.
+# A file beside the states that holds the step being saved. It exists only during a save.
 SAVING = ".saving"
-# Beyond the arrays themselves, what one save may need on disk.
+# Disk space that one save may need beyond the arrays themselves.
 OVERHEAD_BYTES = 2**17
-# Among the notes of a state: the options of its run, and its step.
+# The key, in the notes of a state, of the options of its run and its step.
 BELONGS_TO = "belongs_to"
-# How often a reader begins again because the trainer has replaced what it was about to read.
+# How often a reader starts again because the trainer has replaced the states meanwhile.
 READ_ATTEMPTS = 20
-# The folders that Orbax writes into before it gives them their names.
+# Names of complete states, and of the folders that Orbax writes into before it renames them.
 _STEP = re.compile("0|[1-9][0-9]*")
 _TEMPORARY = re.compile(r"[0-9]+\.orbax-checkpoint-tmp.*")
 
 
 class _Verdict(IntEnum):
-    """What the files of a state are; where processes disagree, the largest counts."""
+    """The condition of a state's files. Where processes disagree, the largest value counts."""
 
     WHOLE = 0
     DAMAGED = 1
@@ -62,12 +62,12 @@ class _Verdict(IntEnum):
 
 
 class _ReplacedError(Exception):
-    """A trainer has replaced the states while they were read."""
+    """Signal that a trainer has replaced the states while they were read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored(Generic[State]):
-    """A state read back, and the notes that were saved with it."""
+    """A state, and the notes that were saved with it."""
 
     step: int
     state: State
@@ -76,20 +76,20 @@ class Restored(Generic[State]):
 
 @dataclasses.dataclass
 class _Kept:
-    """Which states Orbax keeps: the newest of this run, those of some steps, and all that are not its own."""
+    """The states that Orbax keeps: the newest of this run, some chosen ones, and all of other runs."""
 
     strangers: set[int]
     steps: frozenset[int] = frozenset()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Of the states from the oldest to the newest, whether each is kept."""
+        """Return, for each state from the oldest to the newest, whether it is kept."""
         own = [state.step for state in checkpoints if state.step not in self.strangers]
         kept = self.strangers | self.steps | set(own[-KEPT:])
         return [state.step in kept for state in checkpoints]
 
 
 class Checkpoints:
-    """The saved states of one run. A context manager; close it before the program ends."""
+    """The saved states of one run, as a context manager."""
 
     def __init__(
         self,
@@ -104,9 +104,9 @@ class Checkpoints:
         Args:
             directory: the folder; made if it is missing, unless ``read_only``.
             report: called with a line about every state that is damaged or of another run.
-            read_only: leave everything in the folder as it is.
-            options: the options of the run, by which a state of another one is known; by default, any
-                state is taken for this run's.
+            read_only: change nothing in the folder.
+            options: the options of the run. A state with other options belongs to another run. None
+                accepts the states of any run.
 
         Raises:
             CheckpointError: if ``read_only`` and there is no such folder.
@@ -134,7 +134,7 @@ class Checkpoints:
         if self._checkpointer is None:
             self._link.close()
             return
-        # After a failed save, closing fails the same way again: the first error is the one to show.
+        # After a failed save, closing fails in the same way. The first error is the one to show.
         with self._link, contextlib.suppress(*(() if kind is None else (Exception,))), _quiet():
             self._checkpointer.close()
 
@@ -146,28 +146,28 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, notes: Mapping[str, Any], *, keep: frozenset[int] = frozenset()
     ) -> None:
-        """Write a state; when this returns it is complete on disk.
+        """Write a state to disk, and return when it is complete.
 
         Args:
             step: training steps taken; a state of the same step is replaced.
             state: a pytree of arrays.
-            notes: JSON values to keep with it.
-            keep: the steps of states to keep from now on, beside the newest.
+            notes: JSON values to save with it.
+            keep: the steps of the states to keep from now on, beside the newest.
 
         Raises:
-            CheckpointError: if it cannot be written, a full disk being the usual reason. The states
-                saved before are intact.
+            CheckpointError: if it cannot be written, usually because the disk is full. Earlier states are
+                intact.
         """
         self._kept.steps = keep
         try:
             with _quiet():
                 self._write(step, state, notes)
-        except (OSError, ValueError, RuntimeError) as error:  # Orbax has no one error for a failed write
+        except (OSError, ValueError, RuntimeError) as error:  # Orbax has several errors for a failed write
             full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
             raise CheckpointError(
                 f"{self._directory}: cannot save the state of step {step} "
-                f"({'no space left on device' if full else one_line(error)}); what was saved before is "
-                "intact: make room or mend the folder, then give the same command again"
+                f"({'no space left on device' if full else one_line(error)}); earlier states are intact: "
+                "free disk space or repair the folder, then run the same command again"
             ) from error
 
     def _write(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
@@ -175,11 +175,11 @@ class Checkpoints:
             self._checkpointer = ocp.training.Checkpointer(
                 self._link.enter_context(_without_patterns(self._directory)),
                 preservation_policy=self._kept,
-                lightweight_initialize=True,  # do not read the states that are there
+                lightweight_initialize=True,  # do not read the existing states
             )
         path = self._directory / str(step)
         if processes.is_leader():
-            # Better not begun than half done.
+            # Check first: a save that fails half way could leave the folder in disorder.
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
             if shutil.disk_usage(self._directory).free < needed:
                 raise OSError(f"No space left for {needed:,} bytes")
@@ -197,25 +197,25 @@ class Checkpoints:
             (self._directory / SAVING).unlink()
 
     def restore(self, like: State, *, step: int | None = None) -> Restored[State] | None:
-        """Read the newest whole state of this run. To be called before the first `save`.
+        """Read the newest undamaged state of this run. Call it before the first `save`.
 
         Args:
-            like: a state, or its `jax.ShapeDtypeStruct`s with shardings: what to expect and where to
-                put it.
-            step: read the state of this step, and no other.
+            like: a state, or its `jax.ShapeDtypeStruct`s with shardings: the expected arrays and their
+                placement.
+            step: read only the state of this step.
 
         Returns:
-            The state, or None if nothing has been saved yet, or that of ``step`` is not there or damaged.
+            The state; None if nothing has been saved yet, or if the state of ``step`` is missing or damaged.
 
         Raises:
-            CheckpointError: if states were saved and none of them is whole and of this run, or if they
-                cannot be read, which is no damage.
+            CheckpointError: if there are states, but none is undamaged and of this run; or if a state
+                cannot be read for another reason than damage.
         """
         for _ in range(READ_ATTEMPTS):
             with contextlib.suppress(_ReplacedError):
                 return self._restore(like, step)
         raise CheckpointError(
-            f"{self._directory}: the run goes on, and its states are replaced before they are read; try again"
+            f"{self._directory}: a training run replaces these states faster than they can be read; try again"
         )
 
     def _restore(self, like: State, wanted: int | None) -> Restored[State] | None:
@@ -225,7 +225,7 @@ class Checkpoints:
         for index, step in enumerate(steps):
             path = self._directory / str(step)
             verdict, words, names = _examine(path)
-            # A state that one process cannot read is no good to any of them.
+            # All processes must use the same state, so each of them must be able to read it.
             agreed = processes.largest(verdict)
             if agreed != _Verdict.WHOLE:
                 self._begin_again_if_replaced(complete)
@@ -245,7 +245,7 @@ class Checkpoints:
                 except CheckpointError as error:
                     self._begin_again_if_replaced(complete)
                     raise CheckpointError(f"{path}: {error}") from error.__cause__
-            if not self._read_only:  # they are to be kept when others are deleted
+            if not self._read_only:  # so that a later save does not delete them
                 self._strangers.update(filter(self._looks_strange, steps[index + 1 :]))
             notes.pop(BELONGS_TO, None)
             return Restored(step, state, notes)
@@ -254,24 +254,24 @@ class Checkpoints:
         if steps or self._damaged.exists():
             what = "is damaged or of another run" if self._strangers else "is damaged"
             raise CheckpointError(
-                f"{self._directory}: every saved state {what}; restore one from a backup, or train again "
+                f"{self._directory}: every saved state {what}; restore one from a backup, or start a new run "
                 "in another --run-dir"
             )
         return None
 
     def _complete_steps(self) -> list[int]:
-        """The steps of the states, the newest first; without one that a trainer has not completed yet."""
+        """Return the steps of the complete states, the newest first; without one that is being saved."""
         steps = sorted(_steps(self._directory), reverse=True)
         saving = _interrupted(self._directory)
         return [s for s in steps if s != saving or (self._directory / str(s) / CHECKSUMS).exists()]
 
     def _begin_again_if_replaced(self, steps: Sequence[int]) -> None:
-        """Only for readers: who writes here is alone."""
+        """Raise _ReplacedError if a trainer has replaced the states. Only a reader can meet that."""
         if self._read_only and self._complete_steps() != steps:
             raise _ReplacedError
 
     def _stranger(self, step: int, notes: Mapping[str, Any]) -> str | None:
-        """Why a state is not this run's, or not of this step; older states do not say, and are believed."""
+        """Return why a state is not of this run or step; else None. Old states do not record it: None."""
         belongs_to = notes.get(BELONGS_TO)
         if not isinstance(belongs_to, Mapping):
             return None
@@ -288,7 +288,7 @@ class Checkpoints:
         return f"of another run ({'; '.join(differences)})" if differences else None
 
     def _looks_strange(self, step: int) -> bool:
-        """Whether a state says that it is of another run: not checked, but enough to keep it."""
+        """Return whether the notes of a state name another run. Its checksums are not checked."""
         try:
             return self._stranger(step, _notes_of(self._directory / str(step))) is not None
         except CheckpointError:
@@ -310,9 +310,10 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _without_patterns(directory: Path) -> Iterator[Path]:
-    """The folder by a path that is not taken for a pattern: Orbax looks for the arrays of a save by one.
+    """Yield a path to the folder that has no [, * or ?, if need be through a symbolic link.
 
-    It finds none where the path has one of these characters, and saves a state without arrays.
+    Orbax takes the path for a glob pattern when it looks for the arrays of a save. With one of these
+    characters it finds none, and saves a state without arrays.
     """
     if not re.search(r"[*?[]", str(directory)):
         yield directory
@@ -328,7 +329,7 @@ def _without_patterns(directory: Path) -> Iterator[Path]:
 
 
 def _steps(directory: Path) -> list[int]:
-    """The steps of the states in a folder, whole or not."""
+    """Return the steps of all states in a folder, undamaged or not."""
     return [
         int(path.name)
         for path in directory.iterdir()
@@ -337,7 +338,7 @@ def _steps(directory: Path) -> list[int]:
 
 
 def _examine(path: Path) -> tuple[_Verdict, str | None, tuple[str, ...]]:
-    """Whether the files of a state are as they were written, what is wrong if not, and their names."""
+    """Return the condition of a state's files, what is wrong with them, and their names."""
     try:
         return _Verdict.WHOLE, None, checksums.check(path)
     except checksums.DamagedError as damage:
@@ -348,12 +349,12 @@ def _examine(path: Path) -> tuple[_Verdict, str | None, tuple[str, ...]]:
 
 def _unreadable(path: Path, words: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: cannot be read ({words}); nothing was changed: mend that, then give the same command again"
+        f"{path}: cannot be read ({words}); nothing was changed: repair that, then run the same command again"
     )
 
 
 def _notes_of(path: Path) -> dict[str, Any]:
-    """The notes of a state.
+    """Return the notes of a state.
 
     Raises:
         CheckpointError: if they cannot be read.
@@ -363,13 +364,13 @@ def _notes_of(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path, like: State) -> State:
-    """The arrays of a state.
+    """Return the arrays of a state.
 
     Raises:
-        CheckpointError: if there are others than ``like`` says, or they cannot be read.
+        CheckpointError: if their shapes differ from those of ``like``, or they cannot be read.
     """
     with _words_of_orbax():
-        # Before Orbax makes room for arrays that only a wrong config.json speaks of.
+        # Compare first: a wrong config.json must not make Orbax allocate arrays that are not in the files.
         there, wanted = _arrays(ocp.metadata(path).metadata), _arrays(like)
         if there != wanted:
             found = ", ".join(map(str, there - wanted)) or "none besides those"
@@ -379,25 +380,25 @@ def _load(path: Path, like: State) -> State:
 
 
 def _arrays(tree: Any) -> Counter[tuple[int, ...]]:
-    """The shapes of the arrays of a pytree, and how many have each."""
+    """Count the arrays of a pytree by shape."""
     return Counter(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 @contextlib.contextmanager
 def _words_of_orbax() -> Iterator[None]:
-    """What keeps a state whose files are whole from being read, in its own words: it is no damage."""
+    """Turn errors of Orbax into a CheckpointError with their text. The files are undamaged here."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         unknown = isinstance(error, ValueError | KeyError | TypeError)
-        advice = "; if it is of another version of lstm_jax or orbax-checkpoint, use that" if unknown else ""
+        advice = "; if another version of lstm_jax or orbax-checkpoint wrote it, use that" if unknown else ""
         raise CheckpointError(
-            f"its files are whole, but it cannot be read ({printable(one_line(error))}){advice}"
+            f"its files are undamaged, but it cannot be read ({printable(one_line(error))}){advice}"
         ) from error
 
 
 def _move(path: Path, folder: Path) -> Path:
-    """Move a state into another folder, where nothing is replaced; returns where it is now."""
+    """Move a state into another folder without replacing anything there, and return its new path."""
     folder.mkdir(exist_ok=True)
     names = (path.name if count == 1 else f"{path.name}-{count}" for count in itertools.count(1))
     target = next(folder / name for name in names if not os.path.lexists(folder / name))
@@ -406,15 +407,15 @@ def _move(path: Path, folder: Path) -> Path:
 
 
 def _interrupted(directory: Path) -> int | None:
-    """The step that is being saved, or was when the process was killed."""
+    """Return the step that is being saved, or was being saved when the process was killed; else None."""
     try:
         return int(read_text(directory / SAVING, most_bytes=100))
-    except (OSError, ValueError):  # there is none, or nobody can say which
+    except (OSError, ValueError):  # no file, or no number in it
         return None
 
 
 def _clean_up(directory: Path) -> None:
-    """Remove what killed saves and killed deletions have left, and nothing that was ever whole and newest."""
+    """Remove the remains of killed saves and deletions. A state that was once complete and newest stays."""
     interrupted = _interrupted(directory)
     checked = [step for step in _steps(directory) if (directory / str(step) / CHECKSUMS).exists()]
     for step in set(_steps(directory)) - set(checked):
@@ -423,7 +424,7 @@ def _clean_up(directory: Path) -> None:
     for path in directory.iterdir():
         if _STEP.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
             raise CheckpointError(
-                f"{path}: got no folder, expected a saved state or nothing; move it elsewhere, then give the "
+                f"{path}: got no folder, expected a saved state or nothing; move it elsewhere, then run the "
                 "same command again"
             )
         if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
@@ -434,7 +435,7 @@ def _clean_up(directory: Path) -> None:
     saving = directory / SAVING
     if saving.is_dir() and not saving.is_symlink():
         raise CheckpointError(
-            f"{saving}: got a folder, expected a file or nothing; move it elsewhere, then give the same "
+            f"{saving}: got a folder, expected a file or nothing; move it elsewhere, then run the same "
             "command again"
         )
     saving.unlink(missing_ok=True)
@@ -442,20 +443,20 @@ def _clean_up(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs each failed write several times, from its threads; the exception says it once."""
+    """Turn off logging: Orbax logs each failed write several times from its threads, and raises it too."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         yield
     except BaseException:
-        gc.collect()  # its forgotten tasks complain when they are collected: now, not later
+        gc.collect()  # Orbax leaves tasks that log an error when they are collected: do it now, unheard
         raise
     finally:
         logging.disable(before)
 
 
 def digest(tree: Any) -> str:
-    """The SHA-256 of a pytree of arrays (names, dtypes, shapes, values), in hex."""
+    """Compute the SHA-256 of a pytree of arrays (names, dtypes, shapes, values), in hex."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)

@@ -1,8 +1,8 @@
-"""The files that were written into a folder: told from damage, and from what came there later.
+"""Checksums of the files in a folder, to find damage and to ignore files that other programs added.
 
-File managers, synchronisation and network file systems leave files of their own in every folder
-(``.DS_Store``, ``._x``, ``Thumbs.db``, ``.nfs...``). They are no damage; but a reader that takes files by a
-pattern must not see them, so it is given `only` what was written.
+File managers, synchronisation and network file systems add their own files to any folder (``.DS_Store``,
+``._x``, ``Thumbs.db``, ``.nfs...``). They are no damage. But a reader that finds files by a pattern must not
+see them, so `only` shows it the listed files.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from lstm_jax.system.files import NotAFileError, open_file, read_text, write_who
 
 # In the folder: file name -> SHA-256.
 CHECKSUMS = "sha256.json"
-# A state has a dozen files, and some more for each process that saves it.
+# The list is small: a state has a dozen files, and some more for each process that saves it.
 _MOST_BYTES = 2**24
 
 
@@ -27,18 +27,18 @@ class DamagedError(ValueError):
 
 
 def write(folder: Path) -> None:
-    """Put the list of a folder's files beside them."""
+    """Write the list of a folder's files and their SHA-256 into the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS)
     listed = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
     write_whole(folder / CHECKSUMS, json.dumps(listed, indent=1))
 
 
 def check(folder: Path) -> tuple[str, ...]:
-    """The names of the files that were written into a folder, if they are still as they were.
+    """Check the listed files of a folder, and return their names.
 
     Raises:
-        DamagedError: saying what is wrong.
-        OSError: if a file that is there cannot be read.
+        DamagedError: if one is missing or has changed, or the list is damaged.
+        OSError: if an existing file cannot be read.
     """
     listed = _listed(folder)
     for name, expected in listed.items():
@@ -53,9 +53,9 @@ def check(folder: Path) -> tuple[str, ...]:
 
 @contextmanager
 def only(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
-    """A folder of the same name with these files and no others, in it and beside it.
+    """Yield a folder of the same name with these files and no others, in it or beside it.
 
-    ``folder`` itself if that is so; else another, with links to the files.
+    It is ``folder`` itself if no other files are there; else a temporary one with links to the files.
     """
     written = {folder / name for name in (*names, CHECKSUMS)}
     written |= {parent for path in written for parent in path.parents}
@@ -85,7 +85,7 @@ def _listed(folder: Path) -> dict[str, str]:
 
 
 def _is_entry(entry: tuple[str, object]) -> bool:
-    """Whether this is the name of a file below the folder, and a SHA-256."""
+    """Return whether this is the name of a file below the folder, and a SHA-256."""
     name, sha = entry
     path = PurePosixPath(name)
     inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name

@@ -1,4 +1,4 @@
-"""What a run tells the person who started it."""
+"""The listener of a run: messages and progress for the person who started it."""
 
 import sys
 from collections.abc import Mapping
@@ -10,22 +10,22 @@ from lstm_jax.errors import printable
 
 
 class Console:
-    """The listener of a run; this one says nothing. Libraries that call `train` may bring their own."""
+    """A listener that prints nothing. A program that calls `train` can pass a subclass of its own."""
 
     def message(self, text: str) -> None:
-        """A line about what happens now."""
+        """Handle a line about what happens now."""
 
     def epoch_started(self, epoch: int, epochs: int, done: int, steps: int) -> None:
-        """Epoch ``epoch`` of ``epochs`` begins, or goes on, with ``done`` of ``steps`` steps taken."""
+        """Handle the start of epoch ``epoch`` of ``epochs``, with ``done`` of its ``steps`` steps taken."""
 
     def advanced(self, steps: int) -> None:
-        """So many more steps were taken."""
+        """Handle the news that so many more steps were taken."""
 
     def epoch_finished(self, epochs: int, record: Mapping[str, Any]) -> None:
-        """An epoch ended with the figures in ``record``."""
+        """Handle the record of an epoch that has ended."""
 
     def close(self) -> None:
-        """No more will come; also after an error."""
+        """End the output. It is called at the end, also after an error."""
 
 
 class TerminalConsole(Console):
@@ -35,13 +35,13 @@ class TerminalConsole(Console):
         self._bar: Progress | None = None
 
     def message(self, text: str) -> None:
-        """Print a line; what a foreign file smuggled into it does not reach the terminal."""
+        """Print a line, without control characters that may come from a file."""
         print(printable(text), flush=True)
 
     def epoch_started(self, epoch: int, epochs: int, done: int, steps: int) -> None:
-        """Show the bar, if anybody can see it."""
+        """Show the progress bar, if the output is a terminal."""
         if sys.stdout.isatty():
-            # Transient: the bar makes way for the epoch's line.
+            # Transient: the epoch's line replaces the bar.
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -69,7 +69,7 @@ class TerminalConsole(Console):
         if record["validation_accuracy"] is not None:
             figures.append(f"{'val' if many else 'validation'} {record['validation_accuracy']:.2%}")
         figures.append(f"test {record['test_accuracy']:.2%}")
-        if many:  # the spread takes the place of the seconds, which follow from the speed
+        if many:  # the spread replaces the seconds, which follow from the speed
             figures[-1] += f" +- {100 * record['test_accuracy_standard_deviation']:.2f}"
         else:
             figures.append(f"{record['train_seconds']:.1f} s")
@@ -77,7 +77,7 @@ class TerminalConsole(Console):
         self.message("  ".join(figures))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

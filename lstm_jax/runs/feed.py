@@ -1,4 +1,4 @@
-"""How batches reach the devices while training: the whole data set at once, or block after block."""
+"""The transfer of training batches to the devices: the whole data set at once, or block by block."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from lstm_jax.training import (
     RunSeed,
 )
 
-# Batches read from disk for one program: enough to hide its start, small in memory.
+# Batches read from disk for one call: enough to hide the cost of its start, few enough for memory.
 STREAM_BLOCK = 32
 
 
 class Feed(ABC):
-    """Gives `train_epoch` its data. The order of an epoch is fixed by (seed, epoch).
+    """The source of the data of `train_epoch`. Seed and epoch determine the order of the examples.
 
     Attributes:
         spec: how the data lies on the mesh.
@@ -44,9 +44,9 @@ class Feed(ABC):
 
     @abstractmethod
     def take(self, start: int, stop: int) -> tuple[Resident | Block, np.int32, np.int32]:
-        """The data of the epoch's steps ``start`` to ``stop - 1``, and where these lie in it.
+        """Return the data of the epoch's steps ``start`` to ``stop - 1``, and their bounds within it.
 
-        Each call must go on where the one before it stopped.
+        Each call must continue where the one before it stopped.
         """
 
     def _order(self, epoch: int) -> Int32[np.ndarray, "*seeds examples"]:
@@ -54,10 +54,7 @@ class Feed(ABC):
 
 
 def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: RunSeed) -> Feed:
-    """The feed that suits a split: in memory once and for all, else from disk as needed.
-
-    Many seeds at once need theirs in memory.
-    """
+    """Make the feed that suits a split: from memory, or from disk. Many seeds need a split in memory."""
     if isinstance(split, MemorySplit):
         if np.ndim(seed):
             return ManySeedsFeed(split, mesh, batch_size=batch_size, seed=seed)
@@ -66,9 +63,9 @@ def make_feed(split: Split, mesh: Mesh, *, batch_size: int, seed: RunSeed) -> Fe
 
 
 class MemoryFeed(Feed):
-    """A feed that holds the images on every device as bytes (43 MB for MNIST), and shuffles there, by index.
+    """A feed that holds all images on every device as bytes (43 MB for MNIST), and shuffles there by index.
 
-    Every device has all of them, so that any example can be in any device's share of a batch.
+    Every device holds all images, so that any example can be in any device's share of a batch.
     """
 
     spec = RESIDENT_SPEC
@@ -81,19 +78,19 @@ class MemoryFeed(Feed):
 
     def begin(self, epoch: int, done: int) -> None:
         """Put the epoch's order on the devices."""
-        steps = len(self._split) // self._batch_size  # a last incomplete batch is left out
+        steps = len(self._split) // self._batch_size  # without a last incomplete batch
         order = self._order(epoch)[..., : steps * self._batch_size]
         batches = order.reshape(*order.shape[:-1], steps, self._batch_size)
         own = np.ascontiguousarray(batches[..., devices.own_rows(self._batch_size)])
         self._chosen = devices.place(self._mesh, own, self.spec.order)
 
     def take(self, start: int, stop: int) -> tuple[Resident, np.int32, np.int32]:
-        """Everything is there already: only the bounds change."""
+        """Return all of the data, which is on the devices already, and the bounds."""
         return Resident(self._image, self._label, self._chosen), np.int32(start), np.int32(stop)
 
 
 class ManySeedsFeed(MemoryFeed):
-    """The same for many seeds at once: they share the images, and each has its own order of them."""
+    """A feed from memory for many seeds at once: they share the images, and each has its own order."""
 
     spec = MANY_SEEDS_SPEC
 
@@ -112,12 +109,12 @@ class StreamFeed(Feed):
         super().__init__(split, mesh, batch_size=batch_size, seed=seed)
         rows = devices.own_rows(batch_size)
         share = rows.stop - rows.start
-        # One block for all calls: a part that is not filled is not looked at.
+        # All calls use one block. The program does not read a part that is not filled.
         self._image = np.zeros((STREAM_BLOCK, share, 28, 28), np.uint8)
         self._label = np.zeros((STREAM_BLOCK, share), np.int32)
 
     def begin(self, epoch: int, done: int) -> None:
-        """Start reading ahead."""
+        """Start to read ahead."""
         self._batches: Iterator[Batch] = self._split.batches(
             self._batch_size,
             order=self._order(epoch),
@@ -127,11 +124,11 @@ class StreamFeed(Feed):
         )
 
     def take(self, start: int, stop: int) -> tuple[Block, np.int32, np.int32]:
-        """Collect so many batches and put them on the devices."""
+        """Read the batches of these steps, and put them on the devices."""
         count = stop - start
         for i in range(count):
             self._image[i], self._label[i] = next(self._batches)
-        # Copies: the arrays on a CPU device may share memory with what they were made from.
+        # Copies, because an array on a CPU device may share memory with its host array.
         block = Block(
             devices.place(self._mesh, self._image.copy(), self.spec.image),
             devices.place(self._mesh, self._label.copy(), self.spec.label),

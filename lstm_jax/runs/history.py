@@ -1,7 +1,7 @@
-"""What the records of past epochs decide: which epochs were the best, when to stop early, how to go on.
+"""Decisions from the records of past epochs: the best epoch, early stopping, the end of the run.
 
-A record is what ``metrics.jsonl`` has of an epoch. All of it follows from the records alone, so that a run
-that was stopped and continued decides as one that was not.
+A record is the line of an epoch in ``metrics.jsonl``. The decisions depend on the records alone, so a run
+that was stopped and continued decides like one that was never stopped.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from lstm_jax.runs.run_directory import Record
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-    """What is saved beside the state: figures that nothing is computed from.
+    """The figures that are saved beside the state. Training does not depend on them.
 
     Attributes:
         history: the records of the epochs so far.
@@ -23,7 +23,7 @@ class Notes:
         train_seconds: time spent in training steps since the start of the run.
         wall_seconds: time spent in `train` since the start of the run.
         devices: number of devices.
-        implementation: the one that computes the LSTM.
+        implementation: name of the implementation that computes the LSTM.
     """
 
     history: tuple[Record, ...] = ()
@@ -31,45 +31,45 @@ class Notes:
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     devices: int = 1
-    implementation: str = "scan"  # of runs that do not say: there was no other default
+    implementation: str = "scan"  # the default of old versions, which did not save it
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Notes":
-        """The notes that were saved as a JSON object.
+        """Make the notes from the JSON object that was saved.
 
         Raises:
-            CheckpointError: if they are none of a run.
+            CheckpointError: if the object has other fields.
         """
         try:
             return cls(**{**values, "history": tuple(values["history"])})
         except (KeyError, TypeError) as error:
             raise CheckpointError(
-                f"a saved state has notes that are none of a run ({printable(one_line(error))}); was it "
+                f"a saved state has notes that are not those of a run ({printable(one_line(error))}); was it "
                 "written by a newer version of lstm_jax?"
             ) from error
 
 
 def of_each_seed(config: Config, history: Sequence[Record]) -> list[list[Record]]:
-    """The records as each seed of the run has them: its own figures in the place of the means."""
+    """Return the records of each seed, which have its own figures in place of the means."""
     if config.seeds == 1:
         return [list(history)]
     return [[{**record, **record["per_seed"][index]} for record in history] for index in range(config.seeds)]
 
 
 def best_of(history: Sequence[Record]) -> Record | None:
-    """The record of the best epoch on validation of one seed, the first of equals.
+    """Return the record of one seed's epoch of highest validation accuracy, the first of equals.
 
-    None if no epoch has ended, or nothing is left to validate on.
+    It is None if no epoch has ended, or there is no validation split.
     """
     validated = [record for record in history if record["validation_accuracy"] is not None]
     return max(validated, key=lambda record: record["validation_accuracy"], default=None)
 
 
 def steps_to_keep(config: Config, history: Sequence[Record]) -> frozenset[int]:
-    """The steps whose states are to be kept beside the newest: of every seed, that after its best epoch.
+    """Return the steps of the states to keep beside the newest: that after the best epoch of each seed.
 
-    Also what was the best one epoch ago: there the run goes on if its newest state is damaged, or if its last
-    epoch was cut short and becomes longer.
+    The best epoch as it was one epoch ago is included. The run needs its state if the newest one is damaged,
+    or if the last epoch ended early and is continued.
     """
     return frozenset(
         best["step"]
@@ -80,21 +80,21 @@ def steps_to_keep(config: Config, history: Sequence[Record]) -> frozenset[int]:
 
 
 def epochs_without_better(config: Config, history: Sequence[Record]) -> int:
-    """How many epochs have ended since the best on validation; of many seeds, since the last one's best.
+    """Count the epochs since the best on validation; of many seeds, since the latest of their best epochs.
 
-    0 without a validation split.
+    The count is 0 without a validation split.
     """
     steps = [best["step"] for own in of_each_seed(config, history) if (best := best_of(own)) is not None]
     return sum(record["step"] > max(steps) for record in history) if steps else 0
 
 
 def has_lost_patience(config: Config, history: Sequence[Record]) -> bool:
-    """Whether as many epochs as ``patience`` says have ended without a better one."""
+    """Return whether at least ``patience`` epochs have ended since the best one."""
     return config.patience is not None and epochs_without_better(config, history) >= config.patience
 
 
 def has_full_length(config: Config, history: Sequence[Record]) -> bool:
-    """Whether the last record is that of the last step that the options ask for."""
+    """Return whether the records reach the last step that the options ask for."""
     if not history:
         return False
     return bool(
@@ -105,10 +105,10 @@ def has_full_length(config: Config, history: Sequence[Record]) -> bool:
 
 
 def has_ended(config: Config, history: Sequence[Record], step: int) -> bool:
-    """Whether a run that has come to a step is at its end, and the record of its end is there.
+    """Return whether a run has ended at a step, with the record of its end.
 
-    It is not within an epoch, nor where an epoch has come to end for a change of ``steps``: that is still to
-    be evaluated.
+    It has not if the step is within an epoch, or if a change of ``steps`` has made it the end of one: then
+    the evaluation is still to come.
     """
     if not history or history[-1]["step"] != step:
         return False
@@ -116,13 +116,13 @@ def has_ended(config: Config, history: Sequence[Record], step: int) -> bool:
 
 
 def loss_sums(config: Config, history: Sequence[Record], steps: int) -> list[float]:
-    """The sum of the training losses of each seed over the last epoch, of which the records have the mean.
+    """Compute the sum of the training losses over the last epoch, for each seed, from the recorded mean.
 
-    Of float32 sums, exactly these: a mean in float64 keeps all of their bits.
+    A float32 sum comes back exactly, because its mean in float64 keeps all of its bits.
 
     Args:
         config: the options.
-        history: the records; of an epoch at least.
-        steps: how many the epoch had.
+        history: the records of at least one epoch.
+        steps: number of steps of the epoch.
     """
     return [own[-1]["train_loss"] * steps for own in of_each_seed(config, history)]

@@ -1,9 +1,9 @@
 """The loop over epochs: what happens between compiled steps, from an empty folder to a summary.
 
-A run is a line of steps. At the end of each epoch (and after every ``checkpoint_every`` steps, and when
-it is told to stop) the state and the notes about it are saved together. A run that goes on reads the
-newest whole state and computes from there the same bits as if it had never stopped: the order of the
-images and all random keys follow from the seed, the epoch and the step.
+A run is a sequence of steps. The state and its notes are saved together at the end of each epoch, after every
+``checkpoint_every`` steps, and when the run is told to stop. A continued run reads the newest undamaged state
+and computes the same bits as if it had never stopped: the order of the images and all random keys follow from
+the seed, the epoch and the step.
 """
 
 import dataclasses
@@ -45,21 +45,22 @@ from lstm_jax.system.signals import Interrupted, StopSignals
 from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
 from lstm_jax.version import __version__
 
-# Seconds between two looks at signals and the progress bar: one program runs that long. Not less: a program
-# begins with new memory for all that a step saves, and large steps took a quarter of their time to get it.
+# Seconds that one call of the compiled program takes. Between calls, the loop looks for signals and moves the
+# progress bar. Not less: each call allocates memory for all that a step saves, and with shorter calls, large
+# steps spent a quarter of their time on that.
 DISPATCH_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What `train` returns.
+    """The result of `train`.
 
     Attributes:
         params: the model's parameters (of many seeds, with an axis of seeds before the others); None if
             the run was finished before and they are lost.
         history: one record per epoch, as in ``metrics.jsonl``; empty if they are lost.
         summary: the contents of ``summary.json``; None if the run was stopped before its end.
-        stopped_by: the signal that stopped the run; None if it came to its end.
+        stopped_by: the signal that stopped the run; None if it reached its end.
         run_dir: the run directory.
     """
 
@@ -71,26 +72,26 @@ class TrainResult:
 
 
 def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
-    """Train the model that a configuration describes, or go on with it, in its run directory.
+    """Train the model of a configuration, or continue its training, in its run directory.
 
-    A finished run is not repeated. It goes on if more ``epochs`` or ``steps`` are asked for, and it may
-    (`Config.may_go_on`).
+    A finished run is not repeated. It continues if ``epochs`` or ``steps`` ask for more, where that is
+    possible (`Config.may_go_on`).
 
-    Called in the main thread, SIGINT (Ctrl-C), SIGTERM and SIGHUP save the state first. Then Ctrl-C raises
-    `Interrupted`, which is a KeyboardInterrupt, and the others do what they would have done without this:
-    they end the process, or call the program's own handler; when that returns, so does this, with the
-    signal in ``stopped_by``.
+    In the main thread, SIGINT (Ctrl-C), SIGTERM and SIGHUP save the state first. Then Ctrl-C raises
+    `Interrupted`, a KeyboardInterrupt. The other signals have their usual effect: they end the process, or
+    call the program's own handler. When that returns, so does this function, with the signal in
+    ``stopped_by``.
 
     Args:
         config: the options.
-        console: hears about the progress; by default nobody does.
-        stop: hears signals; by default this function does while it runs. Who gives it also says what a
-            signal means: the result tells it, in ``stopped_by``, and nothing is raised for it once training
-            has begun.
+        console: receives messages and progress; by default nothing is printed.
+        stop: listens for signals; by default, this function does while it runs. With an argument, the caller
+            decides what a signal means: once training has begun, none is raised, and the result has it in
+            ``stopped_by``.
 
     Raises:
-        UserError: an option that cannot be, data that is missing or damaged, a run directory that
-            cannot be written or belongs to another configuration, a loss that is not finite.
+        UserError: an impossible option, missing or damaged data, a run directory that cannot be written or
+            belongs to another configuration, or a loss that is not finite.
         Interrupted: Ctrl-C, at any time; or a signal before training began, with nothing to save.
     """
     if stop is not None:
@@ -102,7 +103,7 @@ def train(config: Config, *, console: Console | None = None, stop: StopSignals |
     except Interrupted as interrupt:
         stop.hand_back(interrupt.number)
         raise
-    # One may have come after the last step, too.
+    # A signal may also have come after the last step.
     if (by := result.stopped_by or stop.received) is not None:
         saved = f"the state is saved in {result.run_dir}; the same call goes on from it"
         stop.hand_back(by, saved if result.summary is None else f"the run in {result.run_dir} is finished")
@@ -138,7 +139,7 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                     )
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
-            # What `auto` stands for, said and chosen once.
+            # `auto` is resolved once, so that the messages name what computes.
             model = config.with_options(implementation=implementation).model
             method = Method.of(model, config.optimizer, config.augmentation, total_steps=plan.total_steps)
             state = init_state_on(mesh, method, seed_of(config))
@@ -149,7 +150,7 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                 state, notes = with_epoch_open(config, plan, mesh, state, notes)
             elif run.has_summary and run.becomes_other:
                 raise CheckpointError(
-                    f"{run.checkpoints}: got no saved state, expected that of the end of this finished run; "
+                    f"{run.checkpoints}: got no saved state, expected the last one of this finished run; "
                     "put it back, or name another --run-dir"
                 )
             if not has_ended(config, notes.history, state.steps_taken):
@@ -174,19 +175,19 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
 
 
 def computed_here(notes: Notes, mesh: Mesh, implementation: str, console: Console) -> Notes:
-    """The notes of a run that goes on with these devices and this implementation; changes are told."""
+    """Return the notes of a run with its present devices and implementation, and report changes of these."""
     changes = []
     if notes.devices != mesh.size:
         changes.append(f"had {notes.devices} devices so far and now has {mesh.size}")
     if notes.implementation != implementation:
         changes.append(f"was computed by {notes.implementation} so far and now by {implementation}")
     for change in changes:
-        console.message(f"This run {change}: it goes on the same up to float32 rounding, not bit by bit.")
+        console.message(f"This run {change}: results agree up to float32 rounding, not bit for bit.")
     return dataclasses.replace(notes, devices=mesh.size, implementation=implementation)
 
 
 def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:
-    """Raise ConfigError if a run is to end before the step that it has come to."""
+    """Raise ConfigError if the options ask for fewer steps than the run has taken."""
     if taken <= plan.total_steps:
         return
     if config.steps is not None:
@@ -199,9 +200,10 @@ def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:
 def with_epoch_open(
     config: Config, plan: Plan, mesh: Mesh, state: TrainState, notes: Notes
 ) -> tuple[TrainState, Notes]:
-    """A state to go on from, where the run ended within an epoch and is to become longer.
+    """Return the state and notes to continue from if a longer run now includes the rest of a cut epoch.
 
-    As if it had never ended there: the record of the cut epoch goes, and its losses count again.
+    The record of that epoch is removed, and the sum of its losses is put back into the state, as if the run
+    had never ended there.
     """
     _, done, end = plan.epoch_of(state.steps_taken)
     if not 0 < done < end or not notes.history or notes.history[-1]["step"] != state.steps_taken:
@@ -214,9 +216,9 @@ def with_epoch_open(
 
 
 def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) -> TrainResult | None:
-    """The result of a run that came to its end before; None if what is left of it must come to it again.
+    """Return the result of a finished run; None if it must be completed again because its result is lost.
 
-    What is said of it is compared with the state of its end, if that is still there, and mended.
+    The summary and metrics are compared with the last state, if that still exists, and corrected.
     """
     summary: Record | None = None
     try:
@@ -235,9 +237,11 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
             right, wrong = mend(summary or {}, summarise(config, state, notes, mesh))
             if wrong:
                 told = (
-                    f"it lacked or had another {', '.join(wrong)}" if summary else "so far as that knows it"
+                    f"missing or wrong: {', '.join(wrong)}"
+                    if summary
+                    else "device and versions are those of this process"
                 )
-                console.message(f"summary.json, written again from the saved state: {told}")
+                console.message(f"summary.json was written again from the saved state ({told})")
                 run.write_summary(right)
             summary = right
     except CheckpointError as error:
@@ -245,7 +249,7 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
     try:
         result_in_words(summary or {})
     except (KeyError, TypeError, ValueError, ArithmeticError):
-        console.message(f"{run.path}: its summary.json tells no result; it is written again after training")
+        console.message(f"{run.path}: summary.json has no result; it is written again after training")
         return None
     assert summary is not None
     tell_end(console, summary, run.path)
@@ -254,12 +258,12 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
         f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
     )
     if params is None:
-        console.message("Its final parameters are not in its checkpoints any more: nothing was compared.")
+        console.message("The final parameters are no longer in its checkpoints, so nothing was compared.")
     return TrainResult(params, history, summary, None, run.path)
 
 
 def how_to_go_on(config: Config, summary: Record, path: Path) -> str:
-    """What makes a finished run longer."""
+    """Return, in words, how to make a finished run longer."""
     here = f"with --run-dir {shlex.quote(str(path))}"
     if summary.get("stopped_early"):
         return f"give more --patience, or none, {here}"
@@ -270,21 +274,21 @@ def how_to_go_on(config: Config, summary: Record, path: Path) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop:
-    """What one call of `train` works with; the state and the notes pass through its methods.
+    """The constants of one call of `train`. The state and the notes pass through its methods.
 
     Attributes:
         config: the options.
-        plan: how many steps there are.
+        plan: the number of steps and epochs.
         mesh: the devices.
         dataset: the splits.
-        feed: brings the training batches to the devices.
-        train_epoch: takes steps.
-        score: evaluates.
+        feed: moves the training batches to the devices.
+        train_epoch: the compiled training steps.
+        score: the compiled evaluation.
         run: the run directory.
         checkpoints: the saved states.
-        console: hears about the progress.
-        stop: hears signals.
-        started: when the run would have begun if it had never stopped, by `time.perf_counter`.
+        console: receives messages and progress.
+        stop: listens for signals.
+        started: when the run would have begun without any stops, by `time.perf_counter`.
     """
 
     config: Config
@@ -301,7 +305,7 @@ class Loop:
     started: float
 
     def run_to_end(self, state: TrainState, notes: Notes) -> TrainResult:
-        """Take all steps that are left, or stop early if told to."""
+        """Take all remaining steps, unless a signal stops the run."""
         self.run.begin(notes.history)
         state = self.compile(state)
         while not self.has_ended(state, notes):
@@ -315,11 +319,11 @@ class Loop:
         return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
 
     def has_ended(self, state: TrainState, notes: Notes) -> bool:
-        """Whether the run is at its end."""
+        """Return whether the run is at its end."""
         return has_ended(self.config, notes.history, state.steps_taken)
 
     def compile(self, state: TrainState) -> TrainState:
-        """Compile the training program by running it over no steps, so that no epoch's time includes it."""
+        """Compile the training program by taking no steps, so that no epoch's time includes compilation."""
         epoch, done, _ = self.plan.epoch_of(state.steps_taken)
         self.feed.begin(epoch, done)
         return self.take_steps(state, done, done)
@@ -330,12 +334,12 @@ class Loop:
         return jax.block_until_ready(self.train_epoch(state, *data, seed_of(self.config)))
 
     def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes]:
-        """Take the steps left of an epoch, evaluate and save; when told to stop, save and return."""
+        """Take the remaining steps of an epoch, evaluate and save; when told to stop, save and return."""
         epoch, done, end = self.plan.epoch_of(state.steps_taken)
         self.feed.begin(epoch, done)
         self.console.epoch_started(epoch + 1, self.plan.epochs, done, end)
         every = self.config.checkpoint_every
-        pace = 1  # steps in one program
+        pace = 1  # steps in one call of the program
         while done < end:
             until_save = every - state.steps_taken % every if every else end - done
             count = processes.from_leader(min(pace, until_save, end - done, self.feed.limit))
@@ -359,16 +363,16 @@ class Loop:
         notes = dataclasses.replace(notes, history=(*notes.history, record), epoch_seconds=0.0)
         no_loss = np.zeros_like(np.asarray(state.loss_sum))
         state = state._replace(loss_sum=devices.place(self.mesh, no_loss, P()))
-        # The order matters: what is in the saved state can be copied to the metrics again, not the reverse.
+        # Save first: the metrics can be restored from the saved state, but not the reverse.
         self.save(state, notes)
         self.run.add(record)
         self.console.epoch_finished(self.plan.epochs, record)
         return state, notes
 
     def evaluate(self, state: TrainState, notes: Notes, epoch: int, steps: int) -> Record:
-        """The figures of an epoch of so many steps that has just ended; of many seeds, see `over_seeds`.
+        """Compute the record of an epoch that has just ended, with so many steps; see also `over_seeds`.
 
-        Those of the validation split are None if there is none.
+        Without a validation split, the figures of validation are None.
         """
         losses = np.ravel(state.loss_sum).tolist()
         figures = [
@@ -385,7 +389,7 @@ class Loop:
         }
 
     def scores(self, params: Params) -> Record:
-        """Loss and accuracy of one model on the validation and test splits."""
+        """Compute loss and accuracy of one model on the validation and test splits."""
         validation = None
         if len(self.dataset.validation):
             validation = evaluate(self.score, params, self.dataset.validation, mesh=self.mesh)
@@ -398,8 +402,8 @@ class Loop:
         }
 
     def save(self, state: TrainState, notes: Notes) -> None:
-        """Save a state that is good to go on from."""
-        # A finite loss can still have had a gradient that was not.
+        """Save the state and its notes, unless a parameter is not finite."""
+        # A step with a finite loss can have a gradient that is not.
         if (seed := seed_with_nonfinite(self.config, state.params)) is not None:
             raise self.nonfinite("parameters", "are", state.steps_taken, seed)
         notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
@@ -412,7 +416,7 @@ class Loop:
             raise self.nonfinite("loss", "is", *found)
 
     def nonfinite(self, what: str, verb: str, step: int, seed: int) -> NonFiniteLossError:
-        """The error that says what to do."""
+        """Make the error for a loss or parameters that are not finite, with advice."""
         whose = f" of seed {seed}" if self.config.seeds > 1 else ""
         saved = self.checkpoints.newest_step
         kept = f"the state of step {saved} is kept" if saved is not None else "no state was saved before it"
@@ -423,25 +427,25 @@ class Loop:
         )
 
     def told_to_stop(self) -> bool:
-        """Whether any process has got a signal."""
+        """Return whether any process has received a signal."""
         return bool(processes.largest(self.stop.received or 0))
 
     def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
-        """The result of a run that was told to stop."""
-        if self.checkpoints.newest_step != state.steps_taken:  # told before the first step of this call
+        """Save the state if need be, and return the result of a run that was told to stop."""
+        if self.checkpoints.newest_step != state.steps_taken:  # stopped before the first step of this call
             self.save(state, notes)
-        by = self.stop.received or signal.SIGTERM  # heard by another process
+        by = self.stop.received or signal.SIGTERM  # if another process received it
         saved = f"step {state.steps_taken} of {self.plan.total_steps} is saved in {self.run.path}"
         self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
         return TrainResult(state.evaluated_params, notes.history, None, by, self.run.path)
 
     def wall_seconds(self) -> float:
-        """Seconds spent in `train` since the start of the run."""
+        """Return the seconds spent in `train` since the start of the run."""
         return time.perf_counter() - self.started
 
 
 def prepare_implementation(config: Config, console: Console) -> str:
-    """The name of the implementation that computes the LSTM, ready to be used.
+    """Choose the implementation that computes the LSTM, build it if need be, and return its name.
 
     Raises:
         ImplementationError: if it cannot be used here.

@@ -1,4 +1,4 @@
-"""How many steps a run has, and how they fall into epochs."""
+"""The number of steps of a run, and their division into epochs."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from lstm_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many steps a run has, and how they fall into epochs.
+    """The number of steps of a run, and their division into epochs.
 
     Attributes:
         steps_per_epoch: full batches in the training split.
@@ -20,7 +20,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: Config, num_examples: int) -> "Plan":
-        """The plan of a configuration for so many training examples.
+        """Make the plan of a configuration for so many training examples.
 
         Raises:
             ConfigError: if a batch is larger than the split.
@@ -40,10 +40,10 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs, a last incomplete one included."""
+        """The number of epochs, including a last incomplete one."""
         return -(-self.total_steps // self.steps_per_epoch)
 
     def epoch_of(self, step: int) -> tuple[int, int, int]:
-        """Where the run is after ``step`` steps: epoch (from 0), steps taken in it, steps it has."""
+        """Return the epoch after ``step`` steps (from 0), the steps taken in it, and the steps it has."""
         epoch, done = divmod(step, self.steps_per_epoch)
         return epoch, done, min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)

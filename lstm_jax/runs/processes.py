@@ -1,7 +1,7 @@
-"""What the processes of one run do together; alone, a process agrees with itself.
+"""Agreement between the processes of one run; a single process agrees with itself.
 
-They are those that `jax.distributed.initialize` has connected. One of them, the leader, writes the files and
-talks to the user.
+`jax.distributed.initialize` has connected them. One of them, the leader, writes the files and prints the
+messages.
 """
 
 import json
@@ -19,21 +19,21 @@ T = TypeVar("T")
 
 
 def is_leader() -> bool:
-    """Whether this process is the one that writes files and talks to the user."""
+    """Return whether this process writes the files and prints the messages."""
     return jax.process_index() == 0
 
 
 def agree(values: Mapping[str, Any]) -> None:
-    """Refuse to go on unless every process was given the same.
+    """Check that every process was given the same values.
 
-    Processes of different options would each compute something else, and share the mean of it. To be called
+    Processes with different options would compute different things, and share the mean of them. Call this
     before anything else that processes do together.
 
     Args:
-        values: JSON values, by the name that the user knows each by.
+        values: JSON values, by the name under which the user knows each.
 
     Raises:
-        ConfigError: in every process, naming the values that differ, or if JAX finds no device.
+        ConfigError: in every process, naming a value that differs; or if JAX finds no device.
     """
     counts = [len(jax.local_devices(process)) for process in range(process_count())]
     if len(set(counts)) > 1:
@@ -44,7 +44,11 @@ def agree(values: Mapping[str, Any]) -> None:
 
 
 def process_count() -> int:
-    """How many processes there are; where JAX finds no device, the error that says so."""
+    """Return the number of processes.
+
+    Raises:
+        ConfigError: if JAX finds no device.
+    """
     local_devices()
     return jax.process_count()
 
@@ -59,7 +63,7 @@ def _refuse_differences(name: str, found: list[Any]) -> None:
 
 
 def _from_all(text: str) -> list[str]:
-    """What each process says, in their order; text without NUL."""
+    """Return the text of each process, in their order. It must have no NUL."""
     if jax.process_count() == 1:
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -68,10 +72,10 @@ def _from_all(text: str) -> list[str]:
 
 
 def together(action: Callable[[], T]) -> T:
-    """Do something in every process, or fail in every one: nobody waits for a process that is gone.
+    """Do something in every process. If it fails in one, fail in all: none waits for a process that is gone.
 
     Raises:
-        UserError: where the action failed in another process only.
+        UserError: if the action failed in another process only.
     """
     if jax.process_count() == 1:
         return action()
@@ -87,7 +91,7 @@ def together(action: Callable[[], T]) -> T:
 
 
 def leader_first(action: Callable[[], T]) -> T:
-    """Do something in the leader, then in the other processes, which find what the leader has made.
+    """Do something in the leader first, then in the other processes, which find what the leader has made.
 
     Raises:
         UserError: as `together`.
@@ -97,14 +101,14 @@ def leader_first(action: Callable[[], T]) -> T:
 
 
 def from_leader(value: int) -> int:
-    """The leader's value, in every process: loops that meet in a collective must take equal steps."""
+    """Return the leader's value in every process: loops with collectives must take equal steps."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
 def largest(value: int) -> int:
-    """The largest value of any process: a signal that one of them got stops them all."""
+    """Return the largest value of any process, so that a signal to one of them can stop them all."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.int64(value))))

@@ -1,15 +1,15 @@
-"""The folder that holds all of a run, so that the same command can go on where it stopped.
+"""The folder that holds all of a run, so that the same command can continue it.
 
     config.json     the options
-    checkpoints/    the newest saved states: the truth about how far the run has come; and the best one
+    checkpoints/    the newest saved states, which say how far the run is, and the best one
     metrics.jsonl   one JSON object per epoch
     tensorboard/    the same figures as TensorBoard events
-    summary.json    written last; a run that has it is finished (it goes when a run becomes longer)
-    damaged/        checkpoints that failed their checksum, if there were any
-    of-another-run/ checkpoints that were copied into ``checkpoints/`` and stood in the way, if there were any
+    summary.json    the result, written last: a run with it is finished (removed when a run becomes longer)
+    damaged/        checkpoints that failed their checksum, if any
+    of-another-run/ checkpoints of other runs that were in the way of a new one, if any
 
-Every epoch's figures are part of the saved state. ``metrics.jsonl`` and ``summary.json`` are copies of them
-for people and programs to read; they are brought into line with the state whenever the run is taken up.
+The figures of every epoch are part of the saved state. ``metrics.jsonl`` and ``summary.json`` are copies for
+people and programs to read. Whenever a run continues, they are corrected to match the state.
 """
 
 import dataclasses
@@ -41,11 +41,11 @@ Record = Mapping[str, Any]
 
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", ".lock"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
-# All that is written here.
+# All names that a run writes here.
 ENTRIES = (CONFIG, METRICS, SUMMARY, LOCK, CHECKPOINTS, TENSORBOARD, "damaged", "of-another-run")
-# What `export --format safetensors` calls its file.
+# The name of the file of `export --format safetensors`.
 WEIGHTS_FILE = "params.safetensors"
-# No options and no summary of figures are larger; of 1,024 seeds, a summary has 300 kB.
+# A limit that no config.json or summary.json exceeds; with 1,024 seeds, a summary has 300 kB.
 _MOST_BYTES = 2**24
 # TensorBoard's name for each figure of an epoch's record.
 _SCALARS = {
@@ -59,24 +59,23 @@ _SCALARS = {
 
 
 class RunDirectory:
-    """One run's folder, held by one process at a time. A context manager.
+    """The folder of one run, as a context manager. A lock lets one process at a time use it.
 
     Attributes:
         path: the folder.
-        becomes_other: whether the run there is to be longer or shorter, or to have another patience, than
-            when it was begun.
+        becomes_other: whether the options ask for another length or patience than those saved in the folder.
     """
 
     def __init__(self, config: Config, *, leader: bool = True) -> None:
-        """Make the folder, or take up the run that is in it.
+        """Make the folder, or continue the run in it.
 
         Args:
             config: the options.
-            leader: whether this process is the one of its run that writes here.
+            leader: whether this process is the one that writes the files of the run.
 
         Raises:
             RunDirectoryError: if it cannot be written, another process trains in it, or it holds a run
-                with other options; then they are listed.
+                with other options (the message lists them).
         """
         self.path = config.run_directory()
         self.becomes_other = False
@@ -85,7 +84,7 @@ class RunDirectory:
         self._events: Any = None
         self._leader = leader
         if not leader:
-            self._continue()  # what the leader has just written
+            self._continue()  # from the config.json that the leader has just written
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -122,7 +121,7 @@ class RunDirectory:
         saved = read_config(self.path)
         _refuse_other_options(self.path, saved=saved, wanted=self._config)
         wanted = {field: getattr(self._config, field) for field in (*LENGTH, "patience")}
-        # All else stays as it was: `evaluate` looks for the data where they were.
+        # All else stays as saved: `evaluate` looks for the data where the run found them.
         self._config = dataclasses.replace(saved, **wanted)
         self.becomes_other = self._config != saved
 
@@ -135,7 +134,7 @@ class RunDirectory:
 
     def __exit__(self, *exception: object) -> None:
         if self._events is not None:
-            with suppress(OSError):  # every event was flushed when it was written
+            with suppress(OSError):  # nothing is lost: every event was flushed when it was written
                 self._events.close()
         self._lock.release()
 
@@ -146,11 +145,11 @@ class RunDirectory:
 
     @property
     def has_summary(self) -> bool:
-        """Whether the run has come to its end, and said so."""
+        """Whether the run is finished, that is, has a summary.json."""
         return (self.path / SUMMARY).exists()
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run; None if there is none.
+        """Return the summary of a finished run; None if there is none.
 
         Raises:
             DamagedJSONError: if it is damaged.
@@ -166,17 +165,17 @@ class RunDirectory:
             write_whole(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def begin(self, history: Sequence[Record]) -> None:
-        """Bring options and metrics into line with what is going on, and open TensorBoard's event file.
+        """Correct options and metrics to match the state, and open the TensorBoard event file.
 
         Args:
-            history: the records of the epochs that the saved state has behind it.
+            history: the records of the epochs so far, from the saved state.
         """
         self.mend_metrics(history)
         if not self._leader:
             return
         last_step = history[-1]["step"] if history else 0
         if self.becomes_other:
-            # In this order: a run that has a summary is finished, and that is written again from the state.
+            # The summary first: if the process is killed in between, no summary stands beside other options.
             with self._writing():
                 (self.path / SUMMARY).unlink(missing_ok=True)
             self._write_config()
@@ -184,7 +183,7 @@ class RunDirectory:
             self._events = _EventFile(self.path / TENSORBOARD, first_step=last_step + 1)
 
     def mend_metrics(self, history: Sequence[Record]) -> None:
-        """Bring the metrics into line with the saved state."""
+        """Correct the metrics to match the saved state."""
         if not self._leader:
             return
         path = self.path / METRICS
@@ -204,23 +203,23 @@ class RunDirectory:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say which folder could not be written, and that nothing is lost."""
+        """Turn an OSError into a RunDirectoryError that names the folder."""
         try:
             yield
         except OSError as error:
             raise RunDirectoryError(
-                f"{self.path}: cannot be written ({one_line(error)}); what is saved is intact: make room, "
-                "then give the same command again"
+                f"{self.path}: cannot be written ({one_line(error)}); saved states are intact: free disk "
+                "space, then run the same command again"
             ) from error
 
 
 @contextmanager
 def _pytorch_hidden() -> Iterator[None]:
-    """TensorboardX imports PyTorch if it is installed: seconds of every start, for nothing that we use."""
+    """Hide PyTorch from tensorboardX, which would import it: that takes seconds, and we do not use it."""
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # by which Python says that there is none
+    sys.modules["torch"] = None  # type: ignore[assignment]  # makes an import raise ModuleNotFoundError
     try:
         yield
     finally:
@@ -228,7 +227,7 @@ def _pytorch_hidden() -> Iterator[None]:
 
 
 class _EventFile:
-    """A TensorBoard event file, written synchronously: a full disk must be an error here and now.
+    """A TensorBoard event file, written synchronously, so that a full disk raises an error at once.
 
     (`tensorboardX.SummaryWriter` writes from a thread of its own, which a full disk ends silently.)
     """
@@ -242,7 +241,7 @@ class _EventFile:
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter(str(directory / name))
         self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        # Tells TensorBoard to forget what a killed predecessor wrote of this step and later ones.
+        # Tells TensorBoard to discard events of this and later steps, from a process that was killed.
         start = SessionLog(status=SessionLog.START)
         self._put(Event(wall_time=time.time(), step=first_step, session_log=start))
 
@@ -262,7 +261,7 @@ class _EventFile:
 
 
 def read_config(path: Path) -> Config:
-    """The options of the run in a folder.
+    """Read the options of the run in a folder.
 
     Raises:
         RunDirectoryError: if there is no run, or its config.json is damaged.
@@ -281,10 +280,10 @@ def read_config(path: Path) -> Config:
 
 
 def refuse_links(path: Path, *names: str) -> None:
-    """Refuse a folder that leads elsewhere: in one that came from others, a link could lead anywhere.
+    """Refuse symbolic links in a folder. In one from somebody else, a link could lead anywhere.
 
     Raises:
-        RunDirectoryError: if one of ``names`` in it, written as a path, is or passes through a symbolic link.
+        RunDirectoryError: if one of ``names``, paths within the folder, is or passes through a symbolic link.
     """
     for name in names:
         places = [place for place in (path / name, *(path / name).parents) if path in place.parents]
@@ -292,15 +291,15 @@ def refuse_links(path: Path, *names: str) -> None:
             if place.is_symlink():
                 raise RunDirectoryError(
                     f"{place}: got a symbolic link, expected a file or folder of the run itself: a run is "
-                    "never written through links; put what it leads to in its place"
+                    "never written through links; replace the link with what it points to"
                 )
 
 
 def refuse_links_on_the_way(run_dir: Path, output: Path) -> None:
-    """Refuse a folder to write to that lies in a run directory behind a symbolic link.
+    """Refuse to write to a folder that lies in a run directory behind a symbolic link.
 
     Raises:
-        RunDirectoryError: if it does.
+        RunDirectoryError: if ``output`` is such a folder.
     """
     run_dir, output = Path(os.path.abspath(run_dir)), Path(os.path.abspath(output))
     if output.is_relative_to(run_dir):
@@ -314,7 +313,7 @@ def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
     told = "; ".join(f"{flag(key)} {old[key]} there, {new[key]} now" for key in differing)
     if differing and set(differing) <= set(LENGTH):
         raise RunDirectoryError(
-            f"{path}: holds a run of another length ({told}), which its learning rate follows from; give the "
+            f"{path}: holds a run of another length ({told}), on which its learning rates depend; give the "
             f"same length to continue it, or {how_to_begin_with_weights(path)}"
         )
     if differing:
@@ -325,7 +324,7 @@ def _refuse_other_options(path: Path, *, saved: Config, wanted: Config) -> None:
 
 
 def how_to_begin_with_weights(path: Path) -> str:
-    """The commands that begin another run with the weights of the one in a folder."""
+    """Return, in words, the commands that begin another run with the weights of the one in a folder."""
     return (
         f"begin another run with its weights: python -m lstm_jax export {shlex.quote(str(path))} "
         f"--format safetensors && python -m lstm_jax import {shlex.quote(str(path / WEIGHTS_FILE))} "
@@ -334,7 +333,7 @@ def how_to_begin_with_weights(path: Path) -> str:
 
 
 class DamagedJSONError(RunDirectoryError):
-    """A file that is not what was written, by the words of its parser."""
+    """A JSON file that cannot be parsed, or is no object."""
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is said of a run: the notes beside its state, its summary, the lines on the screen."""
+"""The figures of a run: its records, its summary, and its lines on the terminal."""
 
 import json
 import platform
@@ -26,7 +26,7 @@ from lstm_jax.version import __version__
 
 
 def over_seeds(config: Config, figures: Sequence[Record]) -> Record:
-    """The figures of an epoch, of those of each seed: of many their means, a spread, and all of them."""
+    """Combine the figures of each seed: one seed's as they are; of many, means, a spread, and each seed's."""
     if config.seeds == 1:
         return figures[0]
     return {
@@ -37,11 +37,11 @@ def over_seeds(config: Config, figures: Sequence[Record]) -> Record:
 
 
 def summarise(config: Config, state: TrainState, notes: Notes, mesh: Mesh) -> Record:
-    """What ``summary.json`` says of a run that has come to its end.
+    """Make the contents of ``summary.json`` for a run that has ended.
 
-    Without a validation split nothing can choose a best epoch, and what is said of it is None. Accuracies
-    of many seeds are their means, beside those of each seed and the spread; each has its own best epoch,
-    so that there is none of all.
+    Without a validation split there is no best epoch, and its figures are None. With many seeds, the
+    accuracies are means; the spread and the accuracies of each seed are added. Each seed has its own best
+    epoch, so that of the run is None.
     """
     return {
         **_outcome(config, notes.history),
@@ -62,20 +62,20 @@ def summarise(config: Config, state: TrainState, notes: Notes, mesh: Mesh) -> Re
     }
 
 
-# What a summary says of the process that wrote it; the state of the end does not know it.
+# Fields about the process that wrote a summary, which cannot be computed from the last state.
 _OF_THE_PROCESS = ("wall_seconds", "device", "versions")
-# What the summary of one seed does not have.
+# Fields that the summary of one seed does not have.
 _OF_MANY_SEEDS = ("statistics", "per_seed")
 
 
 def mend(found: Record, right: Record) -> tuple[Record, list[str]]:
-    """A summary that agrees with the state of the end, and what in the one that was found did not.
+    """Correct a summary to match the last state, and list the fields that were missing or wrong.
 
-    What a user has added to it stays.
+    Fields that a user has added stay.
 
     Args:
-        found: what summary.json says.
-        right: what it would say if it were written now.
+        found: the contents of summary.json.
+        right: the summary that would be written now.
     """
     facts = {key: value for key, value in right.items() if key not in _OF_THE_PROCESS}
     wrong = [key for key, value in facts.items() if json.dumps(found.get(key)) != json.dumps(value)]
@@ -87,7 +87,7 @@ def mend(found: Record, right: Record) -> tuple[Record, list[str]]:
 
 
 def _outcome(config: Config, history: Sequence[Record]) -> Record:
-    """The accuracies that a run came to."""
+    """Return the final and best accuracies of a run."""
     each = [_outcome_of_one(own) for own in of_each_seed(config, history)]
     if config.seeds == 1:
         return each[0]
@@ -117,7 +117,7 @@ def _outcome_of_one(history: Sequence[Record]) -> Record:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of what every seed has, or none has."""
+    """Compute the mean of values of which all are numbers, or all are None."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
@@ -127,19 +127,19 @@ def _with_seeds(config: Config, records: Sequence[Record]) -> list[Record]:
 
 
 def count_parameters(config: Config, params: Params) -> int:
-    """Number of trained values of a model; each of many seeds has so many."""
+    """Count the trained values of a model; of many seeds, those of each."""
     return sum(leaf.size for leaf in jax.tree.leaves(params)) // config.seeds
 
 
 def describe_devices(mesh: Mesh) -> str:
-    """For instance ``2 x cpu`` or ``4 x TPU v5 lite``."""
+    """Return the number and kind of the devices, such as ``2 x cpu`` or ``4 x TPU v5 lite``."""
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
 def tell_start(
     console: Console, config: Config, dataset: Dataset, state: TrainState, mesh: Mesh, implementation: str
 ) -> None:
-    """Say what is going to be trained on what."""
+    """Print the data, the model and the devices at the start of a run."""
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     sizes = ", ".join(f"{len(split):,} {part}" for part, split in parts.items() if len(split))
     console.message(f"{dataset.name}: {sizes} images")
@@ -156,23 +156,23 @@ def tell_start(
 
 
 def tell_end(console: Console, summary: Record, path: Path) -> None:
-    """Say where the run is, and what came out of it."""
+    """Print the run directory and the result at the end of a run."""
     console.message(f"Run directory: {path}")
     for line in result_in_words(summary):
         console.message(line)
 
 
 def result_in_words(summary: Record) -> list[str]:
-    """What came out of a run, line by line.
+    """Return the result of a run in lines of text.
 
     Raises:
-        KeyError, TypeError, ValueError: if that is no summary.
+        KeyError, TypeError, ValueError: if ``summary`` is not the summary of a run.
     """
     lines = [
         f"Execution time {summary['wall_seconds']:.1f} s, {summary['train_seconds']:.1f} s of it training"
     ]
-    if summary.get("stopped_early"):  # summaries of before say nothing of it
-        told = "not better on validation for as many epochs as --patience says"
+    if summary.get("stopped_early"):  # old summaries do not have it
+        told = "validation accuracy has not improved for --patience epochs"
         lines.append(f"Stopped after epoch {summary['epochs']}: {told}")
     return lines + (_result_of_many(summary) if "per_seed" in summary else [_result_of_one(summary)])
 

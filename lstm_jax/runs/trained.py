@@ -1,4 +1,4 @@
-"""A trained model, read from its run directory: for evaluation, prediction and use from Python."""
+"""A trained model, read from its run directory, for evaluation, prediction and use from Python."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,11 +26,11 @@ class Trained:
     """A model and its parameters.
 
     Attributes:
-        config: the options it was trained with.
+        config: the options of its training.
         model: the classifier.
         params: its parameters; their moving average, if it was trained with one.
-        step: the training steps they have seen.
-        seed: the seed of its run; what was imported was trained from another, which nobody knows here.
+        step: number of training steps taken.
+        seed: the seed of its run. Imported weights were trained with another seed, which is unknown.
     """
 
     config: Config
@@ -40,7 +40,7 @@ class Trained:
     seed: int
 
     def probabilities(self, images: UInt8[np.ndarray, "batch 28 28"]) -> Float32[np.ndarray, "batch classes"]:
-        """The probability of each class for images of grey levels, white (255) on black."""
+        """Compute the probability of each class for images of grey levels, white (255) on black."""
         return np.asarray(_probabilities(self.model, self.params, images))
 
 
@@ -58,19 +58,20 @@ def load_trained(
     best: bool = False,
     report: Callable[[str], None] = lambda text: None,
 ) -> Trained:
-    """Read the model of a run: its newest whole state. Nothing in the folder is changed.
+    """Read the model of a run from its newest undamaged state, without any change to the folder.
 
     Args:
         run_dir: a folder that `train` wrote, of a finished or an unfinished run.
-        seed: which of the models of a run of many seeds; by default the first.
+        seed: the seed of the model, in a run of many; by default the first.
         best: read the state after the seed's best epoch on validation instead.
-        report: called with a line about every state that is damaged or of another run, about which of many
-            seeds this is, and about which epoch was the best.
+        report: called with a line about every state that is damaged or of another run, about the seed if
+            there are many, and about the best epoch.
 
     Raises:
         RunDirectoryError: if the folder is not a run directory.
-        ConfigError: if the run has no such seed, or no validation images to be best on.
-        CheckpointError: if no state has been saved, none is whole, or that of the best epoch was not kept.
+        ConfigError: if the run has no such seed, or, for ``best``, no validation images.
+        CheckpointError: if no state has been saved, all are damaged, or the state after the best epoch is
+            not kept.
     """
     config = read_config(Path(run_dir))
     seed = config.seed if seed is None else seed
@@ -84,7 +85,7 @@ def load_trained(
     if best:
         restored = _best(run_dir, config, config.all_seeds.index(seed), restored, report)
     params = member(config, restored.state.evaluated_params, config.all_seeds.index(seed))
-    # Wherever it was trained: what computes it here is for this machine to say.
+    # The implementation is chosen for this machine, which may not be the one that trained the model.
     model = build_model(dataclasses.replace(config.model, implementation="auto"))
     return Trained(config, model, params, restored.step, seed)
 
@@ -96,7 +97,7 @@ def _best(
     newest: Restored[TrainState],
     report: Callable[[str], None],
 ) -> Restored[TrainState]:
-    """The state after the best epoch of the seed number ``index``, from 0."""
+    """Read the state after the best epoch of seed number ``index``, from 0."""
     if config.data.train_on_all:
         raise ConfigError(f"--best: got a run with --train-on-all in {run_dir}, expected one with validation")
     record = best_of(of_each_seed(config, Notes.from_json(newest.notes).history)[index])
@@ -111,9 +112,9 @@ def _best(
 def load_state(
     run_dir: str | Path, *, step: int | None = None, report: Callable[[str], None] = lambda text: None
 ) -> Restored[TrainState]:
-    """Read all that the newest whole state of a run holds: parameters, optimizer, counters, notes.
+    """Read all of the newest undamaged state of a run: parameters, optimizer, counters, notes.
 
-    The states of many seeds are one, with an axis of seeds before every other.
+    Many seeds have one state, whose arrays have a leading axis of seeds.
 
     Args:
         run_dir: a folder that `train` wrote.
@@ -122,11 +123,11 @@ def load_state(
 
     Raises:
         RunDirectoryError: if the folder is not a run directory.
-        CheckpointError: if no state has been saved, or none is whole; if that of ``step`` is not there.
+        CheckpointError: if no state has been saved, all are damaged, or the state of ``step`` is missing.
     """
     run_dir = Path(run_dir)
-    # Only names and shapes are read off the method: for them nothing need be built, and the number of
-    # steps does not matter.
+    # Only the names and shapes of the state are needed here. So `scan` will do, which needs no native kernel,
+    # and the number of steps does not matter.
     config = read_config(run_dir)
     model = dataclasses.replace(config.model, implementation="scan")
     method = Method.of(model, config.optimizer, config.augmentation, total_steps=1)
@@ -138,8 +139,8 @@ def load_state(
         restored = checkpoints.restore(like, step=step)
     if restored is None and step is not None:
         raise CheckpointError(
-            f"{run_dir}: got no whole state of step {step}, expected the one after the best epoch; it was "
-            "damaged, or trained by a version that kept only the newest: use the newest, without --best"
+            f"{run_dir}: got no undamaged state of step {step}, expected the one after the best epoch; it "
+            "was damaged, or not kept by an older version: use the newest, without --best"
         )
     if restored is None:
         raise CheckpointError(f"{run_dir}: no state has been saved yet; train for an epoch first")

@@ -1,6 +1,6 @@
-"""Writing files and folders that are never half there, and reading those of others.
+"""Files and folders: written whole or not at all, and read safely.
 
-Nothing is written through a symbolic link: in a folder that came from elsewhere it could lead anywhere.
+Nothing is written through a symbolic link. In a folder from somebody else, a link could lead anywhere.
 """
 
 import errno
@@ -18,21 +18,21 @@ from pathlib import Path
 
 from lstm_jax.errors import ConversionError
 
-# What `whole` leaves in a killed process is another's work in progress until it is as old as this.
+# A temporary folder of `whole` may belong to a process that is still at work, unless it is older than this.
 ABANDONED_SECONDS = 3600
-# The names that `write_whole` and `whole` give to what is not complete yet. Folders may be empty, and lie
-# beside those of other programs, so their names say whose they are.
+# The names that `write_whole` and `whole` give to incomplete files and folders. The folders may be empty, and
+# lie beside those of other programs, so their names show that they are ours.
 _UNFINISHED_FILE = re.compile(r"(.+)\.[0-9a-f]+\.tmp")
 _MARK = "lstm_jax-"
 _UNFINISHED_FOLDER = re.compile(rf"\.(.+)\.{_MARK}[a-z0-9_]{{8}}")
 
 
 class NotAFileError(OSError):
-    """What lies there is a folder, a pipe, a socket or a device, not a file."""
+    """An error for a folder, a pipe, a socket or a device where a file was expected."""
 
 
 def _open_descriptor(path: str | os.PathLike[str], flags: int) -> int:
-    """Open a file, and nothing else: without waiting for the other end of a pipe."""
+    """Open a regular file, and nothing else. It never waits for the other end of a pipe."""
     try:
         descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     except OSError as error:
@@ -52,7 +52,7 @@ def _not_a_file(path: str | os.PathLike[str], mode: int) -> NotAFileError:
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a file to read. A pipe or a device, which could keep its reader for ever, is refused.
+    """Open a file to read. A pipe or a device is refused, because reading it could wait for ever.
 
     Raises:
         NotAFileError: if it is something else.
@@ -63,11 +63,11 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def read_bytes(path: Path, *, most_bytes: int) -> bytes:
-    """The content of a file.
+    """Read the content of a file.
 
     Raises:
-        ValueError: if it is larger than ``most_bytes``; it is not read then.
-        OSError: if it cannot be read, or is something else than a file.
+        ValueError: if it is larger than ``most_bytes``; then nothing is read.
+        OSError: if it cannot be read, or is not a regular file.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -77,17 +77,17 @@ def read_bytes(path: Path, *, most_bytes: int) -> bytes:
 
 
 def read_text(path: Path, *, most_bytes: int) -> str:
-    """The text of a file, in UTF-8.
+    """Read the text of a file in UTF-8.
 
     Raises:
-        ValueError: if it is larger than ``most_bytes``, or no text.
+        ValueError: if it is larger than ``most_bytes``, or not UTF-8.
         OSError: if it cannot be read.
     """
     return read_bytes(path, most_bytes=most_bytes).decode()
 
 
 def append(path: Path, text: str) -> None:
-    """Add to the end of a file. A pipe or a device, which could keep its writer for ever, is refused.
+    """Add text to the end of a file. A pipe or a device is refused, because writing it could wait for ever.
 
     Raises:
         NotAFileError: if it is something else.
@@ -99,10 +99,10 @@ def append(path: Path, text: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it has either its old or its new content, whatever happens meanwhile."""
+    """Write a file so that it always has either its old or its new content, even after a crash."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:  # new, or not at all: nothing is followed
+        with temporary.open("x", encoding="utf-8") as file:  # "x" fails if there is one, and follows no link
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -114,9 +114,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove_unfinished_files(folder: Path, names: tuple[str, ...]) -> None:
-    """Remove what `write_whole` has left of these files in a process that was killed.
+    """Remove temporary files of `write_whole` for these names, which killed processes have left.
 
-    Only where nobody else writes them: under a lock.
+    Call it only under a lock, while no other process writes them.
     """
     for path in folder.iterdir():
         found = _UNFINISHED_FILE.fullmatch(path.name)
@@ -125,19 +125,19 @@ def remove_unfinished_files(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def remove_unfinished_folders(folder: Path) -> None:
-    """Remove what `whole` has left in a folder, in processes that were killed long ago."""
+    """Remove temporary folders of `whole`, which processes have left that were killed long ago."""
     for path in folder.iterdir():
         found = _UNFINISHED_FOLDER.fullmatch(path.name)
         if not found or path.is_symlink() or not path.is_dir():
             continue
-        with suppress(OSError):  # its owner has just removed it
+        with suppress(OSError):  # its owner may have just removed it
             ours = all(entry.name == found[1] for entry in path.iterdir())
             if ours and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk: so that a power failure cannot take them."""
+    """Wait until a file, or the names in a folder, are on disk, safe from a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -146,29 +146,29 @@ def sync(path: Path) -> None:
 
 
 def check_target(path: Path, *, overwrite: bool, advice: str) -> None:
-    """Refuse a place where something lies already, or whose folder is missing.
+    """Refuse a path that exists already, or whose parent folder is missing.
 
     Args:
-        path: where a file or a folder is going to be.
-        overwrite: whether a file may be there.
-        advice: what to do if there is one.
+        path: the path of a file or folder to be written.
+        overwrite: whether an existing file may be replaced.
+        advice: what the user can do if the path exists.
 
     Raises:
-        ConversionError: saying which.
+        ConversionError: if the path is refused.
     """
     if not path.parent.is_dir():
-        raise ConversionError(f"{path}: got a path in no existing folder, expected {path.parent} to be there")
+        raise ConversionError(f"{path}: got a path in no existing folder, expected {path.parent} to exist")
     if path.is_dir() or (os.path.lexists(path) and not overwrite):
         kind = "a folder" if path.is_dir() else "a file"
-        raise ConversionError(f"{path}: got the path of {kind} that exists, expected a new one; {advice}")
+        raise ConversionError(f"{path}: got the path of {kind} that exists, expected a new path; {advice}")
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A place for a file or a folder that is moved to ``path`` at the end, if no exception comes before it.
+    """Yield a temporary path for a file or folder, and move that to ``path`` unless an exception is raised.
 
     Args:
-        path: where it is going to be; a file there is replaced.
+        path: the final path; an existing file is replaced.
     """
     path = path.absolute()
     remove_unfinished_folders(path.parent)

@@ -1,4 +1,4 @@
-"""Packages that only some commands need, and what to do where they are missing."""
+"""Packages that only some commands need, and how to install them."""
 
 import importlib
 import os
@@ -7,26 +7,26 @@ from typing import Any, Literal
 
 from lstm_jax.errors import ConversionError, one_line
 
-# The extras in pyproject.toml. Each is what a file of requirements lists: requirements-export.txt, and so on.
+# The extras in pyproject.toml. Each corresponds to a requirements file: requirements-export.txt, and so on.
 Extra = Literal["compare", "export", "plots"]
 
 _ROOT = Path(__file__).parents[2]
 
 
 def how_to_install(extra: Extra, *, root: Path = _ROOT) -> str:
-    """Return the command that installs what an extra names.
+    """Return the command that installs an extra.
 
     Args:
         extra: the extra.
-        root: the folder that holds the package. A checkout has the files of requirements there; where the
-            package is installed, there are none.
+        root: the folder that holds the package. A checkout has the requirements files there; an installed
+            package does not.
     """
     file = root / f"requirements-{extra}.txt"
     return f"pip install -r {os.path.relpath(file)}" if file.is_file() else f'pip install "lstm_jax[{extra}]"'
 
 
 def required(module: str) -> Any:
-    """Import a module of a package that the extra ``export`` names.
+    """Import a module of a package in the extra ``export``.
 
     Raises:
         ConversionError: if it cannot be imported.

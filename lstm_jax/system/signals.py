@@ -1,7 +1,7 @@
-"""SIGINT (Ctrl-C), SIGTERM and SIGHUP: remembered, and acted on where it is safe to stop.
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP, remembered until it is safe to stop.
 
-Only the standard library is imported here, so that a program can listen before it imports JAX: an
-exception in the middle of an import, or of a callback of JAX, can crash the process or get lost.
+An exception in the middle of an import, or of a callback of JAX, can crash the process or get lost. Only the
+standard library is imported here, so that a program can listen for signals before it imports JAX.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-# A double Ctrl-C in haste must not throw away what the first is about to save.
+# A second Ctrl-C within this time is ignored: it must not stop the save that the first one began.
 PATIENCE_SECONDS = 3.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended what was going on.
+    """An interruption of the current work by a signal.
 
     Attributes:
         number: the signal.
@@ -29,10 +29,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """A context manager that remembers the first SIGINT, SIGTERM or SIGHUP while it is entered.
+    """A context manager that remembers the first SIGINT, SIGTERM or SIGHUP within it.
 
     A second SIGINT some seconds later interrupts at once. Outside the main thread, where Python allows
-    no handlers, the signals keep the meaning they have.
+    no handlers, the signals keep their usual effect.
 
     Attributes:
         received: the first signal that came, or None.
@@ -55,19 +55,20 @@ class StopSignals:
             signal.signal(number, handler)
 
     def hand_back(self, number: signal.Signals, told: str = "") -> None:
-        """Let a signal do what it would have done, had nobody remembered it here. For after `__exit__`.
+        """Give a remembered signal its usual effect. Call it after `__exit__`.
 
-        SIGTERM and SIGHUP end the process, unless the program has a handler of its own: that is called, and
-        when it returns, this does. Ctrl-C, and a signal that only another process has heard, interrupt.
+        SIGTERM and SIGHUP end the process. If the program has its own handler, that is called instead, and
+        this returns when the handler does. For Ctrl-C, and for a signal that only another process received,
+        Interrupted is raised.
 
         Args:
             number: the signal.
-            told: what has become of the work, for those who read the exception.
+            told: the state of the work, for the text of the exception.
 
         Raises:
             Interrupted: instead of Python's own KeyboardInterrupt.
         """
-        # None is a handler that Python cannot know.
+        # None stands for a handler that was not installed from Python.
         interrupting = (signal.default_int_handler, signal.SIG_IGN, None)
         if self.received == number and self._previous.get(number) not in interrupting:
             signal.raise_signal(number)
@@ -76,10 +77,10 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """For work that takes long and leaves nothing half done: signals interrupt it.
+        """Let signals interrupt the work inside, which may take long but leaves nothing half done.
 
         Raises:
-            Interrupted: when a signal comes, or came before.
+            Interrupted: when a signal arrives, or has arrived before.
         """
         self._at_once = True
         try:
@@ -99,9 +100,9 @@ class StopSignals:
 
 
 def _handled() -> list[signal.Signals]:
-    """The signals that ask a program to stop; SIGHUP, of a closed terminal, unless `nohup` shields us."""
+    """Return the signals that ask a program to stop. SIGHUP, for a closed terminal, is one unless ignored."""
     handled = [signal.SIGINT, signal.SIGTERM]
-    # There is no SIGHUP on Windows.
+    # Windows has no SIGHUP; `nohup` makes the program ignore it.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         handled.append(signal.SIGHUP)
     return handled

@@ -156,7 +156,7 @@ def test_other_data_are_told_where_they_can_be_used(small, shape):
     (small / FILENAMES[0]).write_bytes(gzip.compress(header + bytes(1000)))
     with pytest.raises(DataError) as caught:
         read_small(small)
-    assert f"; it has the dimensions {shape}, so it seems to be other data: --archive-dir takes the" in str(
+    assert f"; it has the dimensions {shape}, so it seems to hold other data: --archive-dir takes the" in str(
         caught.value
     )
     assert "use lstm_jax.LSTMClassifier in a program of your own" in str(caught.value)

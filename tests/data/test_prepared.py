@@ -184,7 +184,7 @@ def test_damaged_records(mnist_copy):
     content[100_000:100_100] = bytes(100)
     path.write_bytes(content)
     message = (
-        f"{mnist_copy}: the prepared data set is damaged .*; move this folder away and run again, and it"
+        f"{mnist_copy}: the prepared data set is damaged .*; move this folder away and run again to prepare"
     )
     with pytest.raises(DataError, match=message):
         load_dataset(data_dir=mnist_copy.parents[2])
@@ -199,9 +199,9 @@ def test_damaged_dataset_info(mnist_copy, content, kind):
     (mnist_copy / "decoded.npz").unlink()
     path = mnist_copy / "dataset_info.json"
     path.unlink() if content is None else path.write_bytes(content)
-    found = r"not whole \(No such file: dataset_info.json\)" if content is None else "damaged .*"
+    found = r"incomplete \(No such file: dataset_info.json\)" if content is None else "damaged .*"
     with pytest.raises(
-        DataError, match=f"{mnist_copy}: .* is {found}; move this folder away and run again, and it"
+        DataError, match=f"{mnist_copy}: .* is {found}; move this folder away and run again to prepare"
     ) as caught:
         load_dataset(data_dir=mnist_copy.parents[2], input=kind)
     assert "\n" not in str(caught.value)

@@ -346,12 +346,10 @@ def test_mistakes_are_told_in_one_line(run: Run, args: list[str], words: str) ->
 def test_impossible_outputs_are_refused(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--output: got x.h5, expected a name that ends in .keras"):
         Export(run_dir, "keras", Path("x.h5")).run()
-    with pytest.raises(
-        ConversionError, match=r"got a path in no existing folder, expected .*/no to be there"
-    ):
+    with pytest.raises(ConversionError, match=r"got a path in no existing folder, expected .*/no to exist"):
         Export(run_dir, "onnx", tmp_path / "no" / "x.onnx").run()
     (tmp_path / "x.onnx").mkdir()
-    with pytest.raises(ConversionError, match="got the path of a folder that exists, expected a new one"):
+    with pytest.raises(ConversionError, match="got the path of a folder that exists, expected a new path"):
         Export(run_dir, "onnx", tmp_path / "x.onnx", overwrite=True).run()
 
 

@@ -240,7 +240,7 @@ def test_wires_that_make_no_chain_are_refused(call: Callable[..., Any]) -> None:
         return refusal(model)
 
     cell_state = re.sub("'second', 0, 0", "'second', 0, 2", repr(call("second")))
-    assert "got output 2 of call 0 of the layer 'second' as what 'out' reads" in changed(
+    assert "got output 2 of call 0 of the layer 'second' as the input of 'out'" in changed(
         3, [eval(cell_state)]
     )
     second_call = re.sub("'second', 0, 0", "'second', 1, 0", repr(call("second")))

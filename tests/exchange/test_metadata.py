@@ -53,9 +53,9 @@ def test_what_the_file_does_not_say_is_asked_for_or_told() -> None:
     assert inputs == Inputs("rows", None, "mnist", 0.0, 1.0)
     assert ["rows" in granted[0], "pixels from 0 to 1" in granted[1], len(granted)] == [True, True, 2]
     assert agreed(Inputs(), Inputs(task="columns", pixel_std=0.5), inputs=28)[1] == []
-    with pytest.raises(ConversionError, match=r"no word on the order of the pixels; expected --task pixels"):
+    with pytest.raises(ConversionError, match=r"but not the order of the pixels; expected --task pixels"):
         agreed(Inputs(), Inputs(), inputs=1)
-    with pytest.raises(ConversionError, match=r"got --task permuted, and no word .* --permutation-seed"):
+    with pytest.raises(ConversionError, match=r"got --task permuted, but not .* --permutation-seed"):
         agreed(Inputs(), Inputs(task="permuted"), inputs=1)
 
 
@@ -95,5 +95,5 @@ def test_a_digest_is_of_names_types_shapes_values_and_metadata() -> None:
     check_digest(arrays, {})
     others_told = [{"task": "rows"}, {**told, "task": "columns"}, {"task": "rows", "pixel_mean": "1"}, {}]
     for array, metadata in [(others[3], told), *((arrays, each) for each in others_told)]:
-        with pytest.raises(ConversionError, match=f"expected {found}, which the file was written with"):
+        with pytest.raises(ConversionError, match=f"expected {found} as the file says"):
             check_digest(array, {**metadata, DIGEST: found})

@@ -39,12 +39,12 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     for name in ("x.safetensors", "x.keras", "x.weights.h5", "x.onnx", "x.pth", "x.BIN", "x"):
         (tmp_path / name).write_bytes(b"\x80\x04nothing of the kind")
-    assert "got a damaged file, or none of safetensors" in refusal(tmp_path / "x.safetensors")
-    assert "got a damaged file, or none of Keras 3" in refusal(tmp_path / "x.keras")
-    assert "got a damaged file, or none of HDF5" in refusal(tmp_path / "x.weights.h5")
-    assert "got a damaged file, or none of ONNX" in refusal(tmp_path / "x.onnx")
+    assert "got a damaged file, or no safetensors file" in refusal(tmp_path / "x.safetensors")
+    assert "got a damaged file, or no Keras 3 file" in refusal(tmp_path / "x.keras")
+    assert "got a damaged file, or no HDF5 file" in refusal(tmp_path / "x.weights.h5")
+    assert "got a damaged file, or no ONNX file" in refusal(tmp_path / "x.onnx")
     (tmp_path / "x.msgpack").write_bytes(b"\x84\x04nothing of the kind")
-    assert "got a damaged file, or none of Flax" in refusal(tmp_path / "x.msgpack")
+    assert "got a damaged file, or no Flax file" in refusal(tmp_path / "x.msgpack")
     assert "got nothing at the end of the name" in refusal(tmp_path / "x")
     for name in ("x.pth", "x.BIN"):
         assert "safetensors.torch.save_file(model.state_dict()" in refusal(tmp_path / name)
@@ -108,7 +108,7 @@ def test_files_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
             packed("metadata.json", b" " * 10**7, deflated),
             "got a metadata.json of 10,000,000 bytes, expected at",
         ),
-        (packed("config.json", b"[" * 10**6, deflated), "got a damaged file, or none of Keras 3"),
+        (packed("config.json", b"[" * 10**6, deflated), "got a damaged file, or no Keras 3 file"),
         (packed("model.weights.h5", bytes(10**7), method_14), "compressed by method 14, expected 0 or 8"),
         (many, "got arrays of 100,000,000 bytes together, expected at most the"),
         (texts, "got values of type object, expected numbers"),
@@ -185,7 +185,7 @@ def test_a_changed_bit_of_an_exported_file_is_found(tmp_path: Path, name: str) -
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
-        assert "which the file was written with: it is damaged" in refusal(path)
+        assert "as the file says: it is damaged" in refusal(path)
 
 
 def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ FORWARD = (1, "config", "layer")
     ("place", "change", "words"),
     [
         ((*FORWARD, "config"), {"activation": "relu"}, "got activation='relu' in the layer 'lstm_0_forward'"),
-        ((*FORWARD, "config"), {"use_bias": False}, "the file describes another model than it holds"),
+        ((*FORWARD, "config"), {"use_bias": False}, "the file describes another model than it contains"),
         ((*FORWARD, "config"), {"go_backwards": True}, "got go_backwards=True"),
         ((*FORWARD, "config"), {"return_sequences": False}, "got return_sequences=False"),
         (FORWARD, {"class_name": "GRU"}, "got GRU within Bidirectional, expected LSTM"),

@@ -224,7 +224,7 @@ def test_a_finished_run_returns_its_own_parameters_or_none(small: dict[str, Any]
     assert again.summary == first.summary
     assert again.params is None  # not those of epoch 1
     assert again.history == ()
-    assert "not in its checkpoints" in listener.messages[-1]
+    assert "no longer in its checkpoints" in listener.messages[-1]
     shutil.rmtree(small["run_dir"] / "checkpoints")
     assert train(Config.of(**{**small, "epochs": 2})).summary == first.summary
 

@@ -140,7 +140,7 @@ def test_a_finished_run_without_its_states_is_not_begun_anew(small: dict[str, An
     train(Config.of(**small, epochs=1))
     shutil.rmtree(small["run_dir"] / "checkpoints")
     files = {name: (small["run_dir"] / name).read_bytes() for name in ("summary.json", "metrics.jsonl")}
-    with pytest.raises(CheckpointError, match="got no saved state, expected that of the end"):
+    with pytest.raises(CheckpointError, match="got no saved state, expected the last one"):
         train(Config.of(**small, epochs=2))
     assert files == {name: (small["run_dir"] / name).read_bytes() for name in files}
 
@@ -165,7 +165,7 @@ def test_a_summary_cannot_bring_seeds_of_its_own(small: dict[str, Any]) -> None:
     listener = Listener()
     found = train(Config.of(**small, epochs=1), console=listener).summary
     assert found == {**original, "remark": "mine"}
-    assert listener.messages[0].endswith("it lacked or had another statistics, per_seed")
+    assert listener.messages[0].endswith("(missing or wrong: statistics, per_seed)")
 
 
 @pytest.mark.usefixtures("quick")
@@ -365,7 +365,7 @@ def test_the_best_state_is_kept_beside_the_newest(
         assert load_trained(small["run_dir"], seed=3 + index).step == 12
     # Damaged, it is not another that passes for it, and the newest is there.
     shutil.rmtree(small["run_dir"] / "checkpoints" / "4")
-    with pytest.raises(CheckpointError, match="got no whole state of step 4"):
+    with pytest.raises(CheckpointError, match="got no undamaged state of step 4"):
         load_trained(small["run_dir"], best=True)
     assert load_trained(small["run_dir"]).step == 12
 

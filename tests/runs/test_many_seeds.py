@@ -145,7 +145,7 @@ def test_a_finished_run_is_not_repeated_and_gives_all_back(many: Any, data_dir: 
     (tmp_path / "copy" / "summary.json").write_text(json.dumps(damaged))
     mended = train(config, console=listener)
     assert mended.summary == result.summary
-    told = "written again from the saved state: it lacked or had another per_seed"
+    told = "written again from the saved state (missing or wrong: per_seed"
     assert told in " ".join(listener.messages)
 
 

@@ -173,7 +173,7 @@ def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(RunDirectoryError) as told:
             run.add(record(1))
     assert str(told.value).startswith(
-        f"{tmp_path}: cannot be written (No space left on device); what is saved"
+        f"{tmp_path}: cannot be written (No space left on device); saved states"
     )
 
 

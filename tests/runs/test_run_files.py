@@ -70,7 +70,7 @@ def test_any_changed_digit_of_a_summary_is_noticed_and_put_right(
         assert result.summary == original.summary
         assert (copied / "summary.json").read_text() == text
         assert (copied / "metrics.jsonl").read_text() == metrics
-        assert "written again from the saved state: it lacked or had another " in listener.messages[0]
+        assert "written again from the saved state (missing or wrong: " in listener.messages[0]
         assert any(message.startswith("Test accuracy") for message in listener.messages)
         assert listener.steps == 0
     listener = Listener()

@@ -272,7 +272,7 @@ def test_a_trainer_that_is_always_faster_is_not_called_damage(
 
     monkeypatch.setattr(checkpoint.checksums, "check", check_late)
     told: list[str] = []
-    with pytest.raises(CheckpointError, match="the run goes on"):
+    with pytest.raises(CheckpointError, match="a training run replaces"):
         read(tmp_path / "c", told, read_only=True)
     assert told == []
 

@@ -32,7 +32,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, mode: int) 
     assert why_not_private(folder) is None
     folder.chmod(mode)
     assert why_not_private(folder) == (
-        f"{folder}: others can write to it, so code in it cannot be trusted; take that right from them and "
+        f"{folder}: others can write to it, so code in it cannot be trusted; remove their permission and "
         "move the folder away, or name another one in LSTM_JAX_CACHE_DIR"
     )
 
