@@ -189,7 +189,8 @@ def test_bfloat16() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     expected = exact.apply({"params": params}, inputs)
     assert_equal(logits, expected, **BFLOAT16)
-    assert np.abs(logits - expected).max() > 100 * FLOAT32["atol"]  # it did compute in bfloat16
+    # It did compute in bfloat16; `fused` keeps its sums in float32 and is the more exact for it.
+    assert np.abs(logits - expected).max() > 30 * FLOAT32["atol"]
 
 
 # --------------------------------------------------------------------------------------------------
