@@ -64,6 +64,7 @@ def test_hooks_and_workflow_run_what_ci_runs() -> None:
     assert job["strategy"]["matrix"]["python"][0] == oldest[1]
 
 
+@pytest.mark.slow
 def test_nothing_imports_tensorflow(run_afresh: Run, tmp_path: Path) -> None:
     # Training from memory and from disk, evaluation and prediction, in one process.
     code = f"""
@@ -89,6 +90,7 @@ print("none of them")
     assert done.stdout.endswith("none of them\n")
 
 
+@pytest.mark.slow
 def test_the_wheel_brings_the_archives_and_the_command(tmp_path: Path, environment: dict[str, str]) -> None:
     # Installed elsewhere and run from elsewhere, so that nothing of this checkout is seen.
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

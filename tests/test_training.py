@@ -216,6 +216,7 @@ def random_with(implementation: str) -> Method:
     return dataclasses.replace(RANDOM, model=RANDOM.model.clone(implementation=implementation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "tolerance"),
     [(DESCENT, STEP_TOLERANCE), (random_with("fused"), RANDOM_TOLERANCE)],
@@ -253,6 +254,7 @@ def test_what_is_random_changes_with_step_and_seed_and_with_nothing_else(change:
     assert losses[3] == losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("implementation", "devices"), [("fused", 1), ("native", 2)])
 def test_many_seeds_in_one_program(split: MemorySplit, implementation: str, devices: int) -> None:
     # Each with its own initial weights, order, dropout and augmentation, on images they share.

@@ -62,6 +62,7 @@ def test_all_are_tested() -> None:
     assert {adapter.split(":")[0] for adapter in ALL} == {*MODULES, *in_others}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_computes_what_the_judge_does(name: str, caplog: pytest.LogCaptureFixture) -> None:
     again = partial(nothing_compiles, caplog)

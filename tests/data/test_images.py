@@ -162,6 +162,7 @@ PRESENTATIONS: dict[str, tuple[str, Callable[[Array], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESENTATIONS)
 def test_an_mnist_digit_comes_back_however_it_is_shown(name: str, tmp_path: Path) -> None:
     suffix, show = PRESENTATIONS[name]

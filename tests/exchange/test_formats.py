@@ -102,6 +102,7 @@ def run_printed(code: str, images: np.ndarray, folder: Path, environment: dict[s
     return np.asarray(names["logits"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_exported_weights_give_equal_logits_on_the_whole_test_set(
     name: str,
@@ -146,6 +147,7 @@ def test_metadata_says_what_the_file_is(trained: Trained) -> None:
         assert len(safetensors.deserialize(content)) > 10
 
 
+@pytest.mark.slow
 def test_import_makes_a_run_to_evaluate_and_to_export(
     run: Run, run_dir: Path, trained: Trained, tmp_path: Path
 ) -> None:
@@ -192,6 +194,7 @@ TASKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", formats.FORMATS)
 @pytest.mark.parametrize("options", TASKS, ids=lambda options: options["task"])
 def test_what_a_run_reads_survives_export_and_import(

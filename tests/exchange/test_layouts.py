@@ -231,6 +231,7 @@ def keras_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ARCHITECTURES)), ids=lambda number: label(ARCHITECTURES[number]))
 def test_keras_computes_the_same(keras_folder: Path, number: int) -> None:
     logits = np.load(keras_folder / f"{number}.logits.npy")

@@ -83,6 +83,7 @@ def _assert_as_exact_as_scan(
         assert _relative_error(parts(actual)[name], judge) <= allowed, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rows")
 @each_fast
 @examples(4)
@@ -103,6 +104,7 @@ def test_any_sizes_as_exact_as_scan(implementation: str, data: st.DataObject) ->
     _assert_as_exact_as_scan(implementation, case, hidden, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rows")
 @each_fast
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def averaged_run(small: dict[str, Any], every_option: dict[str, Any]) -> Any:
     return train(Config.of(**small, **every_option))
 
 
+@pytest.mark.slow
 def test_an_averaged_run_is_judged_and_used_by_its_average(
     averaged_run: Any, small: dict[str, Any], every_option: dict[str, Any]
 ) -> None:
@@ -53,6 +54,7 @@ def test_an_averaged_run_is_judged_and_used_by_its_average(
     assert digest(again.params) == digest(average)
 
 
+@pytest.mark.slow
 def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
     averaged_run: Any, small: dict[str, Any], every_option: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None
     assert train(Config.of(**{**small, "batch_size": 1440}, train_on_all=True)).summary == result.summary
 
 
+@pytest.mark.slow
 def test_a_run_of_pixels_is_trained_evaluated_and_used(run: Run, tmp_path: Path) -> None:
     options = ["--run-dir", tmp_path / "run", "--hidden-size", "3", "--steps", "1", "--train-on-all"]
     recipe = ["--recipe", "permuted", "--permutation-seed", "bit-reversal", "--remat", "28"]

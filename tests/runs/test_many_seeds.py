@@ -149,6 +149,7 @@ def test_a_finished_run_is_not_repeated_and_gives_all_back(many: Any, data_dir: 
     assert told in " ".join(listener.messages)
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_they_go_on_to_the_same_bits(small: dict[str, Any], tmp_path: Path) -> None:
     # With everything that is random or averaged; and without validation, so that nothing is best.
     options = {"train_on_all": True, "augment_rotation": 10.0, "batch_size": 3600}
