@@ -337,7 +337,7 @@ def test_a_whole_comparison_goes_on_where_it_was_stopped(
     with pytest.raises(ConfigError, match=r"comparison of something else \(command: .* there, other now\)"):
         parts(command="other")
     (tmp_path / "parts" / "main.json").write_text('{"size": 3}')
-    with pytest.raises(ResultsError, match=r"main\.json: got what is no part of a comparison"):
+    with pytest.raises(ResultsError, match=r"main\.json: got no part of a comparison"):
         parts().measure()
     parts(overwrite=True)
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["about.json"]
