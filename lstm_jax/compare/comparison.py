@@ -130,7 +130,7 @@ class Parts:
         if self._plan.overwrite and self._folder.exists():
             shutil.rmtree(self._folder)
         if file.exists():
-            self._tell(f"the comparison in {folder} goes on; --overwrite begins anew")
+            self._tell(f"the comparison in {folder} goes on; --overwrite starts again")
         elif (folder / "results.json").exists() and not self._plan.overwrite:
             raise ConfigError(
                 f"--output: {folder} has a results.json of something else; name another folder, or give "
