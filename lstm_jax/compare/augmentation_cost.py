@@ -1,9 +1,9 @@
-"""What augmentation adds to a training step: ``python -m lstm_jax.compare.augmentation_cost``.
+"""The time that augmentation adds to a training step: ``python -m lstm_jax.compare.augmentation_cost``.
 
-The steps are those of training, in the loop of an epoch, on MNIST: noise would soon train the LSTM to
-saturate, and arithmetic with what is left of its gradients then, denormal numbers, is slow. Without and with
-augmentation they take turns, first by the clock on the wall and then by the processor time of this process,
-which says more on a machine that others use too: it counts work, on all cores, and not waiting.
+The steps are those of training, in the loop of an epoch, on MNIST. Noise would soon train the LSTM to
+saturate, and its gradients would become denormal numbers, which are slow. Steps without and with augmentation
+take turns, first by the wall clock and then by the processor time of this process. Processor time says more
+on a shared machine, because it counts work on all cores, and no waiting.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from lstm_jax.training import RESIDENT_SPEC, Method, Resident, compile_train_epo
 
 PROG = "python -m lstm_jax.compare.augmentation_cost"
 
-STEPS = 2**16  # as many as are ever asked for at once
-TRIAL_STEPS = 10  # tell how long a step takes
+STEPS = 2**16  # the most steps of one call
+TRIAL_STEPS = 10  # steps of a trial, which shows how long a step takes
 
 _POSSIBLE = number("a number above 0 and below a million", lambda x: 0 < x < 1e6)
 
@@ -38,7 +38,7 @@ class AugmentationCost:
     """Time training steps of LSTM-64 without and with the augmentation of the recipe accurate."""
 
     rounds: Annotated[int, _POSSIBLE] = 15
-    """How often each is timed; they take turns."""
+    """Number of measurements of each variant; the variants take turns."""
     seconds: Annotated[float, _POSSIBLE] = 0.3
     """Shortest time of one measurement, in seconds."""
 
@@ -57,13 +57,13 @@ class AugmentationCost:
 
 
 def variants() -> Mapping[str, Augmentation]:
-    """What is timed: none, all of a recipe, and what of it is not elastic."""
+    """Return the timed variants: no augmentation, that of a recipe, and that without elastic distortion."""
     everything = recipe_config("accurate").augmentation
     return {"none": Augmentation(), "affine": dataclasses.replace(everything, elastic=0.0), "all": everything}
 
 
 def prepare(images: Split, augmentation: Augmentation) -> Callable[[int], None]:
-    """Compile an epoch of the tutorial's steps with this augmentation; what is returned takes some steps."""
+    """Compile an epoch of the tutorial with this augmentation, and return a function that takes steps."""
     config = Config()
     method = Method.of(config.model, config.optimizer, augmentation, total_steps=STEPS)
     mesh = devices.make_mesh(devices=1, batch_size=config.batch_size)
@@ -75,7 +75,7 @@ def prepare(images: Split, augmentation: Augmentation) -> Callable[[int], None]:
     state = init_state_on(mesh, method, config.seed)
 
     def run(steps: int) -> None:
-        nonlocal state  # the epoch consumes it
+        nonlocal state  # each call consumes it
         state = epoch(state, data, np.int32(0), np.int32(steps), np.uint32(config.seed))
         jax.block_until_ready(state)
 
@@ -85,10 +85,10 @@ def prepare(images: Split, augmentation: Augmentation) -> Callable[[int], None]:
 def take_turns(
     runs: Mapping[str, Callable[[int], None]], *, rounds: int, seconds: float, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds per step of every run, once in each round; ``seconds`` by the ``clock`` are filled."""
+    """Measure the seconds per step of every run, once in each round, over ``seconds`` by the ``clock``."""
 
     def timed(name: str, steps: int) -> float:
-        runs[name](math.ceil(steps / 10))  # untimed: the one before has left its data in the caches
+        runs[name](math.ceil(steps / 10))  # untimed, to fill the caches with the data of this run
         start = clock()
         runs[name](steps)
         return (clock() - start) / steps
@@ -103,7 +103,7 @@ def take_turns(
 
 
 def as_text(title: str, samples: Mapping[str, Sequence[float]]) -> str:
-    """A Markdown table: milliseconds per step with their interquartile range, and what is added to none."""
+    """Make a Markdown table of milliseconds per step, their interquartile range, and the added time."""
     lines = [f"| augmentation | {title}, ms per step | added |", "|---|---:|---:|"]
     for name, seconds in samples.items():
         low, median, high = quartiles(seconds)

@@ -1,7 +1,7 @@
 """The command ``benchmark``: Flax's layers, the implementations of this package and PyTorch, size after size.
 
-It measures with the same workers and in the same turns as ``compare``, on sequences of random numbers, and
-each size by itself. It begins anew every time.
+It uses the same workers and turns as ``compare``, on sequences of random numbers. Each size is measured by
+itself, and every call starts from the beginning.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from lstm_jax.kernels.build import why_not_available
 from lstm_jax.system.cores import usable_cores
 from lstm_jax.system.files import write_whole
 
-# In a timed call, and losses that are compared with the judge's, at the tutorial's size.
+# Steps in a timed call, and losses to compare with those of the judge, at the tutorial's size.
 STEPS = 100
 
 
@@ -37,21 +37,21 @@ def run(
     folder: Path,
     tell: Tell,
 ) -> None:
-    """Measure all sizes: tables go to standard output, notes to ``tell``, the rest to files.
+    """Measure all sizes: print tables, pass messages to ``tell``, and write the results to files.
 
     Args:
-        command: a command line that asks for the same.
-        frameworks: by name, in the order of tables.
-        sizes: each is measured by itself.
-        rounds: of timing.
+        command: the command line for the same benchmark.
+        frameworks: the frameworks by name, in the order of tables.
+        sizes: the sizes to measure.
+        rounds: number of rounds of timing.
         seconds: the shortest time of a measurement.
-        devices: how many share each batch in JAX.
-        folder: where results.json and the plot go.
-        tell: is called with a line about what happens.
+        devices: number of devices that share each batch in JAX.
+        folder: the folder of results.json and the plot.
+        tell: called with a line about the progress.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if NATIVE in frameworks.values():
-        why_not_available()  # builds the kernel, once for all times: that is not part of a first step
+        why_not_available()  # builds the kernel now, so that no first step includes that
     titles = {name: (each.title, each.versions()) for name, each in frameworks.items()}
     cores = len(usable_cores())
     about = About(command, now(), machine(), versions(), titles, cores, rounds=rounds, devices=devices)
@@ -63,7 +63,7 @@ def run(
         tell(f"{name}, {len(points) + 1} of {len(sizes)}")
         points[name] = measure_size(size, frameworks, effort, tell=tell)
         print(f"\n{as_text(points[name], about)}", flush=True)
-        # After every size, so that nothing is lost when the rest is interrupted.
+        # Write after every size, so that an interruption loses nothing.
         write_whole(folder / "results.json", Comparison(about, points).as_json())
     write_plot(list(points.values()), folder, tell=tell)
     tell(f"written to {folder}")
@@ -75,7 +75,7 @@ def measure_size(size: Size, frameworks: Mapping[str, Framework], effort: Effort
     with tempfile.TemporaryDirectory() as logs:
 
         def start(name: str) -> Process:
-            # JAX computes on what it finds; a CPU shows several devices.
+            # JAX chooses the platform. On a CPU, this sets the number of devices.
             environment = {"JAX_NUM_CPU_DEVICES": str(1 if name == PEAK else effort.devices)}
             framework = PEAK_PRODUCT if name == PEAK else frameworks[name]
             return Process(framework, cores=usable_cores(), log=Path(logs, name), environment=environment)

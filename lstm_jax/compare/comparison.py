@@ -1,8 +1,8 @@
 """The command ``compare``: parity and speed at one size, curves over sizes, time to an accuracy.
 
-Its parts are whole by themselves: the main size, each size of a curve, each run that learns. Each is written
-to the folder as soon as it is measured; what is there already is not measured again. Within a part all
-frameworks take turns, or have one turn each.
+Its parts are independent: the main size, each size of a curve, each training run. Each part is written to the
+folder as soon as it is measured, and an existing part is not measured again. All frameworks take turns within
+a part, except that a training run is of one framework.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from lstm_jax.errors import ConfigError
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.system.signals import StopSignals
 
-# The other sizes of the curves; that of the comparison joins them.
+# The sizes of the curves; the main size is added to them.
 CURVES: Mapping[str, tuple[int, ...]] = {
     "hidden": (16, 32, 64, 128, 256, 512),
     "batch": (8, 32, 128, 512, 2048),
@@ -41,22 +41,22 @@ CURVE_STEPS, CURVE_ROUNDS = 50, 5
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonPlan:
-    """What is asked for.
+    """The options of a comparison.
 
     Attributes:
-        command: a command line that asks for the same.
-        folder: where results.json, the pictures and the page go.
-        frameworks: those to compare, by name, in the order of tables.
-        size: at which all is compared.
+        command: the command line for the same comparison.
+        folder: the folder of results.json, the pictures and the page.
+        frameworks: the frameworks to compare, by name, in the order of tables.
+        size: the main size.
         cores: the processor cores that each framework may use.
-        steps: train steps in a timed call, and losses that are compared with the judge's.
-        rounds: of timing.
-        recipe: what learns, and whose decay the losses have that are compared.
-        epochs: of the runs that learn, where the recipe has no number of steps; 0 for no runs.
-        seeds: of these runs.
-        scaling: whether there are curves over sizes.
-        quick: whether this is a first look.
-        overwrite: whether to begin anew in the place of a comparison that is in the folder.
+        steps: train steps in a timed call, and losses to compare with those of the judge.
+        rounds: number of rounds of timing.
+        recipe: the recipe of the training runs; its schedule also holds for the compared losses.
+        epochs: epochs of the training runs, if the recipe has no number of steps; 0 for no runs.
+        seeds: number of training runs of each framework.
+        scaling: whether to measure curves over sizes.
+        quick: whether this is a quick look.
+        overwrite: whether to replace a comparison in the folder.
     """
 
     command: str
@@ -77,10 +77,10 @@ class ComparisonPlan:
 def run(plan: ComparisonPlan, *, data_dir: Path | None, tell: Tell) -> None:
     """Compare, write results.json, the pictures and the page, and print the document.
 
-    If it is stopped before its end, what is measured so far is reported, and the same command goes on.
+    If it is stopped early, it reports the measurements so far, and the same command continues.
 
     Raises:
-        UserError: before anything is measured, if it cannot be done.
+        UserError: before any measurement, if the comparison is not possible.
         KeyboardInterrupt: if it was stopped.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -88,13 +88,13 @@ def run(plan: ComparisonPlan, *, data_dir: Path | None, tell: Tell) -> None:
         with FileLock(plan.folder / ".lock", timeout=0):
             dataset = load_dataset("mnist", data_dir=data_dir, report=tell)
             parts = Parts(plan, Digits.of(dataset.train), Digits.of(dataset.test), tell=tell)
-            # Signals are held back while the report is written: Ctrl-C twice in haste does not cost it.
+            # Signals are held back while the report is written, so that a second Ctrl-C does not lose it.
             with StopSignals() as signals:
                 try:
                     with signals.at_once():
                         parts.measure()
                 except KeyboardInterrupt:
-                    tell("stopped; what is measured is reported, and the same command goes on")
+                    tell("stopped; the measurements so far are reported, and the same command goes on")
                     raise
                 finally:
                     print(write_comparison(parts.gathered(), plan.folder, tell=tell))
@@ -105,7 +105,7 @@ def run(plan: ComparisonPlan, *, data_dir: Path | None, tell: Tell) -> None:
 
 
 class Parts:
-    """The parts of a comparison, in its folder: digits to learn, digits to know.
+    """The parts of a comparison in its folder, with the digits for training and for the test.
 
     Raises:
         ConfigError: if the folder has a comparison of something else, or none of the frameworks can be
@@ -115,22 +115,22 @@ class Parts:
     def __init__(self, plan: ComparisonPlan, train: Digits, test: Digits, *, tell: Tell) -> None:
         self._plan, self._train, self._test, self._tell = plan, train, test, tell
         self._folder, self._logs = plan.folder / "parts", plan.folder / "logs"
-        # What is learnt, if anything is; the losses that are compared have its decay in any case.
+        # Also needed without training runs: the compared losses have its decay.
         self._course = course_of(plan.recipe, plan.size, train, epochs=plan.epochs)
         self._is_a_digit = plan.size.time == train.images.shape[1]
         reasons = {name: each.why_not(time=plan.size.time) for name, each in plan.frameworks.items()}
         if all(reasons.values()):
             told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-            raise ConfigError(f"--frameworks: none of those asked for can be compared; {told}")
+            raise ConfigError(f"--frameworks: none of the given ones can be compared; {told}")
         self._begin()
 
     def _begin(self) -> None:
-        """Note what is asked for, or find that the same was asked for in this folder."""
+        """Write the options to the folder, or check that the comparison in it has the same ones."""
         folder, file = self._plan.folder, self._folder / "about.json"
         if self._plan.overwrite and self._folder.exists():
             shutil.rmtree(self._folder)
         if file.exists():
-            self._tell(f"the comparison in {folder} goes on; --overwrite begins anew")
+            self._tell(f"the comparison in {folder} goes on; --overwrite starts again")
         elif (folder / "results.json").exists() and not self._plan.overwrite:
             raise ConfigError(
                 f"--output: {folder} has a results.json of something else; name another folder, or give "
@@ -166,24 +166,24 @@ class Parts:
             yield "A quick look: few rounds, few frameworks, no curves over sizes, no accuracy."
         slow = [name for name, framework in plan.frameworks.items() if framework.slow_to_compile]
         if slow and plan.scaling:
-            yield f"Left out of the curves over sizes, for they compile for long: {', '.join(slow)}."
+            yield f"Not in the curves over sizes, because they take long to compile: {', '.join(slow)}."
         if plan.epochs and not self._is_a_digit:
             yield f"No accuracy: only at {self._train.images.shape[1]} time steps a sequence is a digit."
         yield from dict.fromkeys(each.note for each in plan.frameworks.values() if each.note)
 
     def _learnt(self) -> Course | None:
-        """What is learnt; None if nothing is."""
+        """Return the course of the training runs; None if there are none."""
         return self._course if self._is_a_digit and self._plan.epochs else None
 
     def gathered(self) -> Comparison:
-        """All that is measured."""
+        """Read all parts that have been measured."""
         return gathered(self._folder)
 
     def measure(self) -> None:
-        """Measure what is not there yet."""
+        """Measure the parts that are missing."""
         plan = self._plan
         if NATIVE in plan.frameworks.values():
-            why_not_available()  # builds the kernel, once for all times: that is not part of a first step
+            why_not_available()  # builds the kernel now, so that no first step includes that
         self._logs.mkdir(parents=True, exist_ok=True)
         decay = self._course and self._course.decay
         effort = Effort((TRAIN, INFER, LATENCY), plan.steps, plan.rounds, decay=decay)
@@ -207,7 +207,7 @@ class Parts:
         return Measurement(size, params, batches, frameworks, effort, self._start, self._tell).point()
 
     def _learn(self, course: Course, main: Point, names: Sequence[str]) -> None:
-        """Runs seed after seed, so that a change of the machine does not fall on one framework."""
+        """Train all frameworks, seed after seed, so that drift of the machine affects them alike."""
         failed = set[str]()
         for seed, name in product(range(self._plan.seeds), names):
             if name not in failed:
@@ -227,9 +227,9 @@ class Parts:
 
 
 def _differences(before: About, now: About) -> Iterator[str]:
-    """What makes two comparisons different ones, in words."""
+    """Yield the differences between the options, machines and versions of two comparisons, in words."""
     for field in ("command", "machine", "versions", "frameworks"):
-        # As they are in a file, where tuples are lists.
+        # Converted to JSON and back, because tuples are lists in a file.
         old, new = (json.loads(json.dumps({field: getattr(about, field)})) for about in (before, now))
         old, new = (each[field] if isinstance(each[field], dict) else each for each in (old, new))
         for key in dict.fromkeys((*old, *new)):

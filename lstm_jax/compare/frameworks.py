@@ -1,6 +1,6 @@
-"""The frameworks that are compared: their names, where their adapters are, and which packages they need.
+"""The frameworks to compare: their names, adapters and packages.
 
-Nothing heavy is imported here: the command line is read with it.
+No large package is imported here, because the command line uses this module.
 """
 
 import functools
@@ -18,17 +18,17 @@ class Framework(NamedTuple):
     """One row of a comparison.
 
     Attributes:
-        title: what it is, in words.
+        title: its description in words.
         adapter: module and class of its adapter in `lstm_jax.compare.adapters`, as "module:Class".
-        style: its colour and marker in pictures. The hues are Okabe & Ito's, which the colour-blind tell
-            apart, one for each family; no two of a picture have the same marker.
-        packages: the names under which it is imported, each with its name for pip.
+        style: its colour and marker in pictures. The hues are those of Okabe & Ito, which colour-blind
+            readers can distinguish, one for each family. No two in a picture have the same marker.
+        packages: the names of its packages for import, each with its name for pip.
         environment: variables that must be set before it is imported.
         trains: whether it can train; if not, only inference is measured.
-        slow_to_compile: whether its first step takes so long that curves over sizes leave it out.
-        in_quick: whether a quick comparison has it without being asked for it by name.
-        longest: the most time steps it is given; None if there is no limit.
-        note: what a reader of its figures must know, a sentence.
+        slow_to_compile: whether it compiles for too long to be part of the curves over sizes.
+        in_quick: whether it is part of a quick comparison by default.
+        longest: the largest number of time steps to measure it with; None if there is no limit.
+        note: a sentence that readers of its figures must know.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Framework(NamedTuple):
     note: str = ""
 
     def why_not(self, *, time: int) -> str | None:
-        """Why it is not even started, for so many time steps; None if it is."""
+        """Return why it cannot be started for so many time steps; None if it can."""
         missing = [pip for name, pip in self.packages.items() if importlib.util.find_spec(name) is None]
         if missing:
             return f"not installed: pip install {' '.join(missing)}"
@@ -52,13 +52,13 @@ class Framework(NamedTuple):
         return None
 
     def versions(self) -> dict[str, str]:
-        """The versions of its packages, those that are installed."""
+        """Return the versions of its packages that are installed."""
         return {dist: version(dist) for name in self.packages for dist in _distributions().get(name, ())}
 
 
 @functools.cache
 def _distributions() -> Mapping[str, Sequence[str]]:
-    return packages_distributions()  # looks at all that is installed
+    return packages_distributions()  # cached, because it reads all installed packages
 
 
 def _fixed(**names: str) -> Mapping[str, str]:
@@ -70,11 +70,11 @@ EQUINOX = _fixed(equinox="equinox", jax="jax")
 KERAS = _fixed(keras="keras", jax="jax")
 TORCH = _fixed(torch="torch")
 ONNX = _fixed(onnxruntime="onnxruntime", onnx="onnx")
-# The build without GPU code is there for Linux on x86 alone.
+# The build without GPU code exists only for Linux on x86.
 IS_LINUX_ON_X86 = platform.system() == "Linux" and platform.machine() == "x86_64"
 TENSORFLOW = "tensorflow-cpu" if IS_LINUX_ON_X86 else "tensorflow"
 
-# A program with one part for each time step: T = 784 would take minutes to compile.
+# The most time steps of an unrolled program: T = 784 would take minutes to compile.
 UNROLLED_LONGEST = 112
 
 SLOW: Any = {"slow_to_compile": True, "in_quick": False, "longest": UNROLLED_LONGEST}
@@ -93,7 +93,7 @@ FLAX_RNN = Framework(
 )
 PYTORCH = Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", ("#000000", "X"), TORCH)
 
-# Of `compare`, in the order of tables and pictures.
+# The frameworks of `compare`, in the order of tables and pictures.
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
         "lstm_jax-native": NATIVE,
@@ -122,7 +122,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
             "keras_lstm:Keras",
             ("#CC79A7", "p"),
             _fixed(keras="keras", tensorflow=TENSORFLOW),
-            # The second: no messages but errors.
+            # The second variable turns off all messages but errors.
             _fixed(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="2"),
             note="TensorFlow imports JAX where that is installed: its start-up and memory have JAX in them.",
         ),
@@ -136,7 +136,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     }
 )
 
-# Of `benchmark`, in the same order: Flax's layers, the implementations of this package, PyTorch.
+# The frameworks of `benchmark`, in order: Flax's layers, the implementations of this package, PyTorch.
 BASELINE = "flax"
 IMPLEMENTATIONS: Mapping[str, Framework] = MappingProxyType(
     {

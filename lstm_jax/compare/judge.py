@@ -1,8 +1,8 @@
-"""The classifier once more, in float64 NumPy, with its gradient by hand: the judge of what is right.
+"""The judge: the same classifier in float64 NumPy, with its gradient derived by hand, as the reference.
 
-It uses no automatic differentiation and no code of any framework, so that
-it cannot be wrong in the same way as they are; the tests check it by finite differences. Read it beside
-`lstm_jax.lstm`, which has the equations of the forward pass in the same letters.
+It uses no automatic differentiation and no code of any framework, so it cannot have the same mistakes. The
+tests check it by finite differences. `lstm_jax.lstm` has the equations of the forward pass in the same
+letters.
 
 **Forward**, from c_0 = h_0 = 0, for t = 1 ... T, with rows as vectors:
 
@@ -13,7 +13,7 @@ it cannot be wrong in the same way as they are; the tests check it by finite dif
     y = h_T V + a                               the head, one logit per class
     L = mean over the batch of  log(sum_k exp(y_k)) - y_label
 
-**Backward**, where dv stands for the derivative of L by v, and the chain rule runs through the same lines
+**Backward**, where dv is the derivative of L with respect to v. The chain rule goes through the same lines
 from the last to the first (backpropagation through time, Werbos 1990, https://doi.org/10.1109/5.58337):
 
     dy = (softmax(y) - one_hot(label)) / B
@@ -38,8 +38,8 @@ parameter p with gradient d; m and v begin at zero:
     v = b2 v + (1 - b2) d^2          v^ = v / (1 - b2^n)
     p = p - rate * m^ / (sqrt(v^) + epsilon)
 
-(Keras adds epsilon to the root before its correction, the "epsilon hat" of that paper. The two differ where
-a gradient is hardly larger than epsilon.)
+(Keras adds epsilon to the root before the bias correction, the "epsilon hat" of that paper. The two differ
+where a gradient is hardly larger than epsilon.)
 """
 
 from typing import NamedTuple
@@ -64,7 +64,7 @@ class JoinedWeights(NamedTuple):
 
 
 class States(NamedTuple):
-    """What the forward pass leaves for the backward pass: i, f, g, o of steps 1 to T; c and h from 0 to T."""
+    """The values that the backward pass needs: i, f, g, o of steps 1 to T; c and h of steps 0 to T."""
 
     gates: Float64[np.ndarray, "time 4 batch hidden"]
     c: Float64[np.ndarray, "time_and_start batch hidden"]
@@ -72,14 +72,14 @@ class States(NamedTuple):
 
 
 def weights_of(params: Params) -> JoinedWeights:
-    """The parameters of an `LSTMClassifier` in float64."""
+    """Convert the parameters of an `LSTMClassifier` to float64."""
     head = params["head"]
     arrays = (*join_gates(params["lstm_0_forward"]["cell"]), head["kernel"], head["bias"])
     return JoinedWeights(*(np.asarray(array, np.float64) for array in arrays))
 
 
 def params_of(weights: JoinedWeights) -> Params:
-    """The inverse of `weights_of`, in float64; also for gradients."""
+    """Convert weights or gradients to the layout of parameters, in float64: the inverse of `weights_of`."""
     cell = split_gates(Joined(*weights[:3]))
     head = {"kernel": weights.head_kernel, "bias": weights.head_bias}
     return {"lstm_0_forward": {"cell": cell}, "head": head}
@@ -88,12 +88,12 @@ def params_of(weights: JoinedWeights) -> Params:
 def logits_and_states(
     weights: JoinedWeights, images: Float[np.ndarray, "batch time inputs"]
 ) -> tuple[Float64[np.ndarray, "batch classes"], States]:
-    """The forward pass, line by line as above."""
+    """Compute the forward pass, line by line as above."""
     batch, time, _ = images.shape
     hidden = len(weights.recurrent_kernel)
     gates = np.empty((time, 4, batch, hidden))
     c, h = np.zeros((2, time + 1, batch, hidden))
-    for t in range(time):  # c[t] and h[t] are those before this step, c[t + 1] and h[t + 1] those after it
+    for t in range(time):  # c[t] and h[t] are the state before this step, c[t + 1] and h[t + 1] after it
         x = images[:, t].astype(np.float64)
         z = x @ weights.input_kernel + h[t] @ weights.recurrent_kernel + weights.bias
         z_i, z_f, z_g, z_o = np.split(z, 4, axis=1)
@@ -107,9 +107,9 @@ def logits_and_states(
 def cross_entropy(
     logits: Float64[np.ndarray, "batch classes"], labels: Int[np.ndarray, " batch"]
 ) -> tuple[float, Float64[np.ndarray, "batch classes"]]:
-    """The mean loss L, and its derivative by the logits, dy."""
+    """Compute the mean loss L, and its derivative with respect to the logits, dy."""
     rows = np.arange(len(labels))
-    # The largest logit is taken off, which changes nothing but the size of the exponentials.
+    # Subtract the largest logit, so that the exponentials cannot overflow. The result stays the same.
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     sums = exponentials.sum(axis=1, keepdims=True)
@@ -125,7 +125,7 @@ def backward(
     states: States,
     d_logits: Float64[np.ndarray, "batch classes"],
 ) -> JoinedWeights:
-    """The backward pass, line by line as above: the gradient of the loss by all weights."""
+    """Compute the backward pass, line by line as above: the gradient of the loss for all weights."""
     gates, c, h = states
     d_input_kernel, d_recurrent_kernel, d_bias = (np.zeros_like(array) for array in weights[:3])
     d_h = d_logits @ weights.head_kernel.T
@@ -154,14 +154,14 @@ def backward(
 def loss_and_gradient(
     weights: JoinedWeights, images: Float[np.ndarray, "batch time inputs"], labels: Int[np.ndarray, " batch"]
 ) -> tuple[Float64[np.ndarray, "batch classes"], float, JoinedWeights]:
-    """Logits, loss and gradient of one batch."""
+    """Compute logits, loss and gradient of one batch."""
     logits, states = logits_and_states(weights, images)
     loss, d_logits = cross_entropy(logits, labels)
     return logits, loss, backward(weights, images, states, d_logits)
 
 
 class AdamState(NamedTuple):
-    """The steps taken, and the running means of the gradients and of their squares."""
+    """The number of steps taken, and the running means of the gradients and of their squares."""
 
     step: int
     m: JoinedWeights
@@ -169,7 +169,7 @@ class AdamState(NamedTuple):
 
     @classmethod
     def start(cls, weights: JoinedWeights) -> "AdamState":
-        """Before the first step."""
+        """Make the state before the first step."""
         zeros = JoinedWeights(*(np.zeros_like(array) for array in weights))
         return cls(0, zeros, zeros)
 
@@ -177,7 +177,7 @@ class AdamState(NamedTuple):
 def adam_step(
     weights: JoinedWeights, d_weights: JoinedWeights, state: AdamState, *, learning_rate: float
 ) -> tuple[JoinedWeights, AdamState]:
-    """One step of Adam, line by line as above."""
+    """Take one step of Adam, line by line as above."""
     step = state.step + 1
     m = JoinedWeights(*(B1 * m + (1 - B1) * d for m, d in zip(state.m, d_weights, strict=True)))
     v = JoinedWeights(*(B2 * v + (1 - B2) * d**2 for v, d in zip(state.v, d_weights, strict=True)))
@@ -191,14 +191,14 @@ def adam_step(
 def logits(
     params: Params, images: Float[np.ndarray, "batch time inputs"]
 ) -> Float64[np.ndarray, "batch classes"]:
-    """The logits of a batch."""
+    """Compute the logits of a batch."""
     return logits_and_states(weights_of(params), images)[0]
 
 
 def gradient(
     params: Params, images: Float[np.ndarray, "batch time inputs"], labels: Int[np.ndarray, " batch"]
 ) -> tuple[float, Params]:
-    """Loss and gradients of a batch."""
+    """Compute loss and gradients of a batch."""
     _, loss, d_weights = loss_and_gradient(weights_of(params), images, labels)
     return loss, params_of(d_weights)
 
@@ -214,14 +214,14 @@ def train(
     """Take a train step with each of the batches.
 
     Args:
-        params: the parameters at the start, where the optimizer is at its start too.
+        params: the parameters at the start.
         images: the batches, in their order.
         labels: their classes.
-        learning_rate: of Adam, the largest if it decays.
-        decay: how it does, and how gradients are clipped.
+        learning_rate: learning rate of Adam; the largest one if it decays.
+        decay: the schedule of the learning rate and the clipping of gradients.
 
     Returns:
-        The loss of each step, which is that before it, and the parameters after the last.
+        The loss of each batch before its step, and the parameters after the last step.
     """
     weights = weights_of(params)
     optimizer = AdamState.start(weights)
@@ -237,7 +237,7 @@ def train(
 
 
 def clipped(d_weights: JoinedWeights, most: float) -> JoinedWeights:
-    """Gradients whose norm, of all together, is at most ``most``, in the direction they had."""
+    """Scale gradients so that their global norm is at most ``most``."""
     norm = np.sqrt(sum(np.sum(d**2) for d in d_weights))
     return d_weights if norm <= most else JoinedWeights(*(d * (most / norm) for d in d_weights))
 

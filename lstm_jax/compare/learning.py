@@ -1,4 +1,4 @@
-"""How long a framework takes to learn, in a process of its own for every run."""
+"""The time that a framework takes to reach an accuracy, with a process for every run."""
 
 import math
 from typing import NamedTuple
@@ -13,24 +13,24 @@ from lstm_jax.compare.work import Digits, epoch_batches, initial_params, test_ba
 from lstm_jax.compare.worker import TRAIN, Sample
 from lstm_jax.config import recipe_config
 
-# Accuracy is taken so often in an epoch. Of 55,000 images in batches of 128 each part has 143 steps.
+# Evaluations in an epoch. With 55,000 images in batches of 128, each part has 143 steps.
 PARTS = 3
-# And so often in a recipe that is over after a fixed number of steps.
+# Evaluations in a recipe with a fixed number of steps.
 PARTS_OF_RECIPE = 10
 
-# Images per call when accuracy is taken; it divides the number of test images.
+# Images per call of an evaluation. It divides the number of test images.
 TEST_BATCH = 1000
 
 
 class Course(NamedTuple):
-    """What a run learns.
+    """The course of a training run.
 
     Attributes:
-        parts: how often the accuracy is taken.
-        steps: train steps before each time. All parts have as many, so that nothing is compiled twice.
+        parts: number of evaluations.
+        steps: train steps before each of them. All parts are equal, so that nothing is compiled twice.
         steps_per_epoch: train steps of an epoch.
-        learning_rate: of Adam, the largest if it decays.
-        decay: how it does, and how gradients are clipped.
+        learning_rate: learning rate of Adam; the largest one if it decays.
+        decay: the schedule of the learning rate and the clipping of gradients.
     """
 
     parts: int
@@ -41,10 +41,10 @@ class Course(NamedTuple):
 
 
 def course_of(recipe: str, size: Size, train: Digits, *, epochs: int) -> Course | None:
-    """What a run of a recipe learns; None if there are too few digits for it.
+    """Return the course of a run of a recipe; None if there are too few digits for it.
 
-    So many ``epochs``, if the recipe has no number of steps; what does not fill equal parts at the end of an
-    epoch is left out.
+    It has ``epochs`` epochs if the recipe has no number of steps. Steps at the end of an epoch that do not
+    fill equal parts are left out.
     """
     config, steps = recipe_config(recipe), len(train.labels) // size.batch
     if config.steps is None:
@@ -67,9 +67,10 @@ def learn(
     course: Course,
     threads: int | None = None,
 ) -> Learning:
-    """Train from the start of a process on, and take the test accuracy after every part.
+    """Train in a new process, and evaluate the test accuracy after every part.
 
-    With so many ``threads``, if the framework does not choose by itself. If it fails, the run says why.
+    ``threads`` is the number of threads, if the framework does not choose it. If a run fails, its result says
+    why.
     """
     tests = test_batches(test, batch=math.gcd(TEST_BATCH, len(test.labels)))
     taken, accuracy = [], []
@@ -91,7 +92,7 @@ def learn(
                 accuracy.append(float(np.mean(found == tests.labels)))
     except FrameworkError as error:
         return Learning(name, seed, why_not=str(error))
-    # The first part has compilation in it; the others, of equal length, say how much.
+    # The first part includes compilation. The other parts have equal length, so they show how much.
     first_step_seconds = max(0.0, taken[0] - float(np.median(taken[1:])))
     seconds = np.cumsum([taken[0] - first_step_seconds, *taken[1:]])
     steps = [course.steps * number for number in range(1, course.parts + 1)]

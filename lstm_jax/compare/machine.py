@@ -1,4 +1,4 @@
-"""What was measured on: processor, system, versions; and when."""
+"""The machine, the versions and the date of a measurement."""
 
 import datetime
 import os
@@ -12,12 +12,12 @@ from lstm_jax.system.cores import usable_cores
 from lstm_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-# What changes speed from outside of the program.
+# Environment variables that change speed.
 ENVIRONMENT = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS")
 
 
 def machine() -> Mapping[str, Any]:
-    """The processor, how many cores of it we may use, the operating system, and settings from outside."""
+    """Return the processor, the number of usable cores, the operating system, and the environment."""
     return {
         "cpu": _cpu_model(),
         "cores": len(usable_cores()),
@@ -30,12 +30,12 @@ def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or not a processor that says its name there
+    except (OSError, StopIteration):  # not Linux, or a processor without a name there
         return platform.processor() or platform.machine()
 
 
 def versions() -> Mapping[str, str]:
-    """The versions of Python, of this package and of those that compute, if installed."""
+    """Return the versions of Python, of this package, and of the installed numerical packages."""
     found = {"python": platform.python_version(), "lstm_jax": __version__}
     for name in PACKAGES:
         try:
@@ -46,5 +46,5 @@ def versions() -> Mapping[str, str]:
 
 
 def now() -> str:
-    """The time of day, ISO 8601 with the time zone."""
+    """Return the present date and time, in ISO 8601 with the time zone."""
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
-"""Measuring frameworks at one size: parity first, then rounds of timing in which all take turns.
+"""The measurement of frameworks at one size: parity first, then rounds of timing in which all take turns.
 
-So what slows the machine down meets all alike. The clock runs inside of each process, around nothing but the
-framework's own calls; the others wait in silence meanwhile.
+So a disturbance of the machine affects all alike. Each process has its own clock, around only the calls of
+its framework. The other processes are idle meanwhile.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from lstm_jax.exchange.layouts import Params
 Key = TypeVar("Key")
 Tell = Callable[[str], None]
 
-# So small that the weights stay what they are however many steps are timed: a model that has learnt its
-# batches by heart has vanishing gradients, and denormal numbers are slow.
+# So small that the weights hardly change, however many steps are timed. A model that has memorised its
+# batches has vanishing gradients, and arithmetic with denormal numbers is slow.
 TIMING_RATE = 1e-8
 
-# In a call, however little arithmetic a step has: what a step costs besides does not shrink with it, and some
-# frameworks would take ten times as long as others, and the curves over small sizes an hour.
+# The most steps in a call. Without this limit, the curves over small sizes would take an hour, because a
+# small step still has its fixed cost, which differs tenfold between frameworks.
 MOST_STEPS = 200
-# The size by which the number of steps of a call is chosen, so that all sizes take about as long.
+# The size that determines the number of steps in a call, so that all sizes take about the same time.
 TUTORIAL = Size(hidden=64, batch=128, time=28, inputs=28)
 
-# The machine's matrix product, which takes turns with the frameworks.
+# A large matrix product, which takes turns with the frameworks and shows the peak of the machine.
 PEAK = "peak of the machine"
 PEAK_PRODUCT = Framework("matrix product", "lstm_jax.compare.worker:MatrixProduct", ("", ""))
 PEAK_STEPS = 3
@@ -41,17 +41,17 @@ PEAK_STEPS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is measured at a size.
+    """The extent of the measurements at a size.
 
     Attributes:
         measures: names in `worker.MEASURES`.
         steps: batches in a timed call, at the tutorial's size.
         rounds: measurements of each framework.
-        seconds: the shortest time of a measurement; it is filled with calls, at least one.
-        parity: whether as many losses, and all else, are compared with the judge's.
-        peak: whether the machine's matrix product is measured too.
-        decay: of the learning rate while losses are compared, where the recipe has one.
-        devices: how many share each batch in JAX.
+        seconds: the shortest time of a measurement; calls are repeated to fill it.
+        parity: whether results, and the losses of the steps, are compared with those of the judge.
+        peak: whether the matrix product is measured, too.
+        decay: schedule of the learning rate while losses are compared, if the recipe has one.
+        devices: number of devices that share each batch in JAX.
     """
 
     measures: Sequence[str]
@@ -65,17 +65,17 @@ class Effort:
 
 
 def steps_for(size: Size, *, steps: int) -> int:
-    """How many steps take as much arithmetic as ``steps`` of `TUTORIAL`; from two to `MOST_STEPS`.
+    """Return the number of steps with as much arithmetic as ``steps`` of `TUTORIAL`, from 2 to `MOST_STEPS`.
 
-    So that what a call costs besides its steps weighs alike at all sizes.
+    So the fixed cost of a call has the same weight at all sizes.
     """
     return max(2, min(MOST_STEPS, round(steps * train_flop(TUTORIAL) / train_flop(size))))
 
 
 def turn(keys: Sequence[Key], index: int, rounds: int) -> list[Key]:
-    """The order of round ``index``: each begins elsewhere, and every other one runs backwards.
+    """Return the order in round ``index``: each starts at another place, and every second one is reversed.
 
-    Rotation alone would give everybody the same neighbour in all rounds.
+    Rotation alone would give each framework the same neighbours in all rounds.
     """
     first = index * len(keys) // rounds
     order = [*keys[first:], *keys[:first]]
@@ -84,16 +84,16 @@ def turn(keys: Sequence[Key], index: int, rounds: int) -> list[Key]:
 
 @dataclasses.dataclass
 class Measurement:
-    """Measures frameworks at one size. One that fails has the reason in its row; the others go on.
+    """A measurement of frameworks at one size. If one fails, its row has the reason, and the others go on.
 
     Attributes:
         size: H, B, T, D.
         params: the weights at the start.
-        batches: gives so many steps of the work.
-        frameworks: by name; those that cannot be started fail.
-        effort: how much is measured.
-        start: starts the process of a framework by its name; of `PEAK`, that of `PEAK_PRODUCT`.
-        tell: is called with a line about what happens.
+        batches: returns the batches of so many steps.
+        frameworks: the frameworks by name; those that cannot be started fail.
+        effort: the extent of the measurements.
+        start: starts the process of a framework by its name; for `PEAK`, that of `PEAK_PRODUCT`.
+        tell: called with a line about the progress.
     """
 
     size: Size
@@ -105,10 +105,10 @@ class Measurement:
     tell: Tell
 
     def point(self) -> Point:
-        """Do it."""
+        """Take all measurements, and return the results."""
         self._rows = dict.fromkeys(self.frameworks, Row())
         self._processes: dict[str, Process] = {}
-        # By measure and framework.
+        # Samples by measure and framework.
         self._samples: dict[tuple[str, str], list[Sample]] = {}
         with ExitStack() as stack:
             return self._point(stack)
@@ -133,7 +133,7 @@ class Measurement:
         return Point(self.size, steps, self._rows, right.losses if right else (), peak)
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
-        """Do something with a framework; if it fails, end it, and tell nothing of its speed."""
+        """Do something with a framework. If it fails, end its process and discard its times."""
         try:
             action()
         except FrameworkError as error:
@@ -175,7 +175,7 @@ class Measurement:
             step_memory=process.call("step_memory"),
             threads={measure: count for measure, count in threads.items() if count is not None},
         )
-        process.call("forget_memory")  # what compilers had is no user's concern
+        process.call("forget_memory")  # the memory of compilers does not count
         self._samples |= {(measure, name): [] for measure in threads}
 
     def _start_peak(self, stack: ExitStack) -> None:
@@ -187,7 +187,7 @@ class Measurement:
         self._samples[INFER, PEAK] = []
 
     def _take_rounds(self) -> None:
-        """Take every measurement once in each round; the same measures stand side by side."""
+        """Take every measurement once in each round, grouped by measure."""
         order = {measure: place for place, measure in enumerate(self.effort.measures)}
         keys = sorted(self._samples, key=lambda key: (key[1] == PEAK, order.get(key[0], 0)))
         for index in range(self.effort.rounds if keys else 0):

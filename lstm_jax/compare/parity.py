@@ -1,8 +1,8 @@
-"""Whether a framework computes what the float64 judge does. Only then its time says something.
+"""The comparison of a framework with the float64 judge. Only the time of equal results means anything.
 
 From the same weights and batches, these are compared: the logits of inference, loss and every gradient of the
-first batch; the losses of all steps, taken one by one; and the mean loss of the same steps in one call, which
-is how they are timed.
+first batch; the losses of all steps, taken one by one; and the mean loss of the same steps in one call, as in
+the timing.
 """
 
 from collections.abc import Mapping
@@ -21,21 +21,21 @@ from lstm_jax.compare.size import Size
 from lstm_jax.compare.work import Batches
 from lstm_jax.exchange.layouts import Params
 
-# A tenth of the tutorial's. At 0.01 training is chaotic: if the judge itself begins from weights that are off
-# by float32 rounding, its loss is off by 2 % a hundred steps later, and nothing could be told from that; at
+# A tenth of the tutorial's learning rate. At 0.01 training is chaotic: if the weights of the judge itself are
+# rounded to float32 at the start, its loss is off by 2 % a hundred steps later, too much for a comparison. At
 # 0.001 it is off by less than a millionth.
 PARITY_RATE = 0.001
 
-# Largest relative errors. Float32 has 7 digits; sums over 28 steps and 128 examples in another order leave 5
-# of them. A swapped gate or a forgotten transpose is off in the first. Adam divides by the size of the
-# gradient, so that the rounding of the smallest gradients reaches the weights, and grows from step to step.
+# The largest allowed relative errors. Float32 has 7 digits, and sums over 28 steps and 128 examples in
+# another order leave 5 of them. A swapped gate or a missing transpose changes the first digit. Adam divides
+# by the size of the gradient, so the rounding of small gradients reaches the weights, and grows step by step.
 TOLERANCES: Mapping[str, float] = MappingProxyType(
     {"logits": 1e-4, "loss": 1e-5, "gradients": 1e-3, "curve": 1e-3, "call": 1e-3}
 )
 
 
 class Verdict(NamedTuple):
-    """What is right: logits, loss and gradients of the first batch, and the losses of all steps."""
+    """The right results: logits, loss and gradients of the first batch, and the losses of all steps."""
 
     logits: Float64[np.ndarray, "batch classes"]
     loss: float
@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(params: Params, batches: Batches, *, decay: Decay | None = None) -> Verdict:
-    """Let the judge compute."""
+    """Compute the right results with the judge."""
     losses, _ = judge.train(params, *batches, learning_rate=PARITY_RATE, decay=decay)
     first = batches.images[0], batches.labels[0]
     return Verdict(judge.logits(params, first[0]), *judge.gradient(params, *first), tuple(map(float, losses)))
@@ -60,10 +60,10 @@ def parity_of(
     decay: Decay | None = None,
     devices: int = 1,
 ) -> Parity:
-    """Let a framework compute the same, and compare.
+    """Compute the same with a framework, and compare.
 
     Raises:
-        FrameworkError: if it cannot.
+        FrameworkError: if the framework fails.
     """
     build = ("build", size, params, PARITY_RATE, decay, devices)
     process.call(*build)
@@ -87,9 +87,9 @@ def parity_of(
 
 
 def tree_error(found: Params, right: Params) -> float:
-    """The largest of the errors of the parameters, each relative to its own largest element.
+    """Compute the largest error of the parameters, each relative to its own largest element.
 
-    Infinite if they are not the same parameters.
+    It is infinite if they are not the same parameters.
     """
     paths = [[path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (found, right)]
     if paths[0] != paths[1]:
@@ -98,10 +98,10 @@ def tree_error(found: Params, right: Params) -> float:
 
 
 def error_of(found: Any, right: Any) -> float:
-    """The largest difference of two elements by the largest element; infinite if one is not finite."""
+    """Compute the largest difference relative to the largest element; infinite if it is not finite."""
     found, right = np.asarray(found, np.float64), np.asarray(right, np.float64)
     if found.shape != right.shape:
         return float("inf")
-    scale = np.max(np.abs(right)) or 1.0  # where all is zero, the error itself
+    scale = np.max(np.abs(right)) or 1.0  # the absolute error if all elements are zero
     error = float(np.max(np.abs(found - right)) / scale)
     return error if np.isfinite(error) else float("inf")

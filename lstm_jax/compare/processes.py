@@ -1,6 +1,6 @@
-"""Starting a process for each framework, and talking to it.
+"""The processes of the frameworks: their start, and calls to them.
 
-A framework that fails, hangs or ends its process is an error of that framework; the others go on.
+If a framework fails, hangs or ends its process, the others go on.
 """
 
 import multiprocessing
@@ -22,35 +22,35 @@ from lstm_jax.errors import one_line
 
 ENVIRONMENT = MappingProxyType(
     {
-        # No framework may take a compiled program from an earlier comparison: compilation is measured.
+        # Compilation is measured, so no framework may use a compiled program of an earlier comparison.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-        # Several processes share a device; none may take all of its memory beforehand.
+        # Several processes share a device, so none may allocate all of its memory at the start.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
 )
-# All on the CPU, also where some of them would find something else.
+# All frameworks run on the CPU, also where some of them would use another device.
 ON_CPU = MappingProxyType({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""})
 
-# Not ``-m``, by which the module would be known to pickle as another one, ``__main__``.
+# Not ``-m``: then pickle would know the module under another name, ``__main__``.
 PROGRAM = "import sys; from lstm_jax.compare.worker import main; main(*sys.argv[1:])"
 
-# The slowest call by far is a first step that unrolls and compiles; beyond this it counts as hanging.
+# A call that takes longer counts as hanging. The slowest by far is a first step that unrolls and compiles.
 CALL_SECONDS = 1200.0
 
-# To end by itself, and remove what it has put into temporary folders, a process has so long.
+# The time that a process has to end by itself and to remove its temporary files.
 END_SECONDS = 5.0
 
 
 class FrameworkError(Exception):
-    """A framework that cannot do what was asked; the message, one line, says why."""
+    """A failure of a framework; the message, one line, says why."""
 
 
 class Process:
-    """The process of one framework. A context manager, which ends it.
+    """The process of one framework, as a context manager that ends it.
 
     Attributes:
-        started: the time of day when it was started.
+        started: the time of its start, in seconds since the epoch.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Process:
         log: Path,
         environment: Mapping[str, str] = ON_CPU,
     ) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            framework: which.
-            cores: the processor cores that it may use; none are set where the system cannot do that.
-            log: where its output goes; it is appended.
-            environment: variables besides those that all processes have.
+            framework: the framework.
+            cores: the processor cores that it may use, if the system can limit a process to some.
+            log: the file to which its output is appended.
+            environment: environment variables besides `ENVIRONMENT`.
         """
         self._log, self._closed = log, False
         self._said_before = log.stat().st_size if log.exists() else 0
@@ -84,19 +84,19 @@ class Process:
                 stderr=output,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **variables, **framework.environment},
-                start_new_session=True,  # Ctrl-C is for us; we end it
+                start_new_session=True,  # Ctrl-C must reach only this process, which ends the other
             )
 
     def call(self, method: str, *arguments: Any, seconds: float = CALL_SECONDS) -> Any:
-        """Let it call a method of `worker.Worker`, and return the result.
+        """Call a method of `worker.Worker` in the process, and return the result.
 
         Args:
-            method: the name.
-            arguments: what is passed on.
-            seconds: after so long it counts as hanging, and is ended.
+            method: name of the method.
+            arguments: its arguments.
+            seconds: the time limit; after that the process counts as hanging, and is killed.
 
         Raises:
-            FrameworkError: if it fails, hangs or dies.
+            FrameworkError: if the call fails, hangs or ends the process.
         """
         try:
             self._pipe.send((method, arguments))
@@ -118,7 +118,7 @@ class Process:
         return lines[-1].strip()[:300] if lines else "it said nothing"
 
     def close(self, *, at_once: bool = False) -> None:
-        """End the process: with nothing more to do, it ends by itself; else, or ``at_once``, it is ended."""
+        """End the process. It may end by itself first, within `END_SECONDS`, unless ``at_once``."""
         if self._closed:
             return
         self._closed = True
@@ -131,8 +131,8 @@ class Process:
         self._popen.wait()
 
     def _kill(self) -> None:
-        """Kill it and what it has started, compilers say."""
-        if self._popen.returncode is not None:  # its number may be another process's by now
+        """Kill the process and its children, such as compilers."""
+        if self._popen.returncode is not None:  # another process may have its number by now
             return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)
@@ -146,5 +146,5 @@ class Process:
         self.close(at_once=kind is not None)
 
 
-# Starts the process of a framework, by name.
+# A function that starts the process of a framework, by name.
 Start: TypeAlias = Callable[[str], Process]

@@ -1,4 +1,4 @@
-"""What was measured. Each part of a comparison is one JSON file, and all of them together results.json."""
+"""The results. Each part of a comparison is one JSON file, and all of them together are results.json."""
 
 import dataclasses
 import json
@@ -12,20 +12,20 @@ from lstm_jax.errors import ResultsError, one_line
 from lstm_jax.system.files import write_whole
 
 Part = TypeVar("Part", "Point", "Learning", "About")
-Seconds = Mapping[str, Sequence[float]]  # by name of a measure: seconds for a batch, one number per round
+Seconds = Mapping[str, Sequence[float]]  # name of a measure -> seconds for a batch, one number per round
 
-# The name of the point that has everything that is asked of one size.
+# The name of the point at the main size, which has all measures.
 MAIN = "main"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How far a framework is from the float64 judge.
+    """The errors of a framework, relative to the float64 judge.
 
     Attributes:
-        errors: relative, by name of a field of `parity.TOLERANCES`; None where one is not finite.
-        losses: of the first steps; empty if it does not train.
-        why_different: what is beyond its tolerance, in words; None if nothing is.
+        errors: relative errors, by the names in `parity.TOLERANCES`; None where one is not finite.
+        losses: the losses of the first steps; empty if it does not train.
+        why_different: the errors beyond their tolerances, in words; None if there are none.
     """
 
     errors: Mapping[str, float | None]
@@ -35,7 +35,7 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of a framework at one size.
+    """The results of a framework at one size.
 
     Attributes:
         why_not: why it was not measured, or not to the end (missing, failed, different); else None.
@@ -46,8 +46,8 @@ class Row:
         start_memory, peak_memory: bytes of memory of the process when the model is built, and the most while
             it was timed.
         step_memory: bytes that XLA plans for a train step.
-        threads: by measure, the number that was chosen by trial; empty if the framework chooses itself.
-        seconds, processor_seconds: by the clock on the wall, and of all processor cores together.
+        threads: the number of threads chosen by trial, by measure; empty if the framework chooses it.
+        seconds, processor_seconds: seconds of the wall clock, and of all processor cores together.
     """
 
     why_not: str | None = None
@@ -64,14 +64,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Frameworks that took turns at one size.
+    """The results of frameworks that took turns at one size.
 
     Attributes:
         size: H, B, T, D.
         steps: batches in a timed call.
-        rows: by name, in the order of tables.
+        rows: the results by name, in the order of tables.
         judge_losses: the losses of the first steps in float64; empty if there was no judge.
-        peak_seconds: of the machine's matrix product (`worker.PEAK_FLOP`), one number per round.
+        peak_seconds: seconds of the matrix product (`worker.PEAK_FLOP`), one number per round.
     """
 
     size: Size
@@ -81,19 +81,19 @@ class Point:
     peak_seconds: Sequence[float] = ()
 
     def seconds(self, measure: str) -> dict[str, Sequence[float]]:
-        """The seconds of those that have them, by name."""
+        """Return the seconds of a measure by name, for the frameworks that have it."""
         return {name: row.seconds[measure] for name, row in self.rows.items() if row.seconds.get(measure)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
-    """One run of a framework with one seed, which fixes initial weights and order of the images.
+    """One run of a framework with one seed, which determines initial weights and order of the images.
 
     Attributes:
         start_seconds: from the start of the process until the framework is imported and the model built.
-        first_step_seconds: what the first part took beyond a usual one of as many steps: compilation.
-        steps: after how many train steps the accuracy was taken.
-        seconds: how long these steps took, without ``first_step_seconds``, evaluation, and the reading and
+        first_step_seconds: the extra time of the first part, which includes compilation.
+        steps: number of train steps before each evaluation.
+        seconds: time of these steps, without ``first_step_seconds``, evaluation, and the reading and
             shuffling of data.
         accuracy: test accuracy, from 0 to 1, on all test images.
         why_not: why it failed; else None.
@@ -109,11 +109,11 @@ class Learning:
     why_not: str | None = None
 
     def seconds_from_start(self) -> list[float]:
-        """The seconds from the start of the process."""
+        """Return the seconds from the start of the process to each evaluation."""
         return [self.start_seconds + self.first_step_seconds + seconds for seconds in self.seconds]
 
     def seconds_to(self, accuracy: float, *, from_start: bool = False) -> float | None:
-        """Seconds until a test accuracy was first reached; None if it was not."""
+        """Return the seconds until a test accuracy was first reached; None if it was not."""
         seconds = self.seconds_from_start() if from_start else self.seconds
         reached = (s for s, found in zip(seconds, self.accuracy, strict=True) if found >= accuracy)
         return next(reached, None)
@@ -121,20 +121,20 @@ class Learning:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What was asked for, of whom, on what machine.
+    """The options, frameworks and machine of a comparison.
 
     Attributes:
-        command: a command line that asks for the same.
-        date: when it began, ISO 8601 with the time zone.
-        machine: processor, cores, system, settings from outside.
-        versions: of Python, of this package, and of what computes.
-        frameworks: by name, in the order of tables: what it is, and the versions of its packages.
-        cores: how many processor cores each framework could use.
-        rounds: how often each was timed.
-        devices: how many share each batch in JAX.
-        notes: what a reader must know besides, each a sentence.
-        test_images: images that test accuracy is taken on.
-        recipe, learning_rate, epochs: of the runs that learn; there are no epochs if there are none.
+        command: the command line for the same comparison.
+        date: the date and time of its start, in ISO 8601 with the time zone.
+        machine: processor, cores, system, and environment variables.
+        versions: versions of Python, of this package, and of numerical packages.
+        frameworks: title and versions of packages by name, in the order of tables.
+        cores: number of processor cores that each framework could use.
+        rounds: number of rounds of timing.
+        devices: number of devices that share each batch in JAX.
+        notes: sentences that readers must know.
+        test_images: number of test images.
+        recipe, learning_rate, epochs: those of the training runs; 0 epochs if there are none.
     """
 
     command: str
@@ -154,22 +154,22 @@ class About:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All parts: `MAIN` and the points along each axis, or of a benchmark one for each size; and all runs."""
+    """All parts: the point `MAIN` and those along each axis (of a benchmark, one per size), and all runs."""
 
     about: About
     points: Mapping[str, Point]
     runs: Sequence[Learning] = ()
 
     def as_json(self) -> str:
-        """The text of results.json, with every single measurement."""
+        """Return the text of results.json, with every single measurement."""
         return _text(self)
 
 
 def kept(path: Path, kind: type[Part], make: Callable[[], Part]) -> Part:
-    """A part of a comparison: read, if it is there; else made, and written.
+    """Read a part of a comparison if its file exists; else make it and write it.
 
     Raises:
-        ResultsError: if it is there and cannot be read.
+        ResultsError: if the file cannot be read.
     """
     if path.exists():
         return _read(path, kind)
@@ -180,7 +180,7 @@ def kept(path: Path, kind: type[Part], make: Callable[[], Part]) -> Part:
 
 
 def gathered(folder: Path) -> Comparison:
-    """All parts that `kept` has written to a folder.
+    """Read all parts that `kept` has written to a folder.
 
     Raises:
         ResultsError: if one of them cannot be read.
@@ -192,7 +192,7 @@ def gathered(folder: Path) -> Comparison:
 
 
 def _read(path: Path, kind: type[Part]) -> Part:
-    """The inverse of `_text`."""
+    """Read a part from a file with the text of `_text`."""
     try:
         values = json.loads(path.read_text())
         if kind is Point:
@@ -204,7 +204,7 @@ def _read(path: Path, kind: type[Part]) -> Part:
         return kind(**values)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(
-            f"{path}: got what is no part of a comparison ({one_line(error)}); remove it, or give --overwrite"
+            f"{path}: got no part of a comparison ({one_line(error)}); remove the file, or give --overwrite"
         ) from error
 
 
@@ -213,7 +213,7 @@ def _text(part: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has; None for numbers that are not finite: a framework that computes nonsense has them."""
+    """Convert a value to JSON types; numbers that are not finite, from a wrong framework, become None."""
     if isinstance(value, Size):
         return value._asdict()
     if isinstance(value, Mapping):

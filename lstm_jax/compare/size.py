@@ -1,4 +1,4 @@
-"""The size of a task, and the arithmetic that it takes."""
+"""The size of a task, and its number of operations."""
 
 from types import MappingProxyType
 from typing import NamedTuple
@@ -13,21 +13,21 @@ class Size(NamedTuple):
     inputs: int
 
 
-# The sizes that curves are drawn over, in words.
+# The sizes that curves are drawn over, with their names in words.
 AXES = MappingProxyType({"hidden": "hidden size", "batch": "batch size", "time": "time steps"})
 
 
 def forward_flop(size: Size) -> int:
-    """Additions and multiplications of the matrix products of a forward pass, those of the LSTM alone.
+    """Count the additions and multiplications in the matrix products of the LSTM, in a forward pass.
 
-    Four gates, each (B, D + H) by (D + H, H) in every step; a product of n by k by m takes 2 n k m.
+    There are four gates, each (B, D + H) by (D + H, H) in every step. A product of n by k by m takes 2 n k m.
     """
     return 8 * size.time * size.batch * (size.inputs + size.hidden) * size.hidden
 
 
 def train_flop(size: Size) -> int:
-    """The same of a gradient or train step: the backward pass has two products for each one forward.
+    """Count the same for a gradient or train step: the backward pass has two products for each forward one.
 
-    But not that which would give the gradient by the inputs: nobody needs it.
+    The product for the gradient with respect to the images does not count, because it is not needed.
     """
     return 3 * forward_flop(size) - 8 * size.time * size.batch * size.inputs * size.hidden

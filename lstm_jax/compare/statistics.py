@@ -1,8 +1,8 @@
 """Medians, ratios of medians with their confidence intervals, rankings, and slopes.
 
-An interval comes from the bootstrap: rounds are drawn with replacement as often as there were rounds, and
-the ratio of medians is computed of those drawn; the middle 95 % of many such ratios are the interval. Two
-frameworks were measured in the same rounds, and so are drawn together: what slowed a round down met both, and
+An interval comes from the bootstrap: as many rounds as there were are drawn with replacement, and the ratio
+of medians is computed from them. The interval holds the middle 95 % of many such ratios. The two frameworks
+were measured in the same rounds, so they are drawn together: a disturbance of a round affected both, and
 cancels.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
-# Of fewer rounds there is no such interval: the true median is outside of all n measurements once in
-# 2 ** (n - 1) times, for n = 4 that is once in 8. For n = 5 it is once in 16: what is called 95 % is 94 %.
+# With fewer rounds there is no such interval: the true median lies outside of all n measurements with
+# probability 1 / 2 ** (n - 1). For n = 4 that is 1 / 8. For n = 5 it is 1 / 16, so "95 %" is really 94 %.
 LEAST_ROUNDS = 5
 SEED = 0
 
@@ -27,27 +27,27 @@ class Ratio(NamedTuple):
 
     @property
     def is_above_one(self) -> bool:
-        """Whether all of the interval is above 1, as it is shown: "1.00 to 1.03" is no difference."""
+        """Whether the interval, rounded as in tables, is above 1: "1.00 to 1.03" is not."""
         return self.interval is not None and round(self.interval[0], 2) > 1
 
 
 def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    """The quartiles of one number or more; the second is the median."""
+    """Compute the quartiles of one or more numbers; the second is the median."""
     low, middle, high = map(float, np.percentile(samples, [25, 50, 75]))
     return low, middle, high
 
 
 def median(samples: Sequence[float]) -> float:
-    """The median of one number or more."""
+    """Compute the median of one or more numbers."""
     return quartiles(samples)[1]
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
-    """The median of ``over`` by that of ``under``, with its interval.
+    """Divide the median of ``over`` by that of ``under``, with the interval of the ratio.
 
     Args:
         over: one number per round.
-        under: the same of something else in the same rounds, none of them 0.
+        under: the numbers of the other framework in the same rounds, none of them 0.
     """
     above, below = np.asarray(over, np.float64), np.asarray(under, np.float64)
     value = float(np.median(above) / np.median(below))
@@ -60,11 +60,11 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
 
 
 class Ranking(NamedTuple):
-    """Who is the fastest.
+    """A ranking by speed.
 
     Attributes:
-        order: all, by their medians.
-        first: the fastest and those that are level with it; empty if there are too few rounds to say.
+        order: all names, by their medians.
+        first: the fastest and those level with it; empty if there are too few rounds to say.
     """
 
     order: tuple[str, ...]
@@ -72,9 +72,9 @@ class Ranking(NamedTuple):
 
 
 def rank(samples: Mapping[str, Sequence[float]]) -> Ranking:
-    """Compare all with the one that has the smallest median.
+    """Compare all with the one of the smallest median.
 
-    Level with it are those whose ratio to it has 1 within its interval.
+    Those whose ratio to it has 1 within its interval are level with it.
     """
     order = tuple(sorted(samples, key=lambda name: median(samples[name])))
     if len(order) < 2:
@@ -86,9 +86,10 @@ def rank(samples: Mapping[str, Sequence[float]]) -> Ranking:
 
 
 def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
-    """The slope of a straight line through a curve on double logarithmic axes, by least squares.
+    """Fit a straight line to a curve on double logarithmic axes by least squares, and return its slope.
 
-    Where it is 1, twice the size takes twice the time; where 2, four times. None for fewer than two sizes.
+    With slope 1, twice the size takes twice the time; with slope 2, four times. It is None for fewer than two
+    sizes.
     """
     if len(set(sizes)) < 2:
         return None

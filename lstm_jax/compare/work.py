@@ -1,4 +1,4 @@
-"""The work that all frameworks get: initial weights, and batches in a fixed order."""
+"""The work of all frameworks: initial weights, and batches in a fixed order."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Digits(NamedTuple):
 
     @classmethod
     def of(cls, split: Split) -> "Digits":
-        """The examples of a split that is held in memory."""
+        """Return the examples of a split in memory."""
         assert isinstance(split, MemorySplit)
         return cls(split.images, split.labels)
 
@@ -33,19 +33,19 @@ class Batches(NamedTuple):
     labels: Int32[np.ndarray, "steps batch"]
 
     def first(self, *, batch: int | None = None) -> "Batches":
-        """The first of them alone; of it, ``batch`` examples."""
+        """Return the first batch only, or its first ``batch`` examples."""
         return Batches(*(array[:1, :batch] for array in self))
 
 
 def initial_params(size: Size, *, seed: int, remember: bool = False) -> Params:
-    """Weights like those that `LSTMClassifier` draws, but drawn by NumPy.
+    """Draw weights from the distributions of `LSTMClassifier`, with NumPy.
 
-    A kernel of a gate, of shape (n, m), is uniform within +-sqrt(6 / (n + m)) (Glorot & Bengio 2010); the
-    biases are zero, but one in the forget gate; the head's kernel is normal with variance 1 / H.
+    The kernel of a gate, of shape (n, m), is uniform within +-sqrt(6 / (n + m)) (Glorot & Bengio 2010). The
+    biases are one in the forget gate, and else zero. The head's kernel is normal with variance 1 / H.
 
-    To ``remember``, biases are log(T) at the forget gates and -log(T) at the input gates: the cells do so for
-    about as long as the sequences are (Tallec & Ollivier 2018, arXiv 1804.11188). Else, in long sequences,
-    gradients by steps long past are denormal numbers, which slow PyTorch down and which XLA takes for zeros.
+    With ``remember``, biases are log(T) at the forget gates and -log(T) at the input gates, so that cells
+    remember for about the length of a sequence (Tallec & Ollivier 2018, arXiv 1804.11188). Otherwise, in long
+    sequences, gradients of early steps are denormal numbers, which slow PyTorch down, and are zero for XLA.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
 
@@ -63,18 +63,18 @@ def initial_params(size: Size, *, seed: int, remember: bool = False) -> Params:
 
 
 def noise_batches(size: Size, steps: int) -> Batches:
-    """Steps with sequences of normal random numbers and random classes, the same every time."""
+    """Make batches of normal random numbers and random classes, the same every time."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((steps, *size[1:]), np.float32)
     return Batches(images, rng.integers(0, NUM_CLASSES, (steps, size.batch), np.int32))
 
 
 def row_batches(digits: Digits, size: Size, steps: int) -> Batches:
-    """Steps with sequences of any length: the rows of shuffled digits, one digit below the other.
+    """Make batches of sequences of any length from the rows of shuffled digits.
 
-    A sequence of 28 rows is a digit, a shorter one the middle of one (the upper rows are black), a longer one
-    has several below each other; its class is that of the first. Where there are not enough digits, they
-    come again.
+    A sequence of 28 rows is a digit. A shorter one is the middle of a digit (the upper rows are black). A
+    longer one has several digits below each other, and the class of the first. If there are not enough
+    digits, they repeat.
     """
     rows = digits.images.shape[1]
     needed = -(-size.time // rows)  # digits that a sequence needs
@@ -89,9 +89,9 @@ def row_batches(digits: Digits, size: Size, steps: int) -> Batches:
 def epoch_batches(
     digits: Digits, size: Size, *, seed: int, first: int, steps: int, steps_per_epoch: int
 ) -> Batches:
-    """Steps of a run from its ``first`` on, each with whole digits in the order of its epoch.
+    """Make the batches of a run from step ``first`` on, of whole digits in the order of each epoch.
 
-    Digits beyond ``steps_per_epoch`` are left out of an epoch.
+    An epoch leaves out the digits beyond ``steps_per_epoch``.
     """
     epochs = range(first // steps_per_epoch, (first + steps - 1) // steps_per_epoch + 1)
     used = steps_per_epoch * size.batch
@@ -102,6 +102,6 @@ def epoch_batches(
 
 
 def test_batches(digits: Digits, *, batch: int) -> Batches:
-    """All digits in their order, in batches of a size that divides their number."""
+    """Make batches of all digits in order; the batch size must divide their number."""
     images = digits.images.reshape(-1, batch, *digits.images.shape[1:])
     return Batches(images / WHITE, digits.labels.reshape(-1, batch))

@@ -1,8 +1,8 @@
-"""A process with one adapter, which does what it is told.
+"""The process of one adapter.
 
-`processes.py` starts it and sends it, over a pipe, which method of `Worker` to call; the results go back the
-same way. Nothing of JAX is imported here, so that each framework has its process for itself: its threads, its
-memory and its start.
+`processes.py` starts it, and sends it the methods of `Worker` to call through a pipe. The results go back the
+same way. JAX is not imported here, so that the threads, memory and start-up of a process are those of its
+framework alone.
 """
 
 import importlib
@@ -24,14 +24,14 @@ from lstm_jax.compare.size import Size
 from lstm_jax.exchange.layouts import Params
 from lstm_jax.system.cores import fastest, thread_counts, usable_cores
 
-# Before a measurement, so long the same is done untimed: what was timed before, in another process, has left
-# its data in the caches, and perhaps threads that still spin. They do so for less.
+# Before a measurement, the same calls are made untimed for so long. Another process was timed before: its
+# data fill the caches, and its threads may still spin, but for a shorter time than this.
 SETTLE_SECONDS = 0.05
 
-# In a trial of a number of threads, there are so many calls, of a single batch each.
+# Calls in a trial of a number of threads, of a single batch each.
 TRIAL_CALLS = 10
 
-# The side of the square matrices whose product gives the machine's peak, and the arithmetic of one product.
+# The side of the square matrices whose product shows the machine's peak, and the operations of one product.
 PEAK_SIDE = 2048
 PEAK_FLOP = 2 * PEAK_SIDE**3
 
@@ -40,13 +40,13 @@ DONE, FAILED = "done", "failed"
 
 
 class Measure(NamedTuple):
-    """What is timed: calls of a method of the adapter.
+    """A measure: timed calls of a method of the adapter.
 
     Attributes:
-        method: its name.
-        batches: the name of what it is given.
-        settles: the name of what it is given untimed before.
-        calls: how many there are in a measurement, at least.
+        method: name of the method.
+        batches: name of the batches for timed calls.
+        settles: name of the batches for untimed calls before.
+        calls: the least number of calls in a measurement.
     """
 
     method: str
@@ -68,24 +68,24 @@ MEASURES = MappingProxyType(
 
 
 class Sample(NamedTuple):
-    """One measurement, for each batch: seconds, and seconds of all processor cores together."""
+    """One measurement: seconds per batch, and seconds of all processor cores together per batch."""
 
     seconds: float
     processor_seconds: float
 
 
 class Memory(NamedTuple):
-    """Bytes of memory of this process: now, and the most it had; None where the system does not say."""
+    """Bytes of memory of this process, now and at most; None where the system does not tell."""
 
     now: int | None
     peak: int | None
 
 
 class Worker:
-    """What can be asked of the process. Batches are loaded under a name, and then asked for by it.
+    """The methods that can be called in the process. Batches are loaded under a name for later calls.
 
     Args:
-        adapter: "module:Class"; it is imported when it is first built.
+        adapter: "module:Class"; it is imported by the first `build`.
     """
 
     def __init__(self, adapter: str) -> None:
@@ -99,11 +99,11 @@ class Worker:
     def build(
         self, size: Size, params: Params, learning_rate: float, decay: Decay | None = None, devices: int = 1
     ) -> float:
-        """Make the model anew, with an optimizer at its start; returns the time of day when it was ready."""
+        """Build a new model and optimizer, and return the time when they were ready."""
         module, name = self._spec.split(":")
         module = module if "." in module else f"lstm_jax.compare.adapters.{module}"
         self._batches.clear()
-        self._adapter = None  # its memory can be used again
+        self._adapter = None  # frees its memory
         adapter = getattr(importlib.import_module(module), name)
         self._adapter = adapter(size, params, learning_rate=learning_rate, decay=decay)
         if devices > 1:
@@ -113,7 +113,7 @@ class Worker:
         return time.time()
 
     def load(self, name: str, images: Any, labels: Any) -> float:
-        """Give the adapter batches, arrays as in `adapter.Adapter.load`; returns the seconds it took."""
+        """Load batches, arrays as in `adapter.Adapter.load`, under a name, and return the seconds it took."""
         start = time.perf_counter()
         self._batches.pop(name, None)
         self._batches[name] = self._adapter.load(images, labels)
@@ -121,33 +121,33 @@ class Worker:
         return time.perf_counter() - start
 
     def train(self, name: str) -> float:
-        """Train on loaded batches; returns the mean of the losses."""
+        """Train on loaded batches, and return the mean of the losses."""
         return float(self._adapter.train(self._batches[name]))
 
     def losses(self, images: Any, labels: Any) -> list[float]:
-        """Take train steps one by one, each a call of its own; returns their losses."""
+        """Take train steps in separate calls, and return their losses."""
         parts = (slice(i, i + 1) for i in range(len(images)))
         return [float(self._adapter.train(self._adapter.load(images[part], labels[part]))) for part in parts]
 
     def gradients(self, name: str) -> tuple[float, Params]:
-        """Mean loss and mean gradients of loaded batches."""
+        """Compute mean loss and mean gradients of loaded batches."""
         loss, gradients = self._adapter.gradients(self._batches[name])
         return float(loss), self._adapter.exchanged(gradients)
 
     def infer(self, name: str) -> np.ndarray:
-        """The logits of loaded batches: steps, batch, classes."""
+        """Compute the logits of loaded batches: steps, batch, classes."""
         return np.asarray(self._adapter.infer(self._batches[name]))
 
     def prepare(self, measures: Sequence[str], seconds: float) -> dict[str, int | None]:
-        """Do everything once that will be timed, and choose how.
+        """Make all calls once that will be timed, and choose the number of threads and calls.
 
         Args:
             measures: names in `MEASURES`.
-            seconds: the shortest time of a measurement, which is filled with calls.
+            seconds: the shortest time of a measurement; calls are repeated to fill it.
 
         Returns:
-            For each measure that the adapter has, with how many threads it is the fastest, found by trial
-            as a user would; None if the framework shares out its work by itself.
+            For each measure that the adapter has, the fastest number of threads, found by trial as a user
+            would; None if the framework distributes its work by itself.
         """
         there = [name for name in measures if hasattr(self._adapter, MEASURES[name].method)]
         return {name: self._prepare(name, seconds) for name in there}
@@ -170,18 +170,18 @@ class Worker:
         return self._threads.get(name)
 
     def set_threads(self, name: str, count: int) -> None:
-        """Measure with a number of threads that was found in another process."""
+        """Set the number of threads of a measure, which was found in another process."""
         self._threads[name] = count
 
     def time(self, name: str, settle: bool = True) -> Sample:
-        """Take a measurement, by name in `MEASURES`, after the same was done untimed to ``settle``."""
+        """Take a measurement, by name in `MEASURES`, after untimed calls if ``settle``."""
         measure = MEASURES[name]
         if name in self._threads:
             self._adapter.set_threads(self._threads[name])
         end = time.perf_counter() + SETTLE_SECONDS
         while settle and time.perf_counter() < end:
             self._call(measure.method, measure.settles)
-        # The processor's time has that of threads of all kinds in it.
+        # The processor time includes that of all threads.
         processor, start = time.process_time(), time.perf_counter()
         for _ in range(self._calls[name]):
             self._call(measure.method, measure.batches)
@@ -193,21 +193,21 @@ class Worker:
         getattr(self._adapter, method)(self._batches[batches])
 
     def step_memory(self) -> int | None:
-        """Bytes that a dispatched train step needs, where the framework can tell."""
+        """Return the bytes that a dispatched train step needs; None if the framework does not tell."""
         return self._adapter.step_memory() if hasattr(self._adapter, "step_memory") else None
 
     def memory(self) -> Memory:
-        """The memory of this process."""
+        """Return the memory of this process."""
         return Memory(_status("VmRSS"), _status("VmHWM"))
 
     def forget_memory(self) -> None:
-        """Let the most memory be counted anew from what it is now, where the system can."""
+        """Reset the peak memory to the present memory, where the system can."""
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 
 class MatrixProduct:
-    """In the place of an adapter: a large float32 matrix product with all that JAX finds on the machine."""
+    """A large float32 matrix product in JAX, in place of an adapter, to find the machine's peak."""
 
     def __init__(self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None) -> None:
         import jax
@@ -218,25 +218,25 @@ class MatrixProduct:
         self._product = jax.jit(jnp.matmul)
 
     def load(self, images: Any, labels: Any) -> int:
-        """The number of products in place of batches."""
+        """Return the number of products, in place of batches."""
         return len(labels)
 
     def infer(self, steps: int) -> None:
-        """Take so many products. Each needs the one before, so that they cannot overlap."""
+        """Compute so many products. Each needs the one before, so that they cannot overlap."""
         result = self._left
         for _ in range(steps):
             result = self._product(result, self._right)
         result.block_until_ready()
 
     def set_threads(self, count: int) -> bool:
-        """No: JAX shares out the work by itself."""
+        """Return False: JAX distributes the work by itself."""
         return False
 
 
 def _status(field: str) -> int | None:
-    """Bytes of memory, by the name of the field in Linux's ``/proc/self/status``.
+    """Return bytes of memory, by the name of the field in ``/proc/self/status`` of Linux.
 
-    Not `resource.getrusage`: a process begins with what the one that started it has had at most.
+    Not `resource.getrusage`, where the peak of a process starts from that of its parent.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -246,12 +246,12 @@ def _status(field: str) -> int | None:
 
 
 def main(adapter: str, cores: str, descriptor: str) -> None:
-    """Do what is asked until there is nothing more: (method, arguments) -> (tag, result).
+    """Answer calls until the pipe is closed: (method, arguments) -> (tag, result).
 
     Args:
         adapter: "module:Class".
-        cores: the processor cores to use, as "0,1"; all, if it is empty.
-        descriptor: of the pipe.
+        cores: the processor cores to use, as "0,1"; all if empty.
+        descriptor: file descriptor of the pipe.
     """
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
@@ -261,7 +261,7 @@ def main(adapter: str, cores: str, descriptor: str) -> None:
             method, arguments = pipe.recv()
             try:
                 answer = (DONE, getattr(worker, method)(*arguments))
-            except Exception as error:  # whatever it is, it is told, and the others go on
+            except Exception as error:  # any error is reported, and other frameworks go on
                 traceback.print_exc()
                 answer = (FAILED, f"{type(error).__name__}: {error}")
             pipe.send(answer)

@@ -25,7 +25,7 @@ class Console:
         """Handle the record of an epoch that has ended."""
 
     def close(self) -> None:
-        """End the output. It is called at the end, also after an error."""
+        """Handle the end of the run, also after an error."""
 
 
 class TerminalConsole(Console):

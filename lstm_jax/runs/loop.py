@@ -255,7 +255,7 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
     tell_end(console, summary, run.path)
     longer = how_to_go_on(config, summary, run.path)
     console.message(
-        f"This run is finished. To train longer, {longer}; to train anew, name another --run-dir."
+        f"This run is finished. To train longer, {longer}; for a new run, name another --run-dir."
     )
     if params is None:
         console.message("The final parameters are no longer in its checkpoints, so nothing was compared.")

@@ -117,7 +117,7 @@ def _outcome_of_one(history: Sequence[Record]) -> Record:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Compute the mean of values of which all are numbers, or all are None."""
+    """Compute the mean of values; None if all of them are None."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 

@@ -116,7 +116,7 @@ def test_compare_is_stopped_and_goes_on(environment: dict[str, str], tmp_path: P
     assert output == "Nothing is measured yet.\n"
     second, third = (programs.run_afresh(*words[1:], env=environment) for _ in range(2))
     assert (second.returncode, third.returncode) == (0, 0), second.stderr + third.stderr
-    assert "goes on; --overwrite begins anew" in second.stderr
+    assert "goes on; --overwrite starts again" in second.stderr
     assert "flax-scan gets ready" in second.stderr
     assert "flax-scan gets ready" not in third.stderr
     assert second.stdout == third.stdout

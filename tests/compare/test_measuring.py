@@ -338,14 +338,14 @@ def test_a_whole_comparison_goes_on_where_it_was_stopped(
     with pytest.raises(ConfigError, match=r"comparison of something else \(command: .* there, other now\)"):
         parts(command="other")
     (tmp_path / "parts" / "main.json").write_text('{"size": 3}')
-    with pytest.raises(ResultsError, match=r"main\.json: got what is no part of a comparison"):
+    with pytest.raises(ResultsError, match=r"main\.json: got no part of a comparison"):
         parts().measure()
     parts(overwrite=True)
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["about.json"]
 
 
 def test_nothing_installed_is_an_error_and_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none of those asked for can be compared; missing: not installed"):
+    with pytest.raises(ConfigError, match="none of the given ones can be compared; missing: not installed"):
         Parts(plan_of(tmp_path, "missing"), DIGITS, DIGITS, tell=lambda text: None)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"has a results\.json of something else"):

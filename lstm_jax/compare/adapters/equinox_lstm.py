@@ -1,12 +1,12 @@
 """Equinox: ``eqx.nn.LSTMCell`` in `jax.lax.scan`, for one sequence, and `jax.vmap` over the batch.
 
-This is how Equinox's example "Train RNN" and the documentation of its recurrent cells write it: layers are
-for single examples, the final state of the scan goes to a linear layer. A model is a pytree of its parameters
-and nothing else, and so goes through JAX's own transformations and optax as it is ("All of Equinox": models
-as pytrees); ``eqx.filter_jit`` would compile to the same program. It is made by ``eqx.filter_eval_shape``,
-as the documentation of ``eqx.tree_deserialise_leaves`` does where values come from elsewhere.
+Equinox's example "Train RNN" and the documentation of its recurrent cells write it so: layers take single
+examples, and the final state of the scan goes to a linear layer. A model is a pytree of only its parameters.
+So JAX's transformations and optax accept it as it is ("All of Equinox": models as pytrees), and
+``eqx.filter_jit`` would compile to the same program. It is made by ``eqx.filter_eval_shape``, as in the
+documentation of ``eqx.tree_deserialise_leaves``, because its values come from elsewhere.
 
-The cell has its state as (h, c), kernels (4H, D) and (4H, H), and one bias; ``eqx.nn.Linear`` has (10, H).
+The cell has the state (h, c), kernels (4H, D) and (4H, H), and one bias; ``eqx.nn.Linear`` has (10, H).
 """
 
 import functools
@@ -35,7 +35,7 @@ class Classifier(eqx.Module):
         self.head = eqx.nn.Linear(size.hidden, NUM_CLASSES, key=head_key)
 
     def __call__(self, image: Float32[Array, "time inputs"]) -> Float32[Array, " classes"]:
-        """The logits of one image."""
+        """Compute the logits of one image."""
         zeros = jnp.zeros(self.cell.hidden_size)
         (h, _), _ = jax.lax.scan(lambda state, x: (self.cell(x, state), None), (zeros, zeros), image)
         return self.head(h)
@@ -43,7 +43,7 @@ class Classifier(eqx.Module):
 
 @functools.cache
 def classifier(size: Size) -> Model:
-    """The module as a model; its parameters are the module itself."""
+    """Make a model of the module; its parameters are the module itself."""
     skeleton = eqx.filter_eval_shape(Classifier, size, key=jax.random.key(0))
 
     def logits(own: Tree, images: Images) -> Logits:

@@ -1,13 +1,13 @@
 """Flax Linen, in the ways in which its users write an LSTM.
 
-* `RNN`: ``nn.RNN`` around a cell, as Flax's example ``seq2seq`` has its encoder and the documentation of
-  `flax.linen.RNN` shows. `OptimizedRNN` has ``nn.OptimizedLSTMCell``, which Flax's documentation calls the
-  more efficient one of the two cells that have the same parameters.
-* `Scan`: ``nn.scan`` of ``nn.LSTMCell``, as in the documentation of `flax.linen.scan`, whose example is this
-  very layer, and in Flax's example ``sst2``.
+* `RNN`: ``nn.RNN`` around a cell, as in the encoder of Flax's example ``seq2seq`` and in the documentation of
+  `flax.linen.RNN`. `OptimizedRNN` has ``nn.OptimizedLSTMCell``, with the same parameters, which Flax's
+  documentation calls more efficient.
+* `Scan`: ``nn.scan`` of ``nn.LSTMCell``, which is the example in the documentation of `flax.linen.scan`, and
+  part of Flax's example ``sst2``.
 
-All take the last output from the final state, which the encoder of ``seq2seq`` does too. The names and
-shapes of the cells' parameters are those that are exchanged.
+All take the last output from the final state, as the encoder of ``seq2seq`` does. The names and shapes of the
+cells' parameters are those of the exchanged layout.
 """
 
 import functools
@@ -31,7 +31,7 @@ class RNNClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images) -> Logits:
-        """The logits of images."""
+        """Compute the logits of images."""
         (_, h), _ = nn.RNN(self.cell(self.hidden, name="cell"), return_carry=True)(images)
         return nn.Dense(NUM_CLASSES, name="head")(h)
 
@@ -43,7 +43,7 @@ class ScanClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images) -> Logits:
-        """The logits of images."""
+        """Compute the logits of images."""
         scanned = nn.scan(
             nn.LSTMCell, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
         )
@@ -55,7 +55,7 @@ class ScanClassifier(nn.Module):
 
 @functools.cache
 def classifier(size: Size, module: type[nn.Module], **options: Any) -> Model:
-    """A module as a model."""
+    """Make a model of a module."""
     made = module(size.hidden, **options)
 
     def logits(own: Tree, images: Images) -> Logits:

@@ -1,10 +1,10 @@
 """Flax NNX: ``nnx.RNN(nnx.OptimizedLSTMCell)``.
 
-The layer is used as the documentation of `flax.nnx.RNN` and of its cells shows; the cell is the one that it
-calls more efficient. The training loop is the "functional training loop" of Flax's guide "Performance
-considerations": the module is split once into its structure and its parameters, and merged again inside of
-the compiled step. It is made by ``nnx.eval_shape``, as the guide "Save and load checkpoints" does before it
-puts in values from elsewhere.
+The layer is used as in the documentation of `flax.nnx.RNN`, with the cell that it calls more efficient. The
+training loop is the "functional training loop" of Flax's guide "Performance considerations": the module is
+split once into its structure and its parameters, and merged again inside of the compiled step. The module is
+made by ``nnx.eval_shape``, as in the guide "Save and load checkpoints", because its values come from
+elsewhere.
 
 The cell has kernels (D, 4H) and (H, 4H), and one bias.
 """
@@ -24,19 +24,19 @@ class Classifier(nnx.Module):
 
     def __init__(self, size: Size, *, rngs: nnx.Rngs) -> None:
         cell = nnx.OptimizedLSTMCell(size.inputs, size.hidden, rngs=rngs)
-        # It would keep a stream of random keys to initialise carries with; it is given one in the call.
+        # rngs=False: else it would keep a stream of random keys for initial carries. The call passes one.
         self.lstm = nnx.RNN(cell, return_carry=True, rngs=False)
         self.head = nnx.Linear(size.hidden, NUM_CLASSES, rngs=rngs)
 
     def __call__(self, images: Images) -> Logits:
-        """The logits of images, from the output in the final state."""
+        """Compute the logits of images, from the output in the final state."""
         (_, h), _ = self.lstm(images, rngs=nnx.Rngs(0))
         return self.head(h)
 
 
 @functools.cache
 def classifier(size: Size) -> Model:
-    """The module as a model; its parameters are a nested dictionary of arrays."""
+    """Make a model of the module; its parameters are a nested dictionary of arrays."""
     structure, _ = nnx.split(nnx.eval_shape(lambda: Classifier(size, rngs=nnx.Rngs(0))))
 
     def logits(own: Tree, images: Images) -> Logits:

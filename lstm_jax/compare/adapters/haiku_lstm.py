@@ -1,11 +1,11 @@
 """Haiku: ``hk.LSTM`` in ``hk.dynamic_unroll``, made pure by ``hk.transform``.
 
-This is how Haiku's example ``rnn`` writes it. That example predicts at every step; the classifier needs the
-last output only and takes it from the final state, which ``hk.dynamic_unroll`` returns beside the outputs.
-``hk.without_apply_rng`` is Haiku's way to say that a network needs no random keys.
+Haiku's example ``rnn`` writes it so. That example predicts at every step. The classifier needs only the last
+output, and takes it from the final state, which ``hk.dynamic_unroll`` returns with the outputs.
+``hk.without_apply_rng`` declares that the network needs no random keys.
 
-``hk.LSTM`` has one kernel for input and output together, (D + H, 4H), one bias, and its gates in the order
-i, g, f, o. It adds 1 to the forget gate while it runs; so its bias of that gate is 1 less than ours.
+``hk.LSTM`` has one kernel (D + H, 4H) for inputs and outputs together, one bias, and the gate order i, g, f,
+o. It adds 1 to the forget gate in every step, so its bias of that gate is 1 less than ours.
 """
 
 import functools
@@ -23,7 +23,7 @@ GATES = "igfo"
 
 @functools.cache
 def classifier(size: Size) -> Model:
-    """The network as a model."""
+    """Make a model of the network."""
 
     def network(images: Images) -> Logits:
         core = hk.LSTM(size.hidden)

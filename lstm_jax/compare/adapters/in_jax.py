@@ -1,10 +1,10 @@
-"""What all adapters written in JAX share: everything but the model.
+"""The shared part of all adapters in JAX: everything but the model.
 
-Frameworks in JAX differ in how a model is written. How it is trained is up to their users, and they all can
-do what is the fastest in JAX: a train step as a pure function, a `jax.lax.scan` of it over the batches, so
-that Python does nothing between two steps, compiled by one `jax.jit` that may reuse the memory of the state
-it is given; Adam by optax, which all of these frameworks name in their documentation. So this loop is the
-same for all of them, and what is compared is their LSTM.
+Frameworks in JAX differ in how a model is written. The training loop is up to the user, and all of them allow
+the fastest one in JAX: a train step as a pure function, and a `jax.lax.scan` of it over the batches, so that
+Python does nothing between two steps, in one `jax.jit` that may reuse the memory of its input state. Adam
+comes from optax, which all of these frameworks name in their documentation. So this loop is the same for all
+of them, and only their LSTMs are compared.
 """
 
 import functools
@@ -24,26 +24,26 @@ from lstm_jax.compare.size import Size
 from lstm_jax.devices import DATA_AXIS, make_mesh, mean_over_devices, place, replicated
 from lstm_jax.exchange.layouts import Params
 
-Tree: TypeAlias = Any  # parameters as a framework has them: a pytree of float32 arrays
+Tree: TypeAlias = Any  # the parameters of a framework: a pytree of float32 arrays
 Images: TypeAlias = Float32[Array, "batch time inputs"]
 Logits: TypeAlias = Float32[Array, "batch classes"]
 Loss: TypeAlias = Float32[Array, ""]
 
-# Programs that several CPU devices are given before one waits for them. JAX lets 32 wait for such a device;
-# with more, devices that meet in a collective can wait for each other for ever (jaxlib 0.10.2).
+# The most programs to queue on several CPU devices before we wait for them. JAX queues up to 32 for a device;
+# beyond that, devices in a collective can wait for each other for ever (jaxlib 0.10.2).
 MOST_WAITING = 16
 
-# How what all devices hold, a batch and many batches lie on several devices.
+# The placement on several devices of equal values, of a batch, and of many batches.
 SAME, EACH, ALL = P(), P(DATA_AXIS), P(None, DATA_AXIS)
 
 
 class Model(NamedTuple):
-    """A framework's classifier, made once for each size (`functools.cache`): programs are compiled for it.
+    """A framework's classifier, made once for each size (`functools.cache`) so that it is compiled once.
 
     Attributes:
         logits: (its parameters, images) -> logits.
-        to_own: from the parameters as they are exchanged to its own, in JAX: other places and names, and
-            perhaps a constant added. So its transpose brings gradients back.
+        to_own: converts exchanged parameters to those of the framework, in JAX. It only moves and renames
+            values, or adds constants, so its transpose converts gradients back.
     """
 
     logits: Callable[[Tree, Images], Logits]
@@ -51,21 +51,21 @@ class Model(NamedTuple):
 
 
 class LearningState(NamedTuple):
-    """What a train step reads and writes."""
+    """The state that a train step reads and writes."""
 
     own: Tree
     opt_state: optax.OptState
 
 
 class OnDevice(NamedTuple):
-    """One batch, or several along another axis in front."""
+    """One batch, or several along a leading axis."""
 
     images: Float32[Array, "*steps batch time inputs"]
     labels: Int32[Array, "*steps batch"]
 
 
 class Loaded(NamedTuple):
-    """Batches on the device, in one array and, once they are dispatched, one by one."""
+    """Batches on the device, in one array, and also one by one once they are dispatched."""
 
     all: OnDevice
     each: list[OnDevice]
@@ -81,13 +81,13 @@ class Programs(NamedTuple):
 
 
 def joined(cell: Mapping[str, Any], gates: str) -> tuple[Array, Array, Array]:
-    """Input kernel (D, 4H), recurrent kernel (H, 4H) and bias (4H,) of a cell, gates in this order."""
+    """Return input kernel (D, 4H), recurrent kernel (H, 4H) and bias (4H,) of a cell, gates in this order."""
     kernels = (jnp.concatenate([cell[f"{kind}{gate}"]["kernel"] for gate in gates], axis=1) for kind in "ih")
     return *kernels, jnp.concatenate([cell[f"h{gate}"]["bias"] for gate in gates])  # type: ignore[return-value]
 
 
 def adam(learning_rate: float | Array, decay: Decay | None) -> optax.GradientTransformation:
-    """The optimizer."""
+    """Make the optimizer."""
     if decay is None:
         return optax.adam(learning_rate)
     clip = optax.clip_by_global_norm(decay.clip_norm)
@@ -96,7 +96,7 @@ def adam(learning_rate: float | Array, decay: Decay | None) -> optax.GradientTra
 
 @functools.cache
 def programs(model: Model, decay: Decay | None, devices: int) -> Programs:
-    """Everything that is done with a model; several devices share each batch."""
+    """Compile all programs of a model; several devices share each batch."""
 
     def loss_of(own: Tree, batch: OnDevice) -> Loss:
         logits = model.logits(own, batch.images)
@@ -106,7 +106,7 @@ def programs(model: Model, decay: Decay | None, devices: int) -> Programs:
         found = jax.value_and_grad(loss_of)(own, batch)
         return found if devices == 1 else mean_over_devices(found)
 
-    # The learning rate is an argument, so that one program serves them all.
+    # The learning rate is an argument, so that one program serves all rates.
     def step(state: LearningState, batch: OnDevice, learning_rate: Array) -> tuple[LearningState, Loss]:
         loss, gradients = loss_and_gradients(state.own, batch)
         updates, opt_state = adam(learning_rate, decay).update(gradients, state.opt_state, state.own)
@@ -143,9 +143,9 @@ def programs(model: Model, decay: Decay | None, devices: int) -> Programs:
 
 
 class InJax(Trainer):
-    """An adapter (see there) of a model in JAX."""
+    """An adapter of a model in JAX, see `lstm_jax.compare.adapter`."""
 
-    model: ClassVar[Callable[[Size], Model]]  # of a size; each framework has its own
+    model: ClassVar[Callable[[Size], Model]]  # makes the model of a size; each framework has its own
 
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
@@ -171,7 +171,7 @@ class InJax(Trainer):
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
     ) -> Loaded:
-        """The batches on the device."""
+        """Put the batches on the device."""
         return Loaded(self._put((images, labels), ALL), [])
 
     def _put(self, arrays: Sequence[np.ndarray], spec: P) -> OnDevice:
@@ -186,7 +186,7 @@ class InJax(Trainer):
         return float(loss)
 
     def dispatch(self, batches: Loaded) -> None:
-        """The same, with a program of one step that Python calls again and again."""
+        """Do the same with a program of one step, which Python calls for each batch."""
         if not batches.each:
             pairs = zip(*map(np.array, batches.all), strict=True)
             batches.each.extend(self._put(pair, EACH) for pair in pairs)
@@ -200,23 +200,23 @@ class InJax(Trainer):
         jax.block_until_ready(self._state)
 
     def step_memory(self) -> int | None:
-        """Bytes that XLA plans for the dispatched step on each device, without a kernel's scratch space."""
+        """Return the bytes that XLA plans for the dispatched step per device, without scratch of kernels."""
         plan = self._step and self._step.memory_analysis()
         if plan is None:
             return None
-        reused = plan.alias_size_in_bytes  # results in the place of consumed arguments
+        reused = plan.alias_size_in_bytes  # results that take the memory of consumed arguments
         return int(plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - reused)
 
     def infer(self, batches: Loaded) -> Float32[np.ndarray, "steps batch classes"]:
-        """The logits of all batches."""
+        """Compute the logits of all batches."""
         return np.asarray(self._programs.infer(self._state.own, batches.all.images))
 
     def gradients(self, batches: Loaded) -> tuple[float, Tree]:
-        """Mean loss and mean gradients of the batches, all in one program."""
+        """Compute mean loss and mean gradients of the batches, all in one program."""
         loss, gradients = jax.block_until_ready(self._programs.gradients(self._state.own, batches.all))
         return float(loss), gradients
 
     def exchanged(self, gradients: Tree) -> Params:
-        """Gradients in the layout of the parameters."""
+        """Convert gradients to the layout of the parameters."""
         _, transpose = jax.vjp(self._model.to_own, self._params)
         return jax.tree.map(np.asarray, transpose(gradients)[0])

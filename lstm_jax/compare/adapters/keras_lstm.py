@@ -1,24 +1,25 @@
-"""Keras 3 on TensorFlow or JAX, whichever the variable KERAS_BACKEND names.
+"""Keras 3 on TensorFlow or JAX, as the environment variable KERAS_BACKEND says.
 
-The model is written as in Keras's guide "Working with RNNs", which reads digits row by row too: a sequential
-model, ``compile``, and ``fit`` with its defaults for everything that the work does not fix. On JAX, ``fit``
-gets arrays. On TensorFlow it gets what TensorFlow's users give it, a ``tf.data.Dataset``, and two settings:
+The model is written as in Keras's guide "Working with RNNs", which also reads digits row by row: a sequential
+model, ``compile``, and ``fit`` with defaults except where the task requires other settings. On JAX, ``fit``
+gets arrays. On TensorFlow it gets a ``tf.data.Dataset``, as is usual there, and two settings:
 
-- ``steps_per_execution``: that many steps in one call of a compiled function, which Keras's documentation of
-  ``compile`` recommends for small models. On JAX it is a loop in Python, and changes nothing.
+- ``steps_per_execution``: the number of steps in one call of a compiled function, which Keras's documentation
+  of ``compile`` recommends for small models. On JAX this is a loop in Python, and changes nothing.
 - no autotuning of the dataset. There is nothing to tune, and with it epochs took 1.3, 2.5 or 5.1 s whatever
-  they computed: sums of 10 ms, 20 ms, 40 ms and so on. It seems that their end waits for a sleeping thread.
+  they computed: sums of 10 ms, 20 ms, 40 ms and so on. The end of an epoch seems to wait for a sleeping
+  thread.
 
-``LSTM`` keeps its loop (``unroll=False``, the default). Written out, a train step was not faster on
-TensorFlow, and took nearly twice as long on JAX, which compiles it for 20 s and more.
+``LSTM`` keeps its loop (``unroll=False``, the default). Unrolled, a train step was not faster on TensorFlow,
+and took nearly twice as long on JAX, which needs 20 s and more to compile it.
 
-On TensorFlow it is a graph of TensorFlow's own kernels (``jit_compile=False``): compiled by XLA, a train step
-took a third longer. On JAX everything is compiled by XLA anyway. Logits come from ``predict_on_batch``, which
-does without a dataset. Gradients are computed as in the guides "Customizing what happens in `fit()`".
+On TensorFlow, the model is a graph of TensorFlow's kernels (``jit_compile=False``): compiled by XLA, a train
+step took a third longer. On JAX, XLA compiles everything anyway. Logits come from ``predict_on_batch``, which
+needs no dataset. Gradients are computed as in the guides "Customizing what happens in `fit()`".
 
-Keras's Adam adds epsilon before it corrects the bias of the averages, which the other frameworks do after it,
-and has 1e-7 where they have 1e-8. The second is set here. The first changed the losses of the hundred steps
-that are compared with the judge's by up to 8e-5 of their value, a twelfth of the tolerance.
+Keras's Adam adds epsilon before the bias correction of the averages, other frameworks after it. Its default
+epsilon is 1e-7, and theirs is 1e-8, which is set here. The first difference changes the hundred losses that
+are compared with the judge by up to 8e-5 of their value, a twelfth of the tolerance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ if ON_TENSORFLOW:
 else:
     import jax
 
-# From images and labels to loss and gradients.
+# A function from images and labels to loss and gradients.
 GradientFunction: TypeAlias = Callable[[Any, Any], tuple[Any, Sequence[Any]]]
 
 EPSILON = 1e-8
@@ -46,7 +47,7 @@ STEPS_PER_EXECUTION = 100 if ON_TENSORFLOW else 1
 
 
 class ToFit(NamedTuple):
-    """Arguments of ``fit``, the batches, and for inference, from its first time on, the images as tensors."""
+    """Arguments of ``fit``, the batches, and the images as tensors, which the first inference adds."""
 
     to_fit: Mapping[str, Any]
     images: Float32[np.ndarray, "steps batch time inputs"]
@@ -55,13 +56,13 @@ class ToFit(NamedTuple):
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # no types
-    """A learning rate that rises and falls in lines: of Keras's own, none has a warm-up and this decay."""
+    """A learning rate that rises and falls linearly. Keras has no schedule with warm-up and linear decay."""
 
     def __init__(self, peak: float, decay: Decay) -> None:
         self._peak, self._decay = peak, decay
 
     def __call__(self, step: Any) -> Any:
-        """The learning rate of a step, counted from 0."""
+        """Compute the learning rate of a step, counted from 0."""
         return self._peak * keras.ops.minimum(*self._decay.lines(keras.ops.cast(step, "float32")))
 
 
@@ -96,7 +97,7 @@ class Keras(Trainer):
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
     ) -> ToFit:
-        """The batches as a dataset of TensorFlow, or as arrays with all examples one after the other."""
+        """Make a TensorFlow dataset of the batches, or arrays of all examples."""
         if ON_TENSORFLOW:
             options = tf.data.Options()
             options.autotune.enabled = False
@@ -106,18 +107,18 @@ class Keras(Trainer):
         return ToFit({"x": x, "y": y, "batch_size": labels.shape[1], "shuffle": False}, images, labels, [])
 
     def train(self, batches: ToFit) -> float:
-        """Take a train step with each of the batches; returns their mean loss."""
+        """Take a train step with each of the batches, and return their mean loss."""
         history = self._model.fit(**batches.to_fit, epochs=1, verbose=0).history
         return float(history["loss"][0])
 
     def infer(self, batches: ToFit) -> Float32[np.ndarray, "steps batch classes"]:
-        """The logits of all batches."""
+        """Compute the logits of all batches."""
         if not batches.tensors:
             batches.tensors.extend(keras.ops.convert_to_tensor(images) for images in batches.images)
         return np.stack([self._model.predict_on_batch(images) for images in batches.tensors])
 
     def gradients(self, batches: ToFit) -> tuple[float, list[Any]]:
-        """Mean loss and mean gradients of the batches, compiled as training is."""
+        """Compute mean loss and mean gradients of the batches, compiled like training."""
         found = [self._gradient(*pair) for pair in zip(batches.images, batches.labels, strict=True)]
         losses, gradients = zip(*found, strict=True)
         means = [
@@ -126,7 +127,7 @@ class Keras(Trainer):
         return float(np.mean([float(loss) for loss in losses])), means
 
     def exchanged(self, gradients: list[Any]) -> Params:
-        """Gradients in the layout of the parameters."""
+        """Convert gradients to the layout of the parameters."""
         return from_keras(gradients)
 
 

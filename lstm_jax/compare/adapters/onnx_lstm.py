@@ -1,9 +1,9 @@
-"""ONNX Runtime: the operator LSTM of ONNX, for inference alone.
+"""ONNX Runtime: the operator LSTM of ONNX, only for inference.
 
-The model is the file that ``python -m lstm_jax export --format onnx`` writes; the session is made as ONNX
-Runtime's "Get started with ONNX Runtime in Python" does. Its page "Thread management" has the option for the
-number of threads within an operator. Left alone, that number is one for each core of the machine, even those
-that this process may not use; so it is always given. It belongs to a session, so there is one for each.
+The model is the file of ``python -m lstm_jax export --format onnx``. The session is made as in ONNX Runtime's
+"Get started with ONNX Runtime in Python". Its page "Thread management" has the option for the number of
+threads within an operator. By default there is one for each core of the machine, even for cores that this
+process may not use, so the option is always set. It belongs to a session, so each number has its own session.
 """
 
 import numpy as np
@@ -32,13 +32,13 @@ class OnnxRuntime(Adapter):
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
     ) -> Float32[np.ndarray, "steps batch time inputs"]:
-        """The images as they are: ONNX Runtime reads NumPy arrays."""
+        """Return the images as they are: ONNX Runtime reads NumPy arrays."""
         return images
 
     def infer(
         self, batches: Float32[np.ndarray, "steps batch time inputs"]
     ) -> Float32[np.ndarray, "steps batch classes"]:
-        """The logits of all batches."""
+        """Compute the logits of all batches."""
         return np.stack([self._session.run(["logits"], {"images": images})[0] for images in batches])
 
     def set_threads(self, count: int) -> bool:

@@ -1,7 +1,7 @@
-"""lstm_jax itself: `LSTMClassifier` by implementation.
+"""lstm_jax itself: `LSTMClassifier` with each implementation.
 
-The idiom is that of the README and of `lstm_jax.training`: the model's ``apply`` in a pure train step. It
-takes its last output from the LSTM's final state. The parameters are those that are exchanged.
+The train step is a pure function with the model's ``apply``, as in the README and in `lstm_jax.training`. The
+last output comes from the LSTM's final state. The parameters already have the exchanged layout.
 """
 
 import functools
@@ -18,7 +18,7 @@ from lstm_jax.kernels.build import why_not_available
 
 @functools.cache
 def classifier(size: Size, implementation: str) -> Model:
-    """The classifier, computed by an implementation of the LSTM."""
+    """Make a model of the classifier with an implementation of the LSTM."""
     model = LSTMClassifier(hidden_size=size.hidden, implementation=implementation)
 
     def logits(own: Tree, images: Images) -> Logits:
@@ -28,7 +28,7 @@ def classifier(size: Size, implementation: str) -> Model:
 
 
 class Native(InJax):
-    """The kernel in C++."""
+    """The C++ kernel."""
 
     model = partial(classifier, implementation="native")
 
@@ -41,7 +41,7 @@ class Native(InJax):
 
 
 class Fused(InJax):
-    """JAX, with a gradient of its own."""
+    """JAX with a custom gradient."""
 
     model = partial(classifier, implementation="fused")
 
@@ -53,6 +53,6 @@ class Scan(InJax):
 
 
 class Unrolled(InJax):
-    """The reference with its loop written out."""
+    """The reference with an unrolled loop."""
 
     model = partial(classifier, implementation="unrolled")

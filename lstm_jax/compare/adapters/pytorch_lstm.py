@@ -1,21 +1,21 @@
 """PyTorch: ``nn.LSTM`` and ``nn.Linear``, and the same with ``torch.compile``.
 
-The model is written as in PyTorch's example ``mnist_rnn``, which reads digits row by row too; but what the
-linear layer reads is ``h_n``, the last output, which ``nn.LSTM`` returns by itself. The loop is that of the
-tutorial "Optimizing Model Parameters", with what PyTorch's "Performance Tuning Guide" asks for: no host
+The model is written as in PyTorch's example ``mnist_rnn``, which also reads digits row by row. But here the
+linear layer reads ``h_n``, the last output, which ``nn.LSTM`` returns. The loop is that of the tutorial
+"Optimizing Model Parameters", with the advice of PyTorch's "Performance Tuning Guide": no host
 synchronisation within the loop, so losses stay tensors until its end; gradients set to None instead of zero;
-the fused optimizer; ``inference_mode`` where no gradient is wanted. The guide also says to try numbers of
-threads; the harness does that for whatever it times.
+the fused optimizer; and ``inference_mode`` where no gradient is needed. The guide also advises to try numbers
+of threads, which the harness does.
 
-``nn.LSTM`` has two biases and adds them up. Adam would move each of them by a whole step, and so their sum
-twice as fast as the one bias of the other frameworks. Therefore ``bias_ih_l0`` stays zero here: with
-``requires_grad_(False)`` it is no parameter of the optimizer.
+``nn.LSTM`` adds two biases. Adam would move each of them by a full step, and so their sum twice as fast as
+the one bias of the other frameworks. Therefore ``bias_ih_l0`` stays zero here: with ``requires_grad_(False)``
+it is no parameter of the optimizer.
 
-``torch.compile`` does not compile ``nn.LSTM``: it breaks its graph there on purpose, and a model that is
-little else runs as if it were not compiled (PyTorch issue 141184). What can be compiled is a loop over
-``nn.LSTMCell``, which has the same equations and the same names of weights; the loop is written out, so the
-time to compile grows with the number of steps. Tried as well, and not faster: all products with the input in
-one before the loop, and ``torch._dynamo.config.allow_rnn``, which needs oneDNN switched off.
+``torch.compile`` does not compile ``nn.LSTM``: it breaks its graph there on purpose, so the model would run
+as if it were not compiled (PyTorch issue 141184). It can compile a loop over ``nn.LSTMCell``, which has the
+same equations and names of weights. The loop is unrolled, so compile time grows with the number of steps.
+Two variants were not faster: all products with the input as one before the loop, and
+``torch._dynamo.config.allow_rnn``, which needs oneDNN turned off.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,11 @@ from lstm_jax.compare.adapter import NUM_CLASSES, Decay, Trainer
 from lstm_jax.compare.size import Size
 from lstm_jax.exchange.layouts import Params, from_pytorch, to_pytorch
 
-# `torch.compile` gives up on a function that it has compiled so often: 8 times, if not told otherwise. Here
-# it compiles once for each size, mode and number of threads.
+# The most times that `torch.compile` compiles a function, by default 8. Here it compiles once for each size,
+# mode and number of threads.
 RECOMPILE_LIMIT = 256
 
-# What `nn.LSTM` has at the end of the names of its weights, and `nn.LSTMCell` has not.
+# The suffix of the weights of `nn.LSTM`, which those of `nn.LSTMCell` do not have.
 FIRST_LAYER = "_l0"
 
 
@@ -50,14 +50,14 @@ class Classifier(nn.Module):
         self.lstm.bias_ih_l0.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From images (batch, time, inputs) to logits (batch, classes)."""
+        """Map images (batch, time, inputs) to logits (batch, classes)."""
         _, (h, _) = self.lstm(images)
         logits: Tensor = self.head(h[-1])
         return logits
 
 
 class CellClassifier(nn.Module):
-    """The same with ``nn.LSTMCell`` in a loop."""
+    """``nn.LSTMCell`` in a loop, and a linear layer on the last output."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class CellClassifier(nn.Module):
         self.lstm.bias_ih.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From images (batch, time, inputs) to logits (batch, classes)."""
+        """Map images (batch, time, inputs) to logits (batch, classes)."""
         h = c = images.new_zeros(len(images), self.lstm.hidden_size)
         for x in images.unbind(dim=1):
             h, c = self.lstm(x, (h, c))
@@ -75,7 +75,7 @@ class CellClassifier(nn.Module):
 
 
 class Tensors(NamedTuple):
-    """Batches one behind the other."""
+    """Batches as tensors, (steps, batch, time, inputs) and (steps, batch)."""
 
     images: Tensor
     labels: Tensor
@@ -107,11 +107,11 @@ class PyTorch(Trainer):
         images: Float32[np.ndarray, "steps batch time inputs"],
         labels: Int32[np.ndarray, "steps batch"],
     ) -> Tensors:
-        """The batches as tensors; PyTorch wants labels in 64 bits."""
+        """Convert the batches to tensors; PyTorch expects labels in 64 bits."""
         return Tensors(torch.tensor(images), torch.tensor(labels, dtype=torch.int64))
 
     def train(self, batches: Tensors) -> float:
-        """Take a train step with each of the batches; returns their mean loss."""
+        """Take a train step with each of the batches, and return their mean loss."""
         losses = []
         for images, labels in zip(*batches, strict=True):
             loss = functional.cross_entropy(self._forward(images), labels)
@@ -126,12 +126,12 @@ class PyTorch(Trainer):
         return float(torch.stack(losses).mean())
 
     def infer(self, batches: Tensors) -> Float32[np.ndarray, "steps batch classes"]:
-        """The logits of all batches."""
+        """Compute the logits of all batches."""
         with torch.inference_mode():
             return torch.stack([self._forward(images) for images in batches.images]).numpy()
 
     def gradients(self, batches: Tensors) -> tuple[float, dict[str, Tensor]]:
-        """Mean loss and mean gradients of the batches: each backward pass adds to the gradients."""
+        """Compute mean loss and mean gradients of the batches; each backward pass adds to the gradients."""
         self._optimizer.zero_grad()
         losses = []
         for images, labels in zip(*batches, strict=True):
@@ -142,7 +142,7 @@ class PyTorch(Trainer):
         return float(torch.stack(losses).mean()), {n: grad / len(losses) for n, grad in summed.items()}
 
     def exchanged(self, gradients: dict[str, Tensor]) -> Params:
-        """Gradients in the layout of the parameters; that of the sum of the biases is that of the one."""
+        """Convert gradients to the layout of the parameters; the trained bias has that of the sum of both."""
         zeros = {name: torch.zeros_like(tensor) for name, tensor in self._model.state_dict().items()}
         arrays = {name: np.array(tensor.numpy()) for name, tensor in {**zeros, **gradients}.items()}
         is_cell = {name: name.startswith("lstm.") and not name.endswith(FIRST_LAYER) for name in arrays}
@@ -155,7 +155,7 @@ class PyTorch(Trainer):
 
 
 class Compiled(PyTorch):
-    """``torch.compile`` of a loop over ``nn.LSTMCell``; for each size a program of its own."""
+    """``torch.compile`` of a loop over ``nn.LSTMCell``, with one program for each size."""
 
     classifier = CellClassifier
 

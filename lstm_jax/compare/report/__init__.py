@@ -1,9 +1,9 @@
-"""What a comparison found, as a document of tables and pictures, in Markdown and as a page.
+"""The report of a comparison: a document of tables and pictures, in Markdown and as a page.
 
-document.md   the form of the document: all its words
-document.py   the form filled, and the folder of files
-tables.py     numbers as words, and the tables
-pictures.py   bars and curves
-page.py       any such document as one page of HTML, in the style of page.css
+document.md   the template of the document, with all its text
+document.py   the document from the template, and the folder of files
+tables.py     the tables, and numbers in words
+pictures.py   the pictures: bars and curves
+page.py       the document as one page of HTML, in the style of page.css
 benchmark.py  the table and the plot of `benchmark`
 """

@@ -27,7 +27,7 @@ MEASURES = {INFER: "forward", GRADIENT: "gradient", TRAIN: "train step", DISPATC
 
 
 def heading(about: About) -> str:
-    """What holds for all tables."""
+    """Return the text above all tables: command, machine, versions and explanations."""
     found = ", ".join(f"{name} {number}" for name, number in about.versions.items())
     return (
         f"`{about.command}`\n\n{about.machine['cpu']}, {about.cores} cores; {found}. Medians of "
@@ -38,7 +38,7 @@ def heading(about: About) -> str:
 
 
 def as_text(point: Point, about: About) -> str:
-    """One size as a table in Markdown, a row for each implementation."""
+    """Make a table in Markdown of one size, with a row for each implementation."""
     size, peak = point.size, peak_of(point)
     title = f"Hidden size {size.hidden}, batch {size.batch}, {size.time} time steps of {size.inputs} inputs"
     title += f", {about.devices} devices" if about.devices > 1 else ""
@@ -68,7 +68,7 @@ def as_text(point: Point, about: About) -> str:
 
 
 def write_plot(points: Sequence[Point], folder: Path, *, tell: Tell) -> None:
-    """Write plot.png and plot.svg; without matplotlib, say so."""
+    """Write plot.png and plot.svg, or report that matplotlib is missing."""
     try:
         picture = benchmark_picture(points)
     except ImportError:

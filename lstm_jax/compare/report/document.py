@@ -1,8 +1,8 @@
 """The whole comparison as a document in Markdown, and as a folder of files.
 
 results.json    every measurement
-report.md       the document, which document.md is the form of
-report.html     the same as one page, with its pictures in it
+report.md       the document, from the template document.md
+report.html     the same as one page with its pictures
 *.png, *.svg    the pictures
 """
 
@@ -32,7 +32,7 @@ from lstm_jax.system.files import write_whole
 
 
 def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str:
-    """Write all files to an existing folder; without matplotlib, without pictures.
+    """Write all files to an existing folder. Without matplotlib there are no pictures.
 
     Returns:
         The document.
@@ -46,7 +46,7 @@ def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str
     except ImportError:
         tell(NO_PICTURES)
     for name in DRAWN:
-        for suffix in SUFFIXES:  # those of an earlier comparison
+        for suffix in SUFFIXES:  # from an earlier comparison
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         if name in drawn:
             drawn[name].write(folder, name)
@@ -58,7 +58,7 @@ def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str
 
 
 def as_text(comparison: Comparison, drawn: Mapping[str, Picture]) -> str:
-    """The document in Markdown, with links to pictures that lie beside it."""
+    """Make the document in Markdown, with links to pictures beside it."""
     about, point = comparison.about, comparison.points[MAIN]
     peak = peak_of(point)
     tables = {
@@ -96,7 +96,7 @@ def as_text(comparison: Comparison, drawn: Mapping[str, Picture]) -> str:
     for section in form:
         heading, _, body = section.partition("\n\n")
         content = next((name for name in parts if f"{{{name}}}" in body), None)
-        # What was not measured is told as such; without notes, there is no section of them.
+        # A section without results says so; a section without notes is left out.
         if content is None or parts[content]:
             sections.append(section.format(**values).strip())
         elif content != "notes":

@@ -1,7 +1,7 @@
-"""A document in Markdown as one page of HTML that needs nothing else: no script, no font, no picture.
+"""A document in Markdown as one page of HTML without scripts or other files.
 
-Whatever is HTML in the Markdown is shown as text, and a policy in the page forbids the browser to fetch or to
-run anything.
+HTML within the Markdown is shown as text, and a policy in the page forbids the browser to load or run
+anything.
 """
 
 import base64
@@ -10,16 +10,16 @@ from importlib.resources import files
 
 from markdown_it import MarkdownIt
 
-# Data: URIs for pictures, the style above, and nothing else.
+# Allow only data: URIs for pictures, and the style within the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(text: str, pictures: Mapping[str, bytes]) -> str:
-    """The whole page, in ASCII, so that it is read right whatever encoding it is written in.
+    """Make the page, in ASCII so that it is correct in any encoding.
 
     Args:
         text: Markdown, with a heading in its first line.
-        pictures: SVG files that it links to, by name; they become part of the page.
+        pictures: the linked SVG files by name, which become part of the page.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.validateLink = lambda url: True  # type: ignore[method-assign]  # else no data: URI of an SVG
@@ -28,7 +28,7 @@ def page(text: str, pictures: Mapping[str, bytes]) -> str:
             f"]({name})", f"](data:image/svg+xml;base64,{base64.b64encode(content).decode()})"
         )
     body = markdown.render(text)
-    # Each table scrolls by itself, with the keyboard too.
+    # Each table scrolls by itself, also with the keyboard.
     body = body.replace(
         "<table>", '<div class="scroll" role="region" aria-label="table" tabindex="0"><table>'
     )

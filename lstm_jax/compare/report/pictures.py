@@ -1,7 +1,7 @@
-"""Results as pictures: bars of speed, curves over sizes, accuracy against time, errors against steps.
+"""The results as pictures: bars of speed, curves over sizes, accuracy against time, errors against steps.
 
-The tables have the same numbers. matplotlib is imported only when a picture is drawn, and without pyplot: no
-display is looked for, and nothing stays open.
+The tables have the same numbers. matplotlib is imported only when a picture is drawn. pyplot is not used, so
+no display is needed and no figure stays open.
 """
 
 import io
@@ -31,7 +31,7 @@ from lstm_jax.system.packages import how_to_install
 
 NO_PICTURES = f"no pictures: matplotlib is not installed ({how_to_install('plots')})"
 SUFFIXES = ("png", "svg")
-# Text as outlines, so that a picture looks the same everywhere; equal results give equal files.
+# Text becomes outlines, so that a picture looks the same everywhere. Equal results give equal files.
 SETTINGS: Any = {
     "font.size": 10,
     "svg.hashsalt": "lstm_jax",
@@ -40,27 +40,27 @@ SETTINGS: Any = {
 }
 GREY = "#666666"
 MOST_COLUMNS = 4
-# Bars are cut beyond so many times the upper quartile of all.
+# Bars longer than so many times the upper quartile of all are cut.
 CUT = 2.5
 BESIDE: Any = {"textcoords": "offset points", "va": "center", "fontsize": 9}
-# An error of exactly nothing has no place on a logarithmic axis; this is far below float32's rounding.
+# A logarithmic axis cannot show an error of 0; this is far below float32 rounding.
 SMALLEST_ERROR = 1e-9
 
 
 class Picture(NamedTuple):
-    """What is drawn, and the files, by suffix."""
+    """A caption, and the files of a picture by suffix."""
 
     caption: str
     files: Mapping[str, bytes]
 
     def write(self, folder: Path, name: str) -> None:
-        """Write it as PNG and SVG."""
+        """Write the picture as PNG and SVG."""
         for suffix, content in self.files.items():
             (folder / f"{name}.{suffix}").write_bytes(content)
 
 
 def pictures(comparison: Comparison) -> dict[str, Picture]:
-    """The pictures of all that was measured, by name.
+    """Draw the pictures of all results, and return them by name.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -69,9 +69,9 @@ def pictures(comparison: Comparison) -> dict[str, Picture]:
 
 
 def benchmark_picture(points: Sequence[Point]) -> Picture | None:
-    """The time of a train step against the hidden size, a panel for each batch and number of time steps.
+    """Draw the time of a train step against the hidden size, a panel for each batch size and sequence length.
 
-    With a single hidden size, as bars.
+    A single hidden size is drawn as bars.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -80,7 +80,7 @@ def benchmark_picture(points: Sequence[Point]) -> Picture | None:
 
 
 def _picture(draw: Callable[[Any], tuple[Any, str] | None], results: Any) -> Picture | None:
-    """Draw a figure, with its caption, and make files of it; None if there is nothing to draw."""
+    """Draw a figure and make files of it; return None if there is nothing to draw."""
     from matplotlib import rc_context
 
     with rc_context(SETTINGS):
@@ -92,13 +92,13 @@ def _picture(draw: Callable[[Any], tuple[Any, str] | None], results: Any) -> Pic
             file = io.BytesIO()
             undated = {"Date": None} if suffix == "svg" else {}
             figure.savefig(file, format=suffix, dpi=150, metadata=undated)
-            figure.set_layout_engine("none")  # everything has its place now; the second file is the quicker
+            figure.set_layout_engine("none")  # the layout is done, which saves time for the second file
             files[suffix] = file.getvalue()
         return Picture(caption, files)
 
 
 def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many panels, each of a width and height in inches; those too many are switched off."""
+    """Make a figure with so many panels, each of a width and height in inches, and hide any spare ones."""
     from matplotlib.figure import Figure
 
     rows = -(-count // columns)
@@ -115,14 +115,14 @@ def _line_style(name: str) -> dict[str, Any]:
 
 
 def _legend(figure: Any, axes: Iterable[Any]) -> None:
-    """One legend for all panels, beside them."""
+    """Draw one legend for all panels, beside them."""
     pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
     handles = {label: handle for each in pairs for handle, label in each}
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=9)
 
 
 def _logarithmic(ax: Any, axis: str) -> None:
-    """A logarithmic axis with plain numbers, and more than powers of ten, of which there may be only one."""
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5: powers of ten alone may be too few."""
     from matplotlib.ticker import LogLocator
 
     ax.set(**{f"{axis}scale": "log"})
@@ -153,7 +153,7 @@ def _benchmark(points: Sequence[Point]) -> tuple[Any, str]:
 
 
 def _speed(comparison: Comparison) -> tuple[Any, str] | None:
-    """Bars: train step, inference and latency side by side, in the same order."""
+    """Draw bars: train step, inference and latency side by side, in the same order."""
     point = comparison.points[MAIN]
     names, what = list(timed(point)), items(point.size)
     titles = {
@@ -172,9 +172,9 @@ def _speed(comparison: Comparison) -> tuple[Any, str] | None:
 
 
 def _bars(ax: Any, title: str, bars: Mapping[str, Sequence[float]], names: Sequence[str]) -> None:
-    """A bar for each name that has one."""
+    """Draw a bar for each name that has one."""
     medians = [1e3 * median(seconds) for seconds in bars.values()] or [1.0]
-    # One framework that takes fifty times as long would leave nothing to see of all others.
+    # Cut bars, because one framework that takes fifty times as long would make all others invisible.
     longest = min(max(medians), CUT * quartiles(medians)[2])
     for place, name in enumerate(names):
         if name not in bars:
@@ -197,7 +197,7 @@ def _bars(ax: Any, title: str, bars: Mapping[str, Sequence[float]], names: Seque
 
 
 def _scaling(comparison: Comparison) -> tuple[Any, str] | None:
-    """A panel for each axis, all in double logarithmic scale."""
+    """Draw a panel for each axis, all in double logarithmic scale."""
     curves = {axis: points for axis in AXES if (points := curve(comparison, axis))}
     if not curves:
         return None
@@ -215,7 +215,7 @@ def _scaling(comparison: Comparison) -> tuple[Any, str] | None:
 
 
 def _curves(ax: Any, points: Sequence[Point], axis: str, names: Sequence[str]) -> None:
-    """The seconds of a train step along an axis, a line for each name."""
+    """Draw the time of a train step along an axis, a line for each name."""
     for name in names:
         found = {getattr(p.size, axis): p.seconds(TRAIN)[name] for p in points if name in p.seconds(TRAIN)}
         if found:
@@ -231,7 +231,7 @@ def _curves(ax: Any, points: Sequence[Point], axis: str, names: Sequence[str]) -
 
 
 def _learning(comparison: Comparison) -> tuple[Any, str] | None:
-    """A panel for each framework, in which the others are grey: a dozen curves in one are a tangle."""
+    """Draw a panel for each framework, with the others in grey: a dozen coloured curves would be a tangle."""
     found = learners(comparison)
     if not found:
         return None
@@ -242,7 +242,7 @@ def _learning(comparison: Comparison) -> tuple[Any, str] | None:
     columns = min(len(found), MOST_COLUMNS)
     figure, axes = _panels(len(found), columns, width=2.7, height=2.3)
     values = [value for name in lines for _, values in lines[name] for value in values]
-    # Where the curves become interesting: most begin far below the targets.
+    # Start where the curves become interesting: most begin far below the targets.
     bottom = min(values) if max(values) < 90 else max(min(values), 90)
     for place, (ax, name) in enumerate(zip(axes, lines, strict=True)):
         for line in (line for other in lines if other != name for line in lines[other]):
@@ -265,7 +265,7 @@ def _learning(comparison: Comparison) -> tuple[Any, str] | None:
 
 
 def _parity(comparison: Comparison) -> tuple[Any, str] | None:
-    """The error of each loss curve so far: the errors themselves jump up and down by powers of ten."""
+    """Draw the largest error of each loss curve so far: single errors jump by powers of ten."""
     point = comparison.points[MAIN]
     judge = np.asarray(point.judge_losses, np.float64)
     found = {name: row.parity.losses for name, row in point.rows.items() if row.parity and row.parity.losses}
@@ -289,7 +289,7 @@ def _parity(comparison: Comparison) -> tuple[Any, str] | None:
     )
 
 
-# By the name of the files.
+# The functions that draw each picture, by the name of its files.
 DRAWN: Mapping[str, Callable[[Comparison], tuple[Any, str] | None]] = {
     "speed": _speed,
     "parity": _parity,

@@ -1,8 +1,7 @@
-"""Results as tables of words in Markdown.
+"""The results as tables in Markdown.
 
-The fastest of what was timed in rounds is in bold; those that are level with it, for the 95 % interval of
-their ratio holds 1, are marked with ≈. A line below says who is first at what. Nothing is left out in
-silence: a table without rows tells that nothing was measured.
+The fastest in each column is in bold. Those level with it are marked with ≈: the 95 % interval of their ratio
+contains 1. A line below names the first ones. A table without rows says that nothing was measured.
 """
 
 from collections import Counter
@@ -20,10 +19,10 @@ from lstm_jax.compare.worker import INFER, LATENCY, PEAK_FLOP, TRAIN
 NOTHING = "—"
 LEVEL = "≈"
 MARKS = (
-    f"In bold: the fastest. {LEVEL}: level with it, for the 95 % interval of the ratio of their medians, by "
-    "the bootstrap over rounds, holds 1."
+    f"In bold: the fastest. {LEVEL}: level with it, because the 95 % interval of the ratio of their medians, "
+    "by the bootstrap over rounds, contains 1."
 )
-# Test accuracies that are raced to.
+# Test accuracies to which the time is measured.
 TARGETS = (0.97, 0.98)
 
 
@@ -31,10 +30,10 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-        header: a word or more for each column; the first column names the rows.
-        rows: as many cells each; none, if nothing was measured.
-        notes: sentences that stand below it.
-        title: what it is about, if that must be told.
+        header: a title for each column; the first column names the rows.
+        rows: the cells of each row; no rows if nothing was measured.
+        notes: sentences below the table.
+        title: the title of the table, if it needs one.
         of_words: whether its cells are words and not numbers.
     """
 
@@ -46,7 +45,7 @@ class Table(NamedTuple):
 
 
 def as_markdown(table: Table, *, heading: str = "###") -> str:
-    """A table as Markdown, with its title, if it has one, as a heading."""
+    """Convert a table to Markdown, with its title, if it has one, as a heading."""
     others = "---" if table.of_words else "---:"
     rows = [table.header, ("---", *[others] * (len(table.header) - 1)), *table.rows]
     lines = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
@@ -59,23 +58,23 @@ def _cell(text: str) -> str:
 
 
 def decimals(value: float) -> int:
-    """How many decimals give a number three digits; at most three."""
+    """Return the number of decimals that give a number three digits, at most three."""
     size = abs(value)
     return 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
 
 
 def three_digits(value: float) -> str:
-    """A number with three digits, and with commas if it is large."""
+    """Format a number with three digits, and with commas if it is large."""
     return f"{value:,.{decimals(value)}f}"
 
 
 def or_nothing(value: float | None, show: Callable[[float], str] = three_digits) -> str:
-    """A number in words, or a dash."""
+    """Format a number, or return a dash for None."""
     return NOTHING if value is None else show(value)
 
 
 def milliseconds(seconds: Sequence[float] | None, nothing: str = NOTHING) -> str:
-    """The median of measurements in milliseconds, and their quartiles in brackets."""
+    """Format the median of measurements in milliseconds, with their quartiles in brackets."""
     if not seconds:
         return nothing
     low, middle, high = (1e3 * value for value in quartiles(seconds))
@@ -85,30 +84,30 @@ def milliseconds(seconds: Sequence[float] | None, nothing: str = NOTHING) -> str
 
 
 def percent(share: float) -> str:
-    """A share of 1 as a percentage."""
+    """Format a share of 1 as a percentage."""
     return f"{100 * share:g} %"
 
 
 def in_digits(found: Ratio) -> str:
-    """A ratio and its interval in brackets."""
+    """Format a ratio, with its interval in brackets."""
     interval = f" ({found.interval[0]:.2f} to {found.interval[1]:.2f})" if found.interval else ""
     return f"{found.value:.2f}{interval}"
 
 
 def items(size: Size) -> str:
-    """What a batch has so many of: images, where a sequence has the shape of one."""
+    """Return the name of the examples: images if they have the shape of a digit, else sequences."""
     return "images" if (size.time, size.inputs) == (28, 28) else "sequences"
 
 
 def marked(text: str, name: str, ranking: Ranking) -> str:
-    """A cell, in bold if it is that of the fastest, with a mark if that is level with it."""
+    """Mark a cell: in bold if it is that of the fastest, with ≈ if it is level with it."""
     if name not in ranking.first:
         return text
     return f"**{text}**" if name == ranking.order[0] else f"{LEVEL} {text}"
 
 
 def first_at(rankings: Mapping[str, Ranking]) -> str:
-    """A line that says who is first at what."""
+    """Return a line that names the first ones in each measure."""
     told = [f"{what}: {f' {LEVEL} '.join(found.first)}" for what, found in rankings.items() if found.first]
     return (
         f"**First** at {'; '.join(told)}." if told else "Too few rounds, or frameworks, to say who is first."
@@ -116,7 +115,7 @@ def first_at(rankings: Mapping[str, Ranking]) -> str:
 
 
 def timed(point: Point) -> dict[str, Row]:
-    """Those that were timed: the fastest train step first, then those that only infer, likewise."""
+    """Return the timed rows, sorted by the time of a train step; then those for inference only, by theirs."""
 
     def place(name: str) -> tuple[bool, float]:
         seconds = point.rows[name].seconds
@@ -127,13 +126,13 @@ def timed(point: Point) -> dict[str, Row]:
 
 
 def in_order(comparison: Comparison) -> list[str]:
-    """All frameworks in the order of tables: first those that were timed."""
+    """Return the names of all frameworks in the order of tables: first those that were timed."""
     first = timed(comparison.points[MAIN])
     return [*first, *(name for name in comparison.about.frameworks if name not in first)]
 
 
 def learners(comparison: Comparison) -> dict[str, list[Learning]]:
-    """The runs of those that learned, in the order of tables."""
+    """Return the successful training runs of each framework, in the order of tables."""
     runs = {
         name: [run for run in comparison.runs if run.name == name and run.why_not is None]
         for name in in_order(comparison)
@@ -142,13 +141,13 @@ def learners(comparison: Comparison) -> dict[str, list[Learning]]:
 
 
 def curve(comparison: Comparison, axis: str) -> list[Point]:
-    """The points along an axis, in the order of their sizes."""
+    """Return the points along an axis, in the order of their sizes."""
     points = (point for name, point in comparison.points.items() if name.startswith(f"{axis}-"))
     return sorted(points, key=lambda point: int(getattr(point.size, axis)))
 
 
 def frameworks_table(comparison: Comparison) -> Table:
-    """What was compared, and what became of each."""
+    """Make the table of the frameworks and of what became of each."""
     rows = []
     for name in in_order(comparison):
         title, versions = comparison.about.frameworks[name]
@@ -163,12 +162,12 @@ def frameworks_table(comparison: Comparison) -> Table:
 
 
 def peak_of(point: Point) -> float | None:
-    """Additions and multiplications in a second of the machine's matrix product."""
+    """Return the additions and multiplications per second of the machine's matrix product."""
     return PEAK_FLOP / median(point.peak_seconds) if point.peak_seconds else None
 
 
 def share_of_peak(point: Point, seconds: Sequence[float] | None) -> str:
-    """The arithmetic of a train step by that of the matrix product in the same time."""
+    """Divide the operations of a train step by those of the matrix product in the same time."""
     peak = peak_of(point)
     if not seconds or peak is None:
         return NOTHING
@@ -176,7 +175,7 @@ def share_of_peak(point: Point, seconds: Sequence[float] | None) -> str:
 
 
 def threads_in_words(threads: Mapping[str, int], *, one: str) -> str:
-    """What was chosen by trial: "2 threads", or what for each measure; that of training has no name."""
+    """Return the numbers of threads in words: "2 threads", or one for each measure (training has no name)."""
     words = {measure: f"{count} thread{'s' * (count > 1)}" for measure, count in threads.items()}
     if len(set(words.values())) == 1:
         return next(iter(words.values()))
@@ -185,11 +184,11 @@ def threads_in_words(threads: Mapping[str, int], *, one: str) -> str:
 
 
 def speed_table(point: Point, runs: Sequence[Learning]) -> Table:
-    """Everything that was timed at a size, a row for each framework, the fastest first.
+    """Make the table of all times at a size, with a row for each framework, the fastest first.
 
     Args:
-        point: what was measured.
-        runs: those that learned, whose start-ups count too.
+        point: the results at the size.
+        runs: the training runs, whose start-ups count, too.
     """
     found, what, batch = timed(point), items(point.size), point.size.batch
     ranks = {measure: rank(point.seconds(measure)) for measure in (TRAIN, INFER, LATENCY)}
@@ -238,7 +237,7 @@ _PARITY_TITLES = {
 
 
 def parity_table(point: Point) -> Table:
-    """How far each framework is from the judge."""
+    """Make the table of the errors of each framework relative to the judge."""
     found = {name: row.parity for name, row in point.rows.items() if row.parity}
     rows = [
         (name, *(or_nothing(parity.errors.get(field), "{:.1e}".format) for field in _PARITY_TITLES), agrees)
@@ -252,7 +251,7 @@ def parity_table(point: Point) -> Table:
 
 
 def accuracy_table(comparison: Comparison) -> Table:
-    """Time to an accuracy, and the accuracy at the end."""
+    """Make the table of the times to an accuracy, and of the accuracy at the end."""
     columns = {
         f"{percent(target)} from {start}, s": (target, start == "process start")
         for target, start in product(TARGETS, ("process start", "first step"))
@@ -272,7 +271,7 @@ def accuracy_table(comparison: Comparison) -> Table:
 
 
 def _time_to(seconds: Sequence[float | None]) -> str:
-    """Median and range of a time over seeds; or how many of them have it."""
+    """Format the median and range of a time over seeds, or the number of seeds that have it."""
     reached = [found for found in seconds if found is not None]
     if len(reached) < len(seconds):
         return f"{len(reached)} of {len(seconds)} seeds"
@@ -281,12 +280,12 @@ def _time_to(seconds: Sequence[float | None]) -> str:
 
 
 def scaling_tables(comparison: Comparison) -> list[Table]:
-    """A table for each axis along which something was measured."""
+    """Make a table for each axis with results."""
     return [_scaling_table(comparison, axis) for axis in AXES if curve(comparison, axis)]
 
 
 def fixed_sizes(size: Size, axis: str) -> str:
-    """The sizes that stay along an axis, in words."""
+    """Return the sizes that are constant along an axis, in words."""
     return ", ".join(f"{title} {getattr(size, other)}" for other, title in AXES.items() if other != axis)
 
 
