@@ -2,7 +2,20 @@
 
 Each message is one line that says what was expected, what was found and what to do. The command line
 prints it without a traceback. Every other exception is a bug and keeps its traceback.
+
+What a user should know besides goes, as a line, to the `Report` that a caller passes. Where there is no such
+caller (the kernel when it is first used), it goes to the logger ``lstm_jax``.
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+# Receives one line for the user.
+Report: TypeAlias = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Pass no line on to the user: what a library does unless its caller wants to hear."""
 
 
 def printable(text: str) -> str:

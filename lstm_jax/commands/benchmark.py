@@ -75,7 +75,7 @@ class Benchmark:
             seconds=self.seconds,
             devices=self.devices,
             folder=self.output,
-            tell=note,
+            report=note,
         )
         return 0
 

@@ -115,7 +115,7 @@ class Compare:
             quick=self.quick,
             overwrite=self.overwrite,
         )
-        comparison.run(plan, data_dir=self.data_dir, tell=note)
+        comparison.run(plan, data_dir=self.data_dir, report=note)
         return 0
 
 

@@ -41,7 +41,7 @@ class Evaluate:
         import jax
 
         from lstm_jax import devices, evaluation
-        from lstm_jax.report import figures
+        from lstm_jax.report.figures import as_text, compute_figures
         from lstm_jax.report.files import write_report
         from lstm_jax.runs.run_directory import refuse_links_on_the_way
         from lstm_jax.runs.trained import load_trained
@@ -55,11 +55,11 @@ class Evaluate:
         predict = evaluation.compile_predict(trained.model, mesh)
         # They were read to one device; here there may be several.
         params = jax.device_put(trained.params, devices.replicated(mesh))
-        report = figures.report_on(evaluation.predict(predict, params, dataset.test, mesh=mesh))
+        figures = compute_figures(evaluation.predict(predict, params, dataset.test, mesh=mesh))
         seed = f"seed {trained.seed}, " if trained.config.seeds > 1 else ""
         images = f"{len(dataset.test):,} test images of {dataset.name}"
         print(f"{self.run_dir}, {seed}step {trained.step}, on {images}")
-        print(figures.as_text(report, most_mistakes=self.mistakes))
+        print(as_text(figures, most_mistakes=self.mistakes))
         if self.output is not None:
             about = {
                 "run": self.run_dir.name,
@@ -68,7 +68,7 @@ class Evaluate:
                 "dataset": dataset.name,
                 "split": "test",
             }
-            write_report(report, dataset.test, self.output, about=about, note=note)
+            write_report(figures, dataset.test, self.output, about=about, report=note)
         return 0
 
     def _dataset(self, trained: DataOptions) -> "Dataset":

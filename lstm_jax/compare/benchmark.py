@@ -11,13 +11,14 @@ from pathlib import Path
 
 from lstm_jax.compare.frameworks import NATIVE, Framework
 from lstm_jax.compare.machine import machine, now, versions
-from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
+from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.report.benchmark import as_text, heading, write_plot
 from lstm_jax.compare.results import About, Comparison, Point
 from lstm_jax.compare.size import Size
 from lstm_jax.compare.work import initial_params, noise_batches
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
+from lstm_jax.errors import Report
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.system.cores import usable_cores
 from lstm_jax.system.files import write_whole
@@ -35,9 +36,9 @@ def run(
     seconds: float,
     devices: int,
     folder: Path,
-    tell: Tell,
+    report: Report,
 ) -> None:
-    """Measure all sizes: print tables, pass messages to ``tell``, and write the results to files.
+    """Measure all sizes: print tables, pass messages to ``report``, and write the results to files.
 
     Args:
         command: the command line for the same benchmark.
@@ -47,7 +48,7 @@ def run(
         seconds: the shortest time of a measurement.
         devices: number of devices that share each batch in JAX.
         folder: the folder of results.json and the plot.
-        tell: called with a line about the progress.
+        report: called with a line about the progress.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if NATIVE in frameworks.values():
@@ -60,16 +61,16 @@ def run(
     points: dict[str, Point] = {}
     for size in sizes:
         name = f"hidden {size.hidden}, batch {size.batch}, {size.time} time steps"
-        tell(f"{name}, {len(points) + 1} of {len(sizes)}")
-        points[name] = measure_size(size, frameworks, effort, tell=tell)
+        report(f"{name}, {len(points) + 1} of {len(sizes)}")
+        points[name] = measure_size(size, frameworks, effort, report=report)
         print(f"\n{as_text(points[name], about)}", flush=True)
         # Write after every size, so that an interruption loses nothing.
         write_whole(folder / "results.json", Comparison(about, points).as_json())
-    write_plot(list(points.values()), folder, tell=tell)
-    tell(f"written to {folder}")
+    write_plot(list(points.values()), folder, report=report)
+    report(f"written to {folder}")
 
 
-def measure_size(size: Size, frameworks: Mapping[str, Framework], effort: Effort, *, tell: Tell) -> Point:
+def measure_size(size: Size, frameworks: Mapping[str, Framework], effort: Effort, *, report: Report) -> Point:
     """Measure all implementations at one size."""
     params, batches = initial_params(size, seed=0, remember=True), partial(noise_batches, size)
     with tempfile.TemporaryDirectory() as logs:
@@ -80,4 +81,4 @@ def measure_size(size: Size, frameworks: Mapping[str, Framework], effort: Effort
             framework = PEAK_PRODUCT if name == PEAK else frameworks[name]
             return Process(framework, cores=usable_cores(), log=Path(logs, name), environment=environment)
 
-        return Measurement(size, params, batches, frameworks, effort, start, tell).point()
+        return Measurement(size, params, batches, frameworks, effort, start, report).point()

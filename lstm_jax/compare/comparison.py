@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from lstm_jax.compare.frameworks import NATIVE, Framework
 from lstm_jax.compare.learning import Course, course_of, learn
 from lstm_jax.compare.machine import machine, now, versions
-from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement, Tell
+from lstm_jax.compare.measuring import PEAK, PEAK_PRODUCT, Effort, Measurement
 from lstm_jax.compare.processes import Process
 from lstm_jax.compare.report.document import write_comparison
 from lstm_jax.compare.results import MAIN, About, Comparison, Learning, Point, gathered, kept
@@ -26,7 +26,7 @@ from lstm_jax.compare.size import AXES, Size
 from lstm_jax.compare.work import Digits, initial_params, row_batches
 from lstm_jax.compare.worker import INFER, LATENCY, TRAIN
 from lstm_jax.data.dataset import load_dataset
-from lstm_jax.errors import ConfigError
+from lstm_jax.errors import ConfigError, Report
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.system.signals import StopSignals
 
@@ -74,7 +74,7 @@ class ComparisonPlan:
     overwrite: bool = False
 
 
-def run(plan: ComparisonPlan, *, data_dir: Path | None, tell: Tell) -> None:
+def run(plan: ComparisonPlan, *, data_dir: Path | None, report: Report) -> None:
     """Compare, write results.json, the pictures and the page, and print the document.
 
     If it is stopped early, it reports the measurements so far, and the same command continues.
@@ -86,18 +86,18 @@ def run(plan: ComparisonPlan, *, data_dir: Path | None, tell: Tell) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(plan.folder / ".lock", timeout=0):
-            dataset = load_dataset("mnist", data_dir=data_dir, report=tell)
-            parts = Parts(plan, Digits.of(dataset.train), Digits.of(dataset.test), tell=tell)
+            dataset = load_dataset("mnist", data_dir=data_dir, report=report)
+            parts = Parts(plan, Digits.of(dataset.train), Digits.of(dataset.test), report=report)
             # Signals are held back while the report is written, so that a second Ctrl-C does not lose it.
             with StopSignals() as signals:
                 try:
                     with signals.at_once():
                         parts.measure()
                 except KeyboardInterrupt:
-                    tell("stopped; the measurements so far are reported, and the same command goes on")
+                    report("stopped; the measurements so far are reported, and the same command goes on")
                     raise
                 finally:
-                    print(write_comparison(parts.gathered(), plan.folder, tell=tell))
+                    print(write_comparison(parts.gathered(), plan.folder, report=report))
     except Timeout as error:
         raise ConfigError(
             f"--output: another comparison is running in {plan.folder}; wait for it, or name another"
@@ -112,8 +112,8 @@ class Parts:
             compared.
     """
 
-    def __init__(self, plan: ComparisonPlan, train: Digits, test: Digits, *, tell: Tell) -> None:
-        self._plan, self._train, self._test, self._tell = plan, train, test, tell
+    def __init__(self, plan: ComparisonPlan, train: Digits, test: Digits, *, report: Report) -> None:
+        self._plan, self._train, self._test, self._report = plan, train, test, report
         self._folder, self._logs = plan.folder / "parts", plan.folder / "logs"
         # Also needed without training runs: the compared losses have its decay.
         self._course = course_of(plan.recipe, plan.size, train, epochs=plan.epochs)
@@ -130,7 +130,7 @@ class Parts:
         if self._plan.overwrite and self._folder.exists():
             shutil.rmtree(self._folder)
         if file.exists():
-            self._tell(f"the comparison in {folder} goes on; --overwrite starts again")
+            self._report(f"the comparison in {folder} goes on; --overwrite starts again")
         elif (folder / "results.json").exists() and not self._plan.overwrite:
             raise ConfigError(
                 f"--output: {folder} has a results.json of something else; name another folder, or give "
@@ -202,9 +202,9 @@ class Parts:
             self._learn(course, main, [name for name, framework in agree.items() if framework.trains])
 
     def _point(self, size: Size, frameworks: Mapping[str, Framework], effort: Effort) -> Point:
-        self._tell(f"hidden {size.hidden}, batch {size.batch}, {size.time} time steps")
+        self._report(f"hidden {size.hidden}, batch {size.batch}, {size.time} time steps")
         params, batches = initial_params(size, seed=0), partial(row_batches, self._train, size)
-        return Measurement(size, params, batches, frameworks, effort, self._start, self._tell).point()
+        return Measurement(size, params, batches, frameworks, effort, self._start, self._report).point()
 
     def _learn(self, course: Course, main: Point, names: Sequence[str]) -> None:
         """Train all frameworks, seed after seed, so that drift of the machine affects them alike."""
@@ -217,7 +217,7 @@ class Parts:
                     failed.add(name)
 
     def _run(self, name: str, seed: int, course: Course, threads: int | None) -> Learning:
-        self._tell(f"seed {seed}: {name} learns")
+        self._report(f"seed {seed}: {name} learns")
         size, digits = self._plan.size, (self._train, self._test)
         return learn(name, self._start, size, *digits, seed=seed, course=course, threads=threads)
 

@@ -18,11 +18,10 @@ from lstm_jax.compare.results import Point, Row
 from lstm_jax.compare.size import Size, train_flop
 from lstm_jax.compare.work import Batches, noise_batches
 from lstm_jax.compare.worker import INFER, TRAIN, Memory, Sample
+from lstm_jax.errors import Report
 from lstm_jax.exchange.layouts import Params
 
 Key = TypeVar("Key")
-Tell = Callable[[str], None]
-
 # So small that the weights hardly change, however many steps are timed. A model that has memorised its
 # batches has vanishing gradients, and arithmetic with denormal numbers is slow.
 TIMING_RATE = 1e-8
@@ -93,7 +92,7 @@ class Measurement:
         frameworks: the frameworks by name; those that cannot be started fail.
         effort: the extent of the measurements.
         start: starts the process of a framework by its name; for `PEAK`, that of `PEAK_PRODUCT`.
-        tell: called with a line about the progress.
+        report: called with a line about the progress.
     """
 
     size: Size
@@ -102,7 +101,7 @@ class Measurement:
     frameworks: Mapping[str, Framework]
     effort: Effort
     start: Start
-    tell: Tell
+    report: Report
 
     def point(self) -> Point:
         """Take all measurements, and return the results."""
@@ -119,10 +118,10 @@ class Measurement:
         batches = self.batches(steps)
         decay = effort.decay and effort.decay._replace(warmup=steps // 10, total=steps + 1)
         if effort.parity:
-            self.tell(f"the judge computes {steps} steps in float64")
+            self.report(f"the judge computes {steps} steps in float64")
             right = verdict(self.params, batches, decay=decay)
         for name in self.frameworks:
-            self.tell(f"{name} gets ready")
+            self.report(f"{name} gets ready")
             self._attempt(name, partial(self._get_ready, name, batches, right, decay, stack))
         if effort.peak and self._processes:
             self._attempt(PEAK, partial(self._start_peak, stack))
@@ -137,7 +136,7 @@ class Measurement:
         try:
             action()
         except FrameworkError as error:
-            self.tell(f"  {name}: {error}")
+            self.report(f"  {name}: {error}")
             if name in self._processes:
                 self._processes.pop(name).close(at_once=True)
             self._samples = {key: found for key, found in self._samples.items() if key[1] != name}
@@ -191,7 +190,7 @@ class Measurement:
         order = {measure: place for place, measure in enumerate(self.effort.measures)}
         keys = sorted(self._samples, key=lambda key: (key[1] == PEAK, order.get(key[0], 0)))
         for index in range(self.effort.rounds if keys else 0):
-            self.tell(f"round {index + 1} of {self.effort.rounds}: {', '.join(self._processes)}")
+            self.report(f"round {index + 1} of {self.effort.rounds}: {', '.join(self._processes)}")
             for key in turn(keys, index, self.effort.rounds):
                 if key in self._samples:
                     self._attempt(key[1], partial(self._take, *key))

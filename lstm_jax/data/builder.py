@@ -10,7 +10,7 @@ This module imports TFDS (0.4 s) and registers the builder. So import it only wh
 import contextlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES
 from lstm_jax.data import archives
-from lstm_jax.errors import DataError, one_line
+from lstm_jax.errors import DataError, Report, one_line, silent
 
 
 class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS has no types
@@ -44,7 +44,7 @@ class IdxImages(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # TFDS 
         self,
         *,
         archive_dir: Path | None = None,
-        report: Callable[[str], None] = lambda message: None,
+        report: Report = silent,
         **kwargs: Any,
     ):
         super().__init__(file_format="array_record", **kwargs)

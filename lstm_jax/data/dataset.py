@@ -13,7 +13,7 @@ memory and from disk.
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from jaxtyping import Int32, Integer, UInt8
 
 from lstm_jax.config import DATASETS, INPUTS, NUM_CLASSES
 from lstm_jax.data import prepared
-from lstm_jax.errors import DataError
+from lstm_jax.errors import DataError, Report, silent
 
 VALIDATION_SIZE = 5_000
 """The number of training images, from the end, that choose the best epoch, as in the tutorial."""
@@ -184,7 +184,7 @@ def load_dataset(
     input: str = "memory",
     validation_size: int = VALIDATION_SIZE,
     read_only: bool = False,
-    report: Callable[[str], None] = lambda message: None,
+    report: Report = silent,
 ) -> Dataset:
     """Open a data set. The first call prepares it, which takes some seconds.
 

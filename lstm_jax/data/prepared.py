@@ -16,7 +16,7 @@ import errno
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from lstm_jax.config import IMAGE_SHAPE
 from lstm_jax.data import archives
 from lstm_jax.data.archives import VERSION, Examples
-from lstm_jax.errors import DataError, one_line
+from lstm_jax.errors import DataError, Report, one_line
 
 _BUILDER = "idx_images"  # the name that TFDS derives from the class IdxImages
 _DECODED = "decoded.npz"
@@ -42,8 +42,6 @@ _DAMAGE_IN_WORDS = (
     (AssertionError, "restored proto"),
     (KeyError, "`splits` is empty"),
 )
-
-Report = Callable[[str], None]
 
 
 def default_data_dir() -> Path:

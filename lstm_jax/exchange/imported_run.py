@@ -8,14 +8,13 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from lstm_jax import devices
 from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES, SEQUENCE_LENGTHS, Config
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ConversionError, Report
 from lstm_jax.exchange.layouts import Architecture, Params
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.options import flag
@@ -51,7 +50,7 @@ def config_for(architecture: Architecture, options: Config) -> Config:
     )
 
 
-def begin_run(params: Params, config: Config, *, report: Callable[[str], None]) -> None:
+def begin_run(params: Params, config: Config, *, report: Report) -> None:
     """Write a run directory with these parameters, at step 0. It appears only when it is complete.
 
     Args:

@@ -64,7 +64,7 @@ class Mistake:
     probability: float
 
 
-class Report(NamedTuple):
+class Figures(NamedTuple):
     """All figures of a model on a split.
 
     Attributes:
@@ -100,7 +100,7 @@ class Report(NamedTuple):
         return math.fsum(distances) / self.examples
 
 
-def report_on(predictions: Predictions) -> Report:
+def compute_figures(predictions: Predictions) -> Figures:
     """Count the predictions for a split, and sort the errors among them."""
     loss, probability, label = predictions
     named = np.argmax(probability, axis=1)
@@ -110,7 +110,7 @@ def report_on(predictions: Predictions) -> Report:
     np.add.at(confusion, (label, named), 1)
     wrong = np.flatnonzero(named != label)
     by_sureness = wrong[np.argsort(-sureness[wrong], kind="stable")]
-    return Report(
+    return Figures(
         evaluation=Evaluation(float(np.mean(loss, dtype=np.float64)), confusion),
         bins=calibration_bins(sureness, named == label),
         mistakes=[Mistake(int(i), int(label[i]), int(named[i]), float(sureness[i])) for i in by_sureness],
@@ -162,67 +162,67 @@ def _means(
     return [float(total) / n if n else math.nan for total, n in zip(sums, examples.tolist(), strict=True)]
 
 
-def as_text(report: Report, *, most_mistakes: int) -> str:
-    """Format a report as a page of text.
+def as_text(figures: Figures, *, most_mistakes: int) -> str:
+    """Format figures as a page of text.
 
     Args:
-        report: the report.
+        figures: the figures.
         most_mistakes: how many of the mistakes to list.
     """
     return "\n".join(
         [
-            *_overall_lines(report),
+            *_overall_lines(figures),
             "",
-            *_class_lines(report),
+            *_class_lines(figures),
             "",
-            *_calibration_lines(report),
+            *_calibration_lines(figures),
             "",
-            *_mistake_lines(report, most_mistakes),
+            *_mistake_lines(figures, most_mistakes),
             "",
-            *_confusion_lines(report.evaluation.confusion),
+            *_confusion_lines(figures.evaluation.confusion),
         ]
     )
 
 
-def _overall_lines(report: Report) -> list[str]:
-    right, evaluation = report.examples - len(report.mistakes), report.evaluation
+def _overall_lines(figures: Figures) -> list[str]:
+    right, evaluation = figures.examples - len(figures.mistakes), figures.evaluation
     return [
         f"loss {evaluation.loss:.4f}",
-        f"accuracy {evaluation.accuracy:.2%} ({right:,} of {report.examples:,}), "
-        f"{CONFIDENCE:.0%} interval {_range(report.interval)}",
-        f"expected calibration error {report.calibration_error:.2%}",
+        f"accuracy {evaluation.accuracy:.2%} ({right:,} of {figures.examples:,}), "
+        f"{CONFIDENCE:.0%} interval {_range(figures.interval)}",
+        f"expected calibration error {figures.calibration_error:.2%}",
     ]
 
 
-def _class_lines(report: Report) -> list[str]:
-    accuracies = report.evaluation.class_accuracy
+def _class_lines(figures: Figures) -> list[str]:
+    accuracies = figures.evaluation.class_accuracy
     return [
         "accuracy per class",
         *(
             f"{name:3d} {accuracy:8.2%}  {_range(interval)}"
-            for name, (accuracy, interval) in enumerate(zip(accuracies, report.class_intervals, strict=True))
+            for name, (accuracy, interval) in enumerate(zip(accuracies, figures.class_intervals, strict=True))
         ),
     ]
 
 
-def _calibration_lines(report: Report) -> list[str]:
+def _calibration_lines(figures: Figures) -> list[str]:
     return [
         "calibration (probability of the predicted class: examples, mean probability, accuracy)",
         *(
             f"{b.above:6.1%} to {b.up_to:6.1%} {b.examples:7,d} {b.probability:8.2%} {b.accuracy:8.2%}"
-            for b in report.bins
+            for b in figures.bins
             if b.examples
         ),
     ]
 
 
-def _mistake_lines(report: Report, most: int) -> list[str]:
-    shown = report.mistakes[:most]
+def _mistake_lines(figures: Figures, most: int) -> list[str]:
+    shown = figures.mistakes[:most]
     which = (
-        f"the {len(shown)} most confident" if len(shown) < len(report.mistakes) else "most confident first"
+        f"the {len(shown)} most confident" if len(shown) < len(figures.mistakes) else "most confident first"
     )
     return [
-        f"misclassified: {len(report.mistakes):,}, {which} (index, true, predicted, probability)",
+        f"misclassified: {len(figures.mistakes):,}, {which} (index, true, predicted, probability)",
         *(f"{m.index:6d} {m.true:3d} {m.named:3d} {m.probability:8.2%}" for m in shown),
     ]
 
@@ -240,22 +240,22 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2%} to {interval[1]:.2%}"
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """Convert a report to JSON values; undefined numbers are null."""
-    evaluation = report.evaluation
+def as_json(figures: Figures) -> dict[str, Any]:
+    """Convert figures to JSON values; undefined numbers are null."""
+    evaluation = figures.evaluation
     classes = zip(
         np.sum(evaluation.confusion, axis=1).tolist(),
         evaluation.class_accuracy.tolist(),
-        report.class_intervals,
+        figures.class_intervals,
         strict=True,
     )
     return {
-        "examples": report.examples,
+        "examples": figures.examples,
         "loss": evaluation.loss,
         "accuracy": evaluation.accuracy,
-        "accuracy_interval": list(report.interval),
+        "accuracy_interval": list(figures.interval),
         "confidence": CONFIDENCE,
-        "expected_calibration_error": report.calibration_error,
+        "expected_calibration_error": figures.calibration_error,
         "classes": [
             {"examples": examples, "accuracy": _or_null(accuracy), "accuracy_interval": list(interval)}
             for examples, accuracy, interval in classes
@@ -263,9 +263,9 @@ def as_json(report: Report) -> dict[str, Any]:
         "confusion": evaluation.confusion.tolist(),
         "calibration": [
             {**b._asdict(), "probability": _or_null(b.probability), "accuracy": _or_null(b.accuracy)}
-            for b in report.bins
+            for b in figures.bins
         ],
-        "mistakes": [dataclasses.asdict(mistake) for mistake in report.mistakes],
+        "mistakes": [dataclasses.asdict(mistake) for mistake in figures.mistakes],
     }
 
 

@@ -4,7 +4,7 @@ confusion.png and reliability.png need matplotlib; mistakes.png does not.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from lstm_jax.data.dataset import Split
-from lstm_jax.errors import RunDirectoryError, one_line
-from lstm_jax.report.figures import Bin, Mistake, Report, as_json
+from lstm_jax.errors import Report, RunDirectoryError, one_line, silent
+from lstm_jax.report.figures import Bin, Figures, Mistake, as_json
 from lstm_jax.system.files import whole, write_whole
 from lstm_jax.system.packages import how_to_install
 
@@ -30,21 +30,21 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#dddddd"  # of Okabe & Ito, which th
 
 
 def write_report(
-    report: Report,
+    figures: Figures,
     split: Split,
     folder: Path,
     *,
     about: Mapping[str, Any],
-    note: Callable[[str], None] = lambda text: None,
+    report: Report = silent,
 ) -> None:
     """Write evaluation.json and the pictures.
 
     Args:
-        report: what to write.
+        figures: what to write.
         split: the examples that it is about.
         folder: where to; it is made.
         about: what else the JSON says: which model, which examples.
-        note: called with a line about what could not be written, and about where the rest is.
+        report: called with a line about what could not be written, and about where the rest is.
 
     Raises:
         RunDirectoryError: if the folder cannot be made.
@@ -55,17 +55,17 @@ def write_report(
         raise RunDirectoryError(
             f"--output: got {folder}, expected a folder that can be made: {one_line(error)}"
         ) from error
-    write_whole(folder / "evaluation.json", json.dumps({**about, **as_json(report)}, indent=1) + "\n")
-    shown = report.mistakes[:MOST_SHOWN]
+    write_whole(folder / "evaluation.json", json.dumps({**about, **as_json(figures)}, indent=1) + "\n")
+    shown = figures.mistakes[:MOST_SHOWN]
     if shown:
         with whole(folder / "mistakes.png") as file:
             draw_mistakes(shown, images_of(shown, split)).save(file, optimize=True)
     try:
-        write_plots(report, folder)
+        write_plots(figures, folder)
     except ImportError:
         advice = how_to_install("plots")
-        note(f"no confusion.png, reliability.png: matplotlib is not installed ({advice})")
-    note(f"written to {folder}")
+        report(f"no confusion.png, reliability.png: matplotlib is not installed ({advice})")
+    report(f"written to {folder}")
 
 
 def images_of(mistakes: Sequence[Mistake], split: Split) -> UInt8[np.ndarray, "mistakes 28 28"]:
@@ -90,7 +90,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], images: UInt8[np.ndarray, "mistak
     return picture
 
 
-def write_plots(report: Report, folder: Path) -> None:
+def write_plots(figures: Figures, folder: Path) -> None:
     """Write confusion.png and reliability.png.
 
     Raises:
@@ -102,11 +102,11 @@ def write_plots(report: Report, folder: Path) -> None:
 
     with rc_context({"font.size": 11}):
         figure = Figure(figsize=(6.0, 6.0), layout="constrained")
-        _draw_confusion(figure.subplots(), report.evaluation.confusion)
+        _draw_confusion(figure.subplots(), figures.evaluation.confusion)
         with whole(folder / "confusion.png") as file:
             figure.savefig(file, dpi=120)
         figure = Figure(figsize=(6.0, 7.0), layout="constrained")
-        _draw_calibration(figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]), report)
+        _draw_calibration(figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]), figures)
         with whole(folder / "reliability.png") as file:
             figure.savefig(file, dpi=120)
 
@@ -136,17 +136,17 @@ def _square(row: int, column: int) -> Any:
     return Rectangle((column - 0.5, row - 0.5), 1, 1, color=GREY)
 
 
-def _draw_calibration(axes: Any, report: Report) -> None:
+def _draw_calibration(axes: Any, figures: Figures) -> None:
     """Draw accuracy against probability, bin by bin, and the number of examples below."""
     above, below = axes
-    bins: list[Bin] = [b for b in report.bins if b.examples]
+    bins: list[Bin] = [b for b in figures.bins if b.examples]
     edges, width = [b.above for b in bins], [b.up_to - b.above for b in bins]
     above.bar(edges, [b.accuracy for b in bins], width, align="edge", color=BLUE, edgecolor="white")
     above.plot([b.probability for b in bins], [b.accuracy for b in bins], "o", color="black", markersize=4)
     above.plot([0, 1], [0, 1], "--", color=ORANGE, label="calibrated")
     above.set_ylabel("accuracy")
     above.set_ylim(0, 1.02)
-    above.set_title(f"expected calibration error {report.calibration_error:.2%}")
+    above.set_title(f"expected calibration error {figures.calibration_error:.2%}")
     above.legend(loc="upper left")
     below.bar(edges, [b.examples for b in bins], width, align="edge", color=GREY, edgecolor="white")
     below.set_yscale("log")

@@ -20,7 +20,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lstm_jax.errors import CheckpointError, one_line, printable
+from lstm_jax.errors import CheckpointError, Report, one_line, printable
 from lstm_jax.options import flag
 from lstm_jax.runs import checksums, processes
 from lstm_jax.runs.checksums import CHECKSUMS
@@ -95,7 +95,7 @@ class Checkpoints:
         self,
         directory: Path,
         *,
-        report: Callable[[str], None],
+        report: Report,
         read_only: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:

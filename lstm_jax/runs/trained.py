@@ -1,7 +1,6 @@
 """A trained model, read from its run directory, for evaluation, prediction and use from Python."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from lstm_jax import devices
 from lstm_jax.config import Config
-from lstm_jax.errors import CheckpointError, ConfigError
+from lstm_jax.errors import CheckpointError, ConfigError, Report, silent
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints, Restored
@@ -56,7 +55,7 @@ def load_trained(
     *,
     seed: int | None = None,
     best: bool = False,
-    report: Callable[[str], None] = lambda text: None,
+    report: Report = silent,
 ) -> Trained:
     """Read the model of a run from its newest undamaged state, without any change to the folder.
 
@@ -95,7 +94,7 @@ def _best(
     config: Config,
     index: int,
     newest: Restored[TrainState],
-    report: Callable[[str], None],
+    report: Report,
 ) -> Restored[TrainState]:
     """Read the state after the best epoch of seed number ``index``, from 0."""
     if config.data.train_on_all:
@@ -110,7 +109,7 @@ def _best(
 
 
 def load_state(
-    run_dir: str | Path, *, step: int | None = None, report: Callable[[str], None] = lambda text: None
+    run_dir: str | Path, *, step: int | None = None, report: Report = silent
 ) -> Restored[TrainState]:
     """Read all of the newest undamaged state of a run: parameters, optimizer, counters, notes.
 

@@ -303,7 +303,7 @@ def test_a_whole_comparison_goes_on_where_it_was_stopped(
     names = ("right", "inference", "raises", "missing")
 
     def parts(**changes: Any) -> Parts:
-        return Parts(plan_of(tmp_path, *names, **changes), DIGITS, DIGITS, tell=lambda text: None)
+        return Parts(plan_of(tmp_path, *names, **changes), DIGITS, DIGITS, report=lambda text: None)
 
     # Stopped while the second seed learns.
     def stop(*args: Any, seed: int, **options: Any) -> Any:
@@ -346,7 +346,7 @@ def test_a_whole_comparison_goes_on_where_it_was_stopped(
 
 def test_nothing_installed_is_an_error_and_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none of the given ones can be compared; missing: not installed"):
-        Parts(plan_of(tmp_path, "missing"), DIGITS, DIGITS, tell=lambda text: None)
+        Parts(plan_of(tmp_path, "missing"), DIGITS, DIGITS, report=lambda text: None)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"has a results\.json of something else"):
-        Parts(plan_of(tmp_path, "right"), DIGITS, DIGITS, tell=lambda text: None)
+        Parts(plan_of(tmp_path, "right"), DIGITS, DIGITS, report=lambda text: None)

@@ -209,7 +209,7 @@ def test_a_part_of_a_comparison_is_told_as_such(part: str, tmp_path: Path) -> No
         "nothing": alone(haiku=Row(why_not="not installed")),
     }[part]
     (tmp_path / "parity.svg").touch()
-    text = write_comparison(results, tmp_path, tell=lambda text: None)
+    text = write_comparison(results, tmp_path, report=lambda text: None)
     told = {
         heading for heading, body in re.findall(r"^## (.+)\n\n(.+)", text, re.M) if "Not measured in" in body
     }
@@ -230,9 +230,9 @@ def test_a_part_of_a_comparison_is_told_as_such(part: str, tmp_path: Path) -> No
 def test_without_matplotlib_there_are_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said: list[str] = []
-    assert "](speed.svg)" not in write_comparison(WHOLE, tmp_path, tell=said.append)
+    assert "](speed.svg)" not in write_comparison(WHOLE, tmp_path, report=said.append)
     assert "no pictures: matplotlib is not installed" in said[0]
-    benchmark.write_plot([], tmp_path, tell=said.append)
+    benchmark.write_plot([], tmp_path, report=said.append)
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "report.md", "report.html"}
 
 
@@ -309,7 +309,7 @@ def test_the_plot_of_a_benchmark(tmp_path: Path) -> None:
     one = Point(SIZE, 100, {"flax": implementation(500.0), "native": implementation(125.0)})
     contents = set()
     for points in ([one], [one, dataclasses.replace(one, size=SIZE._replace(hidden=128))]):  # bars, lines
-        benchmark.write_plot(points, tmp_path, tell=lambda text: None)
+        benchmark.write_plot(points, tmp_path, report=lambda text: None)
         for name, start in {"plot.png": b"\x89PNG", "plot.svg": b"<?xml"}.items():
             assert (tmp_path / name).read_bytes().startswith(start)
             contents.add((tmp_path / name).read_bytes())
@@ -324,7 +324,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 
 def test_the_page_is_the_document(tmp_path: Path) -> None:
-    write_comparison(WHOLE, tmp_path, tell=lambda text: None)
+    write_comparison(WHOLE, tmp_path, report=lambda text: None)
     html = (tmp_path / "report.html").read_text()
     assert html.isascii()
     assert "&lt;b&gt;in bold&lt;/b&gt;" in html
@@ -355,7 +355,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     """Nothing is fetched, it fits into narrow and wide windows, and its text stands out, light and dark."""
-    write_comparison(WHOLE, tmp_path, tell=lambda text: None)
+    write_comparison(WHOLE, tmp_path, report=lambda text: None)
     for width, scheme in ((360, "light"), (1600, "dark")):
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

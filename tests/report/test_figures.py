@@ -18,7 +18,7 @@ from lstm_jax.report.figures import (
     as_json,
     as_text,
     calibration_bins,
-    report_on,
+    compute_figures,
     wilson_interval,
 )
 from lstm_jax.report.files import COLUMNS, GAP, MAGNIFICATION, MOST_SHOWN, draw_mistakes, write_report
@@ -105,7 +105,7 @@ def test_calibration_error_is_guos(seed: int) -> None:
     sureness, right = given.probability.max(axis=1), given.probability.argmax(axis=1) == given.label
     expected = calibration_error_by_loops(sureness.astype(np.float64), right, 15)
     assert expected > 0.02
-    report = report_on(given)
+    report = compute_figures(given)
     assert report.calibration_error == pytest.approx(expected, rel=ROUNDING)
     assert [len(report.bins), sum(b.examples for b in report.bins)] == [15, 500]
 
@@ -129,7 +129,7 @@ def test_bins_by_hand() -> None:
 
 
 def test_a_report_by_hand() -> None:
-    report = report_on(by_hand())
+    report = compute_figures(by_hand())
     assert report.evaluation.loss == 3
     np.testing.assert_array_equal(report.evaluation.confusion, [[1, 1, 1], [0, 2, 0], [0, 0, 0]])
     assert report.evaluation.accuracy == 3 / 5
@@ -145,7 +145,7 @@ def test_a_report_by_hand() -> None:
 
 def test_every_mistake_is_listed_the_most_confident_first() -> None:
     given = predictions(300)
-    report = report_on(given)
+    report = compute_figures(given)
     named = given.probability.argmax(axis=1)
     assert sorted(m.index for m in report.mistakes) == [i for i in range(300) if named[i] != given.label[i]]
     sureness = [m.probability for m in report.mistakes]
@@ -156,7 +156,7 @@ def test_every_mistake_is_listed_the_most_confident_first() -> None:
 
 
 def test_the_text() -> None:
-    text = as_text(report_on(by_hand()), most_mistakes=1)
+    text = as_text(compute_figures(by_hand()), most_mistakes=1)
     lines = text.splitlines()
     assert lines[0] == "loss 3.0000"
     assert lines[1] == "accuracy 60.00% (3 of 5), 95% interval 23.07% to 88.24%"
@@ -167,11 +167,11 @@ def test_the_text() -> None:
     assert [line.split() for line in lines[listed + 1 : listed + 3]] == [["2", "0", "1", "95.00%"], []]
     assert " 66.7% to  73.3%       1   70.00%    0.00%" in lines
     assert lines[-1].split() == ["2", "0", "0", "0"]
-    assert "misclassified: 2, most confident first" in as_text(report_on(by_hand()), most_mistakes=2)
+    assert "misclassified: 2, most confident first" in as_text(compute_figures(by_hand()), most_mistakes=2)
 
 
 def test_the_json_holds_the_same() -> None:
-    report = report_on(by_hand())
+    report = compute_figures(by_hand())
     read = json.loads(json.dumps(as_json(report), allow_nan=False))
     assert read["accuracy"] == 0.6
     assert tuple(read["accuracy_interval"]) == report.interval
@@ -197,7 +197,7 @@ def test_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     given, notes = predictions(400), list[str]()
     folder = tmp_path / "new" / "folder"
-    write_report(report_on(given), split_for(given), folder, about={"step": 7}, note=notes.append)
+    write_report(compute_figures(given), split_for(given), folder, about={"step": 7}, report=notes.append)
     assert notes == [f"written to {folder}"]
     names = ["confusion.png", "evaluation.json", "mistakes.png", "reliability.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -211,7 +211,7 @@ def test_files(tmp_path: Path) -> None:
 def test_without_matplotlib_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     given, notes = predictions(50), list[str]()
-    write_report(report_on(given), split_for(given), tmp_path, about={}, note=notes.append)
+    write_report(compute_figures(given), split_for(given), tmp_path, about={}, report=notes.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "mistakes.png"]
     assert notes[0].startswith("no confusion.png, reliability.png: matplotlib is not installed")
 
@@ -219,7 +219,7 @@ def test_without_matplotlib_the_rest_is_written(tmp_path: Path, monkeypatch: pyt
 def test_a_perfect_model_has_no_gallery(tmp_path: Path) -> None:
     given = predictions(20)
     perfect = given._replace(label=given.probability.argmax(axis=1).astype(np.int32))
-    report = report_on(perfect)
+    report = compute_figures(perfect)
     assert report.mistakes == []
     write_report(report, split_for(perfect), tmp_path, about={})
     assert not (tmp_path / "mistakes.png").exists()
@@ -228,7 +228,7 @@ def test_a_perfect_model_has_no_gallery(tmp_path: Path) -> None:
 
 def test_the_gallery_shows_the_most_confident_mistakes(tmp_path: Path) -> None:
     given = predictions(400, seed=3)
-    report, split = report_on(given), split_for(given)
+    report, split = compute_figures(given), split_for(given)
     assert len(report.mistakes) > MOST_SHOWN
     write_report(report, split, tmp_path, about={})
     picture = 255 - np.asarray(Image.open(tmp_path / "mistakes.png"))
@@ -251,7 +251,7 @@ def test_a_gallery_of_few() -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     given = predictions(5)
-    report = report_on(given)
+    report = compute_figures(given)
     with pytest.raises(RunDirectoryError, match=r"--output: got .*file/below, expected a folder"):
         write_report(report, split_for(given), tmp_path / "file" / "below", about={})
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lstm_jax.compare.frameworks import BASELINE
-from lstm_jax.compare.measuring import Tell
 from lstm_jax.compare.report.pictures import NO_PICTURES, benchmark_picture
 from lstm_jax.compare.report.tables import (
     MARKS,
@@ -22,6 +21,7 @@ from lstm_jax.compare.results import About, Point
 from lstm_jax.compare.size import train_flop
 from lstm_jax.compare.statistics import median, rank
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
+from lstm_jax.errors import Report
 
 MEASURES = {INFER: "forward", GRADIENT: "gradient", TRAIN: "train step", DISPATCHED: "dispatched"}
 
@@ -67,12 +67,12 @@ def as_text(point: Point, about: About) -> str:
     return as_markdown(Table(tuple(cells), rows, notes, title), heading="##")
 
 
-def write_plot(points: Sequence[Point], folder: Path, *, tell: Tell) -> None:
+def write_plot(points: Sequence[Point], folder: Path, *, report: Report) -> None:
     """Write plot.png and plot.svg, or report that matplotlib is missing."""
     try:
         picture = benchmark_picture(points)
     except ImportError:
-        tell(NO_PICTURES)
+        report(NO_PICTURES)
     else:
         if picture is not None:
             picture.write(folder, "plot")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from lstm_jax.compare.measuring import TIMING_RATE, Tell
+from lstm_jax.compare.measuring import TIMING_RATE
 from lstm_jax.compare.parity import PARITY_RATE
 from lstm_jax.compare.report.page import page
 from lstm_jax.compare.report.pictures import DRAWN, NO_PICTURES, SUFFIXES, Picture, pictures
@@ -28,10 +28,11 @@ from lstm_jax.compare.report.tables import (
     three_digits,
 )
 from lstm_jax.compare.results import MAIN, Comparison
+from lstm_jax.errors import Report
 from lstm_jax.system.files import write_whole
 
 
-def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str:
+def write_comparison(comparison: Comparison, folder: Path, *, report: Report) -> str:
     """Write all files to an existing folder. Without matplotlib there are no pictures.
 
     Returns:
@@ -44,7 +45,7 @@ def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str
     try:
         drawn = pictures(comparison)
     except ImportError:
-        tell(NO_PICTURES)
+        report(NO_PICTURES)
     for name in DRAWN:
         for suffix in SUFFIXES:  # from an earlier comparison
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
@@ -53,7 +54,7 @@ def write_comparison(comparison: Comparison, folder: Path, *, tell: Tell) -> str
     text = as_text(comparison, drawn)
     write_whole(folder / "report.md", text)
     write_whole(folder / "report.html", page(text, {f"{n}.svg": drawn[n].files["svg"] for n in drawn}))
-    tell(f"written to {folder}: results.json, report.html, report.md, pictures")
+    report(f"written to {folder}: results.json, report.html, report.md, pictures")
     return text
 
 
