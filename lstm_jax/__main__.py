@@ -17,7 +17,7 @@ class Options(Protocol):
     """The options of a command: its fields are read from the command line, its docstring is the help."""
 
     def run(self) -> int:
-        """Do it; return the exit code."""
+        """Run the command; return its exit code."""
 
 
 class Command(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lstm_jax.kernels.gates import GATES
+from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import CellParameters, promoted
 
 

@@ -41,7 +41,7 @@ from jaxtyping import Array, Float, Int, Int32, Key
 from lstm_jax.dropout import recurrent_mask, without_some_weights
 from lstm_jax.kernels.choice import Task, choose
 from lstm_jax.kernels.fused import fused
-from lstm_jax.kernels.gates import GATES
+from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import (
     Arguments,
     Carry,
@@ -79,6 +79,7 @@ def scan(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool, unroll:
     params, inputs, carry, lengths, mask = arguments
 
     def step(cell: nn.LSTMCell, carry: Carry, x: Array) -> tuple[Carry, tuple[Array | None, Array | None]]:
+        # Flax's cell computes the gates. `compare/judge.py` has the same in NumPy, `kernels/fused.py` in JAX.
         (c, h), output = cell((carry[0], masked(carry[1], mask)), x)
         # Histories are large: they are kept only if they are needed.
         return (c, h), (

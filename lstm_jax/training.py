@@ -125,6 +125,9 @@ DeviceBatch: TypeAlias = tuple[UInt8[Array, "batch 28 28"], Int32[Array, " batch
 class Resident(NamedTuple):
     """A data set on the device, and the examples of each step.
 
+    `data.dataset.epoch_order` shuffles the examples, `runs.feed` cuts their order into batches, and a step
+    takes the images of its batch here.
+
     Many seeds share the images and labels. Each has an ``order`` of its own: (seeds, steps, batch).
     """
 

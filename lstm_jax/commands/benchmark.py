@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from lstm_jax.commands.compare import COUNT, LARGEST, chosen_names, command_line_of
-from lstm_jax.compare.frameworks import IMPLEMENTATIONS
+from lstm_jax.compare.frameworks import BENCHMARKED
 from lstm_jax.compare.size import Size
 from lstm_jax.options import check, number, refusal
 
@@ -49,7 +49,7 @@ class Benchmark:
 
     def names(self) -> tuple[str, ...]:
         """The names of the implementations, in the order of tables."""
-        return chosen_names("implementations", self.implementations, tuple(IMPLEMENTATIONS))
+        return chosen_names("implementations", self.implementations, tuple(BENCHMARKED))
 
     def sizes(self) -> tuple[Size, ...]:
         """All combinations of the sizes asked for, the hidden size running fastest."""
@@ -69,7 +69,7 @@ class Benchmark:
 
         benchmark.run(
             self.command(),
-            {name: IMPLEMENTATIONS[name] for name in self.names()},
+            {name: BENCHMARKED[name] for name in self.names()},
             self.sizes(),
             rounds=self.rounds,
             seconds=self.seconds,

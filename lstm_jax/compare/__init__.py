@@ -3,8 +3,8 @@
 ``python -m lstm_jax compare`` compares frameworks. ``python -m lstm_jax benchmark`` times the implementations
 of this package, Flax's layers and PyTorch.
 
-    frameworks.py     the frameworks: names, adapters, packages. To add one, begin here
-    adapter.py        the interface of an adapter
+    adapter.py        the interface of an adapter. To add a framework, begin here
+    frameworks.py     the frameworks: names, adapters, packages
     adapters/         one for each framework, as its own users would write it
     size.py           the size of the work, and its number of operations
     work.py           weights and batches, the same for all

@@ -138,7 +138,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
 
 # The frameworks of `benchmark`, in order: Flax's layers, the implementations of this package, PyTorch.
 BASELINE = "flax"
-IMPLEMENTATIONS: Mapping[str, Framework] = MappingProxyType(
+BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
     {
         BASELINE: Framework("Flax Linen, nn.RNN(nn.LSTMCell)", "flax_linen:RNN", ("#0072B2", ">"), FLAX),
         "flax-optimized": FLAX_RNN,

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lstm_jax.errors import ConversionError
-from lstm_jax.kernels.gates import GATES
+from lstm_jax.kernels.gate_order import GATES
 
 Params: TypeAlias = Mapping[str, Any]  # as above
 Shape: TypeAlias = tuple[int, ...]

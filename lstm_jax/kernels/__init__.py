@@ -1,6 +1,7 @@
 """The fast implementations behind `lstm_jax.LSTM`.
 
     interface.py        what an implementation is: what it gets and what it gives back
+    gate_order.py       the order of the gates in joined arrays
     fused.py            pure JAX, any device
     native.py           the JAX side of the C++ kernel for CPUs: gradients, vmap
     calls.py            its two calls, as the kernel computes them and as exported programs do

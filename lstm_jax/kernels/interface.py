@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from lstm_jax.kernels.gates import GATES
+from lstm_jax.kernels.gate_order import GATES
 
 Carry: TypeAlias = tuple[Float[Array, "*batch hidden"], Float[Array, "*batch hidden"]]
 CellParameters: TypeAlias = Mapping[str, Mapping[str, Array]]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array
 
-from lstm_jax.kernels.gates import GATES
+from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import Size
 from lstm_jax.layer.wrappers import chrono_bias
 

@@ -11,7 +11,7 @@ So it lies within 0 and 1, as accuracies do. These are the logit limits of surve
 m +- t s / sqrt(n).
 
 The interval covers the choice of seeds, on the same test images. For the choice of test images there is
-another interval: see `evaluation_report.py`.
+another interval: see `report/figures.py`.
 """
 
 import math

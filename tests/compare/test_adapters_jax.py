@@ -14,7 +14,7 @@ import pytest
 from lstm_jax.compare import judge
 from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.adapters import flax_linen, in_jax
-from lstm_jax.compare.frameworks import FRAMEWORKS, IMPLEMENTATIONS
+from lstm_jax.compare.frameworks import BENCHMARKED, FRAMEWORKS
 from lstm_jax.config import recipe_config
 from lstm_jax.optimizer import learning_rate_schedule
 from tests.helpers.adapter_checks import (
@@ -36,7 +36,7 @@ from tests.helpers.adapter_checks import (
 from tests.helpers.project import Run
 
 MODULES = ("ours", "flax_linen", "flax_nnx", "equinox_lstm", "haiku_lstm")
-ALL = {each.adapter: each for each in (*FRAMEWORKS.values(), *IMPLEMENTATIONS.values())}
+ALL = {each.adapter: each for each in (*FRAMEWORKS.values(), *BENCHMARKED.values())}
 NAMES = [adapter for adapter in ALL if adapter.split(":")[0] in MODULES]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lstm_jax.compare.frameworks import FRAMEWORKS, IMPLEMENTATIONS
+from lstm_jax.compare.frameworks import BENCHMARKED, FRAMEWORKS
 from lstm_jax.compare.report import benchmark
 from lstm_jax.compare.report.document import as_text, write_comparison
 from lstm_jax.compare.report.page import page
@@ -237,7 +237,7 @@ def test_without_matplotlib_there_are_no_pictures(tmp_path: Path, monkeypatch: p
 
 
 def test_every_framework_has_a_style_of_its_own() -> None:
-    for names in (FRAMEWORKS, IMPLEMENTATIONS):
+    for names in (FRAMEWORKS, BENCHMARKED):
         assert len({each.style[1] for each in names.values()}) == len(names)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_jax.compare.frameworks import FRAMEWORKS, IMPLEMENTATIONS
+from lstm_jax.compare.frameworks import BENCHMARKED, FRAMEWORKS
 from lstm_jax.compare.parity import TOLERANCES
 from lstm_jax.compare.report.tables import (
     TARGETS,
@@ -110,7 +110,7 @@ def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[A
 
 
 def _line_style(name: str) -> dict[str, Any]:
-    colour, marker = {**IMPLEMENTATIONS, **FRAMEWORKS}[name].style
+    colour, marker = {**BENCHMARKED, **FRAMEWORKS}[name].style
     return {"color": colour, "marker": marker, "label": name, "markersize": 5, "linewidth": 1.3}
 
 
