@@ -105,7 +105,7 @@ inline void PreferLargePages([[maybe_unused]] void* data, [[maybe_unused]] std::
 // Rounded up to whole cache lines, so that two threads never write to the same one.
 inline Index Aligned(Index floats) { return CeilDiv(floats, 16) * 16; }
 
-// The rows of a slice are a multiple of `unit`, and at least `least_rows` where possible: both suit the products.
+// What the rows of a slice are a multiple of, and how many there should be at least: as the products like it.
 struct Slicing {
   Index unit, least_rows;
 };
@@ -146,9 +146,9 @@ inline Index LargestSlice(const Sizes& s, Index slices, Slicing slicing) {
   return rows;
 }
 
-// Whether a core's own cache, mostly of 1 or 2 MB, has room for more than the weights. Where it has not, prefetching
-// and non-temporal loads of tiles do harm: prefetched data evict the weights, and such tiles come from further away each
-// time. (H = 256: the backward pass took 1.05 times as long with prefetching, 1.04 times with non-temporal loads.)
+// Whether a core's own cache, mostly of 1 or 2 MB, has room for more than the weights. Where it has not, what is read
+// ahead takes it from them, and tiles that are loaded as if for once come from further away each time. (H = 256: the
+// backward pass took 1.05 times as long with the one, 1.04 with the other.)
 inline bool CacheHasRoom(const Sizes& s) {
   constexpr Index kMostWeights = 131072;  // 512 KB, or 800 KB cut into parts for tiles
   return s.blocks() * s.packed() <= kMostWeights;
