@@ -1,8 +1,6 @@
 """What tests share: strict JAX, two CPU devices, prepared MNIST, a home of their own."""
 
-import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +14,6 @@ os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
-import jaxlib
 import jaxtyping
 import pytest
 
@@ -36,6 +33,7 @@ jaxtyping.install_import_hook(
 from lstm_jax import load_dataset  # noqa: E402  hooked before it is imported
 from lstm_jax.data import archives  # noqa: E402
 from lstm_jax.devices import compilation_cache_dir  # noqa: E402
+from tests.helpers.kept import forget_oldest, kept_folder, share_files  # noqa: E402
 from tests.helpers.mnist import expect, first_of_mnist  # noqa: E402
 
 # Two devices in this process, so that sharing a batch is tested wherever the tests run.
@@ -91,26 +89,18 @@ def compilation_cache(
     os.environ["LSTM_JAX_CACHE_DIR"] = str(cache)
     # Kernels are shared among processes; programs are not: JAX writes one where others may be reading it.
     (cache / "native").symlink_to(kept_folder(pytestconfig, "native"))
-    kept, own = kept_folder(pytestconfig, "programs"), compilation_cache_dir()
+    own = compilation_cache_dir()  # named after the processor, as programs hold machine code
     assert own is not None
-    shutil.copytree(kept, own, copy_function=os.link)
+    own.mkdir(parents=True)
+    kept = kept_folder(pytestconfig, f"programs-{own.name}")
+    share_files(kept, own)
     # Programs that tests start find there what the tests have compiled.
     jax.config.update("jax_compilation_cache_dir", str(own))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     yield
-    for program in own.iterdir():
-        if not (kept / program.name).exists():
-            with contextlib.suppress(FileExistsError):
-                os.link(program, kept / program.name)
-
-
-def kept_folder(config: pytest.Config, name: str) -> Path:
-    """Return a folder that stays for the next run of the tests; ``pytest --cache-clear`` empties it."""
-    assert config.cache is not None
-    folder = config.cache.mkdir(f"{name}-{jaxlib.__version__}")
-    folder.chmod(0o700)
-    return folder
+    share_files(own, kept)
+    forget_oldest(kept, most_bytes=500_000_000)  # ten times what all tests compile
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,43 @@
+"""What stays from one run of the tests to the next, in pytest's own cache: ``--cache-clear`` empties it."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import jaxlib
+import pytest
+
+
+def kept_folder(config: pytest.Config, name: str) -> Path:
+    """Return a folder that stays, of this version of jaxlib."""
+    assert config.cache is not None
+    folder = config.cache.mkdir(f"{name}-{jaxlib.__version__}")
+    folder.chmod(0o700)
+    return folder
+
+
+def share_files(source: Path, target: Path) -> None:
+    """Put the files of a folder into another one too, each in one step; another run may do the same."""
+    for file in source.iterdir():
+        if (shared := target / file.name).exists():
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                os.link(file, shared)
+            except OSError:  # on another disk, or without links
+                part = target / f".{os.getpid()}"
+                shutil.copyfile(file, part)
+                os.replace(part, shared)
+
+
+def forget_oldest(folder: Path, *, most_bytes: int) -> None:
+    """Remove the oldest files of a folder that has grown too large; another run may do the same."""
+    with contextlib.suppress(FileNotFoundError):
+        sizes = {path: path.stat() for path in folder.iterdir()}
+        too_many = sum(each.st_size for each in sizes.values()) - most_bytes
+        for path in sorted(sizes, key=lambda path: sizes[path].st_mtime):
+            if too_many <= 0:
+                break
+            path.unlink()
+            too_many -= sizes[path].st_size
