@@ -82,17 +82,17 @@ def forget_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(
-    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+    tmp_path_factory: pytest.TempPathFactory, shared: Path, pytestconfig: pytest.Config
 ) -> Iterator[None]:
     """Compile each program, and the native kernel, once, not once per test or per run of the tests."""
     cache = tmp_path_factory.mktemp("cache")
     os.environ["LSTM_JAX_CACHE_DIR"] = str(cache)
     # Kernels are shared among processes; programs are not: JAX writes one where others may be reading it.
-    (cache / "native").symlink_to(kept_folder(pytestconfig, "native"))
+    (cache / "native").symlink_to(kept_folder(pytestconfig, "native", otherwise=shared))
     own = compilation_cache_dir()  # named after the processor, as programs hold machine code
     assert own is not None
     own.mkdir(parents=True)
-    kept = kept_folder(pytestconfig, f"programs-{own.name}")
+    kept = kept_folder(pytestconfig, f"programs-{own.name}", otherwise=shared)
     share_files(kept, own)
     # Programs that tests start find there what the tests have compiled.
     jax.config.update("jax_compilation_cache_dir", str(own))

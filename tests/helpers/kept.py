@@ -9,10 +9,12 @@ import jaxlib
 import pytest
 
 
-def kept_folder(config: pytest.Config, name: str) -> Path:
-    """Return a folder that stays, of this version of jaxlib."""
-    assert config.cache is not None
-    folder = config.cache.mkdir(f"{name}-{jaxlib.__version__}")
+def kept_folder(config: pytest.Config, name: str, *, otherwise: Path) -> Path:
+    """Return a folder that stays, for this version of jaxlib; one in ``otherwise`` if pytest keeps nothing."""
+    name = f"{name}-{jaxlib.__version__}"
+    cache: pytest.Cache | None = getattr(config, "cache", None)  # none with -p no:cacheprovider
+    folder = otherwise / name if cache is None else cache.mkdir(name)
+    folder.mkdir(exist_ok=True)
     folder.chmod(0o700)
     return folder
 
