@@ -3,15 +3,15 @@
 import contextlib
 import os
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
-import jaxlib
 import pytest
 
 
 def kept_folder(config: pytest.Config, name: str, *, otherwise: Path) -> Path:
-    """Return a folder that stays, for this version of jaxlib; one in ``otherwise`` if pytest keeps nothing."""
-    name = f"{name}-{jaxlib.__version__}"
+    """Return a folder that stays, for this version of jaxlib; in ``otherwise`` if pytest keeps none."""
+    name = f"{name}-{version('jaxlib')}"
     cache: pytest.Cache | None = getattr(config, "cache", None)  # none with -p no:cacheprovider
     folder = otherwise / name if cache is None else cache.mkdir(name)
     folder.mkdir(exist_ok=True)
