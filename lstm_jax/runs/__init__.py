@@ -2,7 +2,8 @@
 
     loop.py           the loop, from an empty folder to a summary
     plan.py           the number of steps and epochs
-    feed.py           the transfer of batches to the devices
+    feed.py           the batches of an epoch, and their transfer to the devices
+    finished.py       the result of a run, and a finished run that is started again
     seeds.py          one seed or many
     history.py        decisions from past epochs: the best epoch, early stopping, the end
     summary.py        the summary, and the lines at the start and the end

@@ -7,10 +7,8 @@ the seed, the epoch and the step.
 """
 
 import dataclasses
-import shlex
 import signal
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,22 +23,20 @@ from lstm_jax.evaluation import Score, compile_score, evaluate
 from lstm_jax.kernels.choice import Task, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.runs import processes
-from lstm_jax.runs.checkpoint import Checkpoints, digest
+from lstm_jax.runs.checkpoint import Checkpoints
 from lstm_jax.runs.console import Console
 from lstm_jax.runs.feed import Feed, make_feed
+from lstm_jax.runs.finished import TrainResult, finished
 from lstm_jax.runs.history import Notes, has_ended, loss_sums, steps_to_keep
 from lstm_jax.runs.plan import Plan
-from lstm_jax.runs.run_directory import DamagedJSONError, Record, RunDirectory, how_to_begin_with_weights
+from lstm_jax.runs.run_directory import Record, RunDirectory
 from lstm_jax.runs.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
 from lstm_jax.runs.summary import (
-    mend,
     over_seeds,
-    result_in_words,
     summarise,
     tell_end,
     tell_start,
 )
-from lstm_jax.runs.trained import load_state
 from lstm_jax.system.signals import Interrupted, StopSignals
 from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
 from lstm_jax.version import __version__
@@ -49,26 +45,6 @@ from lstm_jax.version import __version__
 # progress bar. Not less: each call allocates memory for all that a step saves, and with shorter calls, large
 # steps spent a quarter of their time on that.
 DISPATCH_SECONDS = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """The result of `train`.
-
-    Attributes:
-        params: the model's parameters (of many seeds, with an axis of seeds before the others); None if
-            the run was finished before and they are lost.
-        history: one record per epoch, as in ``metrics.jsonl``; empty if they are lost.
-        summary: the contents of ``summary.json``; None if the run was stopped before its end.
-        stopped_by: the signal that stopped the run; None if it reached its end.
-        run_dir: the run directory.
-    """
-
-    params: Params | None
-    history: tuple[Record, ...]
-    summary: Record | None
-    stopped_by: signal.Signals | None
-    run_dir: Path
 
 
 def train(config: Config, *, console: Console | None = None, stop: StopSignals | None = None) -> TrainResult:
@@ -213,63 +189,6 @@ def with_epoch_open(
     cut = notes.history[-1]
     notes = dataclasses.replace(notes, history=notes.history[:-1], epoch_seconds=cut["train_seconds"])
     return state, notes
-
-
-def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) -> TrainResult | None:
-    """Return the result of a finished run; None if it must be completed again because its result is lost.
-
-    The summary and metrics are compared with the last state, if that still exists, and corrected.
-    """
-    summary: Record | None = None
-    try:
-        summary = run.read_summary()
-    except DamagedJSONError as error:
-        console.message(str(error))
-    params: Params | None = None
-    history: tuple[Record, ...] = ()
-    try:
-        restored = load_state(run.path, report=console.message)
-        state, notes = restored.state, Notes.from_json(restored.notes)
-        same = digest(state.evaluated_params) == (summary or {}).get("parameters_sha256")
-        if notes.history and (same or has_ended(config, notes.history, restored.step)):
-            params, history = state.evaluated_params, notes.history
-            run.mend_metrics(history)
-            right, wrong = mend(summary or {}, summarise(config, state, notes, mesh))
-            if wrong:
-                told = (
-                    f"missing or wrong: {', '.join(wrong)}"
-                    if summary
-                    else "device and versions are those of this process"
-                )
-                console.message(f"summary.json was written again from the saved state ({told})")
-                run.write_summary(right)
-            summary = right
-    except CheckpointError as error:
-        console.message(str(error))
-    try:
-        result_in_words(summary or {})
-    except (KeyError, TypeError, ValueError, ArithmeticError):
-        console.message(f"{run.path}: summary.json has no result; it is written again after training")
-        return None
-    assert summary is not None
-    tell_end(console, summary, run.path)
-    longer = how_to_go_on(config, summary, run.path)
-    console.message(
-        f"This run is finished. To train longer, {longer}; for a new run, name another --run-dir."
-    )
-    if params is None:
-        console.message("The final parameters are no longer in its checkpoints, so nothing was compared.")
-    return TrainResult(params, history, summary, None, run.path)
-
-
-def how_to_go_on(config: Config, summary: Record, path: Path) -> str:
-    """Return, in words, how to make a finished run longer."""
-    here = f"with --run-dir {shlex.quote(str(path))}"
-    if summary.get("stopped_early"):
-        return f"give more --patience, or none, {here}"
-    if config.may_go_on:
-        return f"give more --epochs or --steps {here}"
-    return how_to_begin_with_weights(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
