@@ -1,9 +1,11 @@
 """The whole tutorial on one page: an LSTM reads an MNIST image row by row and names the digit.
 
-    python -m examples.mnist_lstm
+    python examples/mnist_lstm.py
 
 It computes what ``python train.py --implementation scan`` computes, bit by bit.
 """
+
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 import optax
 from jax.nn import sigmoid, tanh
 
+sys.path.insert(0, ".")  # finds the package in a checkout, where it is not installed
 from lstm_jax import LSTMClassifier, load_dataset
 
 SEED, EPOCHS, BATCH, HIDDEN = 0, 10, 128, 64

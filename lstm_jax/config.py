@@ -6,6 +6,7 @@ tyro imports another package, which takes as long as the rest of ``--help``.)
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -316,10 +317,12 @@ class Config:
         Raises:
             ConfigError: for an unknown option or an impossible value.
         """
-        if unknown := sorted(set(options) - {option.name for option in options_of(Config)}):
+        known = [option.name for option in options_of(Config)]
+        if unknown := sorted(set(options) - set(known)):
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            guess = f" (did you mean {close[0]}?)" if close else ""
             raise ConfigError(
-                f"unknown options {short(', '.join(unknown))}; was this written by a newer version of "
-                "lstm_jax?"
+                f"unknown options {short(', '.join(unknown))}{guess}; a newer lstm_jax may have them"
             )
         changes: dict[str, dict[str, Any]] = {}
         for option in options_of(Config):

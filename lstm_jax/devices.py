@@ -22,6 +22,9 @@ from lstm_jax.errors import ConfigError, one_line
 from lstm_jax.system.caches import cache_dir, processor, why_not_private
 
 DATA_AXIS = "data"
+# Whoever trains or scores the same again in one process, from another seed or for longer, compiles nothing
+# again: so many methods and programs are remembered.
+REMEMBERED = 16
 
 Tree = TypeVar("Tree")
 T = TypeVar("T")

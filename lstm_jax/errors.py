@@ -74,5 +74,5 @@ class ResultsError(UserError):
     """A file of measurements that cannot be read."""
 
 
-class ConversionError(UserError):
+class ExchangeError(UserError):
     """Weights that do not make up an `LSTMClassifier`, or a file of them that cannot be read or written."""

@@ -63,13 +63,11 @@ class Predictions(NamedTuple):
 # Of (params, images, labels), with each example's label last.
 Score: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array, Array]]
 
-# Programs of models that are remembered, so that they are not compiled again.
-REMEMBERED = 16
 # The label of the padding of a last batch.
 NO_EXAMPLE = -1
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=devices.REMEMBERED)
 def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
     """Make the function (params, images, labels) -> (loss, predicted class, label) of each example.
 
@@ -83,7 +81,7 @@ def compile_score(model: LSTMClassifier, mesh: Mesh) -> Score:
     return _compile(model, mesh, score)
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=devices.REMEMBERED)
 def compile_predict(model: LSTMClassifier, mesh: Mesh) -> Score:
     """Make the function (params, images, labels) -> (loss, probabilities, label), as `compile_score` does."""
     return _compile(model, mesh, jax.nn.softmax)

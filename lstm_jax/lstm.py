@@ -39,16 +39,16 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Int32, Key
 
 from lstm_jax.dropout import recurrent_mask, without_some_weights
-from lstm_jax.kernels.choice import Task, choose
+from lstm_jax.kernels.choice import Work, choose
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import (
     Arguments,
+    AxisSize,
     Carry,
     CellParameters,
     Implementation,
     Results,
-    Size,
     last_step,
     masked,
 )
@@ -299,7 +299,7 @@ class LSTM(nn.Module):
         if self.recurrent_weight_dropout_rate and not deterministic:
             key, rate = self.make_rng("dropout"), self.recurrent_weight_dropout_rate
             params = without_some_weights(params, key, rate)
-        task = Task.of(cell, params, inputs, carry, mask=mask, unroll=self.unroll)
+        task = Work.of(cell, params, inputs, carry, mask=mask, unroll=self.unroll)
         implementation = self._implementation(task)
         wants_carry = return_carry or not self.return_outputs
 
@@ -337,7 +337,7 @@ class LSTM(nn.Module):
         )
 
     @nn.nowrap
-    def _parameters(self, time: Size, num_inputs: int) -> CellParameters:
+    def _parameters(self, time: AxisSize, num_inputs: int) -> CellParameters:
         declared = LSTMCellParameters(
             self.features,
             num_inputs,
@@ -352,7 +352,7 @@ class LSTM(nn.Module):
         return {name: getattr(declared, name).arrays for gate in GATES for name in (f"i{gate}", f"h{gate}")}
 
     @nn.nowrap
-    def _implementation(self, task: Task) -> Implementation:
+    def _implementation(self, task: Work) -> Implementation:
         name = choose(self.implementation, task)
         whole = partial(scan, unroll=self.unroll) if self.unroll != 1 else IMPLEMENTATIONS[name]
         return whole if self.remat is None else in_parts(whole, self.remat)

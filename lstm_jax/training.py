@@ -25,13 +25,10 @@ from jaxtyping import Array, Float32, Int32, Key, UInt8, UInt32
 
 from lstm_jax.augmentation import augment
 from lstm_jax.config import Augmentation, ModelOptions, OptimizerOptions
-from lstm_jax.devices import DATA_AXIS, mean_over_devices, over_devices, replicated
+from lstm_jax.devices import DATA_AXIS, REMEMBERED, mean_over_devices, over_devices, replicated
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.optimizer import averaged, build_optimizer
 
-# Whoever trains the same again in one process, from another seed or for longer, compiles nothing again: so
-# many methods and programs are remembered.
-REMEMBERED = 16
 # What `TrainState.nonfinite_step` holds while all losses are finite.
 NEVER = -1
 # Folded into the key of a step, this gives the key of augmentation; dropout uses the key itself.
@@ -305,7 +302,7 @@ def train_epoch(
 
 @lru_cache(maxsize=REMEMBERED)
 def compile_train_step(method: Method, mesh: Mesh) -> TrainStep:
-    """Compile `train_step`; it consumes the state it is given."""
+    """Compile `train_step` for loops of one's own; it consumes the state it is given."""
     step = partial(train_step, method=method)
     return over_devices(step, mesh, in_specs=(P(), (P(DATA_AXIS), P(DATA_AXIS)), P()), donate=0)
 

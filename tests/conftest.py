@@ -82,24 +82,26 @@ def forget_programs() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(
-    tmp_path_factory: pytest.TempPathFactory, shared: Path, pytestconfig: pytest.Config
+    tmp_path_factory: pytest.TempPathFactory, shared: Path, request: pytest.FixtureRequest
 ) -> Iterator[None]:
     """Compile each program, and the native kernel, once, not once per test or per run of the tests."""
     cache = tmp_path_factory.mktemp("cache")
     os.environ["LSTM_JAX_CACHE_DIR"] = str(cache)
     # Kernels are shared among processes; programs are not: JAX writes one where others may be reading it.
-    (cache / "native").symlink_to(kept_folder(pytestconfig, "native", otherwise=shared))
+    (cache / "native").symlink_to(kept_folder(request.config, "native", otherwise=shared))
     own = compilation_cache_dir()  # named after the processor, as programs hold machine code
     assert own is not None
     own.mkdir(parents=True)
-    kept = kept_folder(pytestconfig, f"programs-{own.name}", otherwise=shared)
+    kept = kept_folder(request.config, f"programs-{own.name}", otherwise=shared)
     share_files(kept, own)
     # Programs that tests start find there what the tests have compiled.
     jax.config.update("jax_compilation_cache_dir", str(own))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     yield
-    share_files(own, kept)
+    # A program that was killed may have left half a file.
+    if not request.session.testsfailed:
+        share_files(own, kept)
     forget_oldest(kept, most_bytes=500_000_000)  # ten times what all tests compile
 
 

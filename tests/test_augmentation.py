@@ -33,7 +33,6 @@ EACH = {
 # Places in float32 are off by some 1e-6 pixels, which changes a grey level by up to 255 times as much. A
 # wrong direction of anything changes them by tens.
 GREY_TOLERANCE = 0.02
-PLACE_TOLERANCE = 2e-5
 # 4 standard errors of a mean, or a root mean square, over so many examples; the seeds are fixed.
 EXAMPLES = 4096
 STATISTICAL_TOLERANCE = 4 / math.sqrt(EXAMPLES)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lstm_jax.errors import ConversionError, UserError, one_line, printable
+from lstm_jax.errors import ExchangeError, UserError, one_line, printable
 
 # Clear the screen, set the title, the same in one C1 byte, a line back, text from right to left, half a
 # character that no terminal can encode, the end of a line in Unicode.
@@ -15,8 +15,8 @@ def test_what_steers_a_terminal_is_written_out(text: str) -> None:
         assert told.isprintable()
         told.encode("utf-8")
     # A cause that is told within another message is not escaped twice.
-    inner = str(ConversionError(text))
-    assert str(ConversionError(inner)) == inner
+    inner = str(ExchangeError(text))
+    assert str(ExchangeError(inner)) == inner
 
 
 def test_what_can_be_read_stays_as_it_is() -> None:

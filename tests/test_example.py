@@ -1,13 +1,15 @@
 """The tutorial on one page against ``train.py``."""
 
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from examples import mnist_lstm as page
-from lstm_jax import load_dataset
-from lstm_jax.config import Augmentation, ModelOptions, OptimizerOptions
+from lstm_jax import load_dataset, train
+from lstm_jax.config import Augmentation, Config, ModelOptions, OptimizerOptions
 from lstm_jax.devices import make_mesh
 from lstm_jax.runs.feed import make_feed
 from lstm_jax.training import Method, compile_train_epoch, init_state_on
@@ -39,6 +41,23 @@ def test_the_page_computes_what_training_computes(data_dir: Path) -> None:
         np.testing.assert_allclose(losses[step], float(expected.loss_sum) - before, rtol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(state[0]), jax.tree.leaves(expected.params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_page_trains_and_prints_as_train_py_does(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "EPOCHS", 2)
+    monkeypatch.setattr(page, "load_dataset", lambda name: load_dataset(name, data_dir=data_dir))
+    with jax.numpy_rank_promotion("allow"):
+        page.main()
+    line = r"^epoch  (\d)/2  loss (\d\.\d{4})  test accuracy (\d+\.\d\d)%$"
+    printed = re.findall(line, capsys.readouterr().out, re.MULTILINE)
+    places = {"data_dir": data_dir, "run_dir": tmp_path / "run", "devices": 1}
+    records = train(Config.of(**places, implementation="scan", epochs=2)).history
+    for (epoch, loss, accuracy), record in zip(printed, records, strict=True):
+        assert int(epoch) == record["epoch"]
+        assert float(loss) == pytest.approx(record["train_loss"], abs=2e-4)
+        assert float(accuracy) == pytest.approx(100 * record["test_accuracy"], abs=0.5)  # five images
 
 
 def test_the_page_shuffles_every_epoch(data_dir: Path) -> None:

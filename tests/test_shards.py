@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTM
 from lstm_jax.errors import ImplementationError
-from lstm_jax.kernels.choice import Task, fastest
+from lstm_jax.kernels.choice import Work, fastest
 from tests.helpers.references import (
     FLOAT32,
     Tree,
@@ -130,8 +130,8 @@ def test_explicit_axes_of_everything_else(implementation: str, explicit: Mesh) -
 
 
 def test_auto_does_not_compute_a_spread_batch_on_every_device() -> None:
-    assert fastest(Task(frozenset({"float32"}))) == "native"
-    assert fastest(Task(frozenset({"float32"}), spread=True)) == "fused"
+    assert fastest(Work(frozenset({"float32"}))) == "native"
+    assert fastest(Work(frozenset({"float32"}), spread=True)) == "fused"
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["plain", "jit"])

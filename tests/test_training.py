@@ -18,6 +18,7 @@ from lstm_jax import LSTMClassifier, training
 from lstm_jax.config import Augmentation, Config, ModelOptions, OptimizerOptions
 from lstm_jax.data.dataset import MemorySplit
 from lstm_jax.devices import DATA_AXIS, make_mesh, place
+from lstm_jax.optimizer import muon
 from lstm_jax.runs.feed import make_feed
 from lstm_jax.training import Method
 
@@ -219,8 +220,12 @@ def random_with(implementation: str) -> Method:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "tolerance"),
-    [(DESCENT, STEP_TOLERANCE), (random_with("fused"), RANDOM_TOLERANCE)],
-    ids=["fixed-native", "random-fused"],
+    [
+        (dataclasses.replace(METHOD, optimizer=muon(0.01)), STEP_TOLERANCE),
+        (random_with("fused"), RANDOM_TOLERANCE),
+        (random_with("native"), RANDOM_TOLERANCE),
+    ],
+    ids=["muon", "random-fused", "random-native"],
 )
 def test_two_devices_agree_with_one(split: MemorySplit, method: Method, tolerance: dict) -> None:
     # What happens to an example at random must not depend on the device it is on.
@@ -269,6 +274,7 @@ def test_many_seeds_in_one_program(split: MemorySplit, implementation: str, devi
         first[np.size(seed), seed.flat[-1]] = jax.tree.map(np.array, state)
         for start, stop in ((0, 2), (2, 6)):
             state = epoch(state, *feed.take(start, stop), seed)
+        assert epoch._cache_size() == 1  # one program serves all parts, and every single seed
         ends[np.size(seed), seed.flat[-1]] = jax.tree.map(np.array, state)
     for index, seed in enumerate(seeds):
         of_seed = partial(jax.tree.map, lambda leaf, index=index: leaf[index])

@@ -5,6 +5,8 @@
     evaluate.py      score a trained model on the test images
     predict.py       name the digits in pictures
     exchange.py      export and import weights
+    compare.py       compare frameworks on the same work
+    benchmark.py     time implementations of the LSTM
     options_page.py  docs/options.md, made from the options
 
 `lstm_jax/__main__.py` has the table of commands. JAX is imported only after the options are read: ``--help``

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from lstm_jax.commands.command_line import ChosenBest, ChosenSeed, RunDir, note
 from lstm_jax.config import DataOptions
-from lstm_jax.options import check, number, shown_option
+from lstm_jax.options import check, shown_option, whole_number
 
 if TYPE_CHECKING:
     from lstm_jax.data.dataset import Dataset
@@ -22,7 +22,7 @@ class Evaluate:
     run_dir: RunDir
     output: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Folder for evaluation.json and pictures of the confusions, the calibration and the errors."""
-    mistakes: Annotated[int, number("0 or more", lambda x: x >= 0)] = 20
+    mistakes: Annotated[int, whole_number(0, 10**6)] = 20
     """How many misclassified images to list, the most confident first; evaluation.json lists all."""
     data_dir: Annotated[Path | None, shown_option("DIR", "the one the run was trained with")] = None
     """Folder of prepared data sets."""

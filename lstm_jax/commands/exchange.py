@@ -12,8 +12,8 @@ from tyro.conf import Positional, arg
 
 from lstm_jax.commands.command_line import ChosenBest, ChosenSeed, RunDir
 from lstm_jax.commands.command_line import note as _note
-from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, DatasetName, TaskName
-from lstm_jax.errors import ConfigError, ConversionError
+from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, DatasetName, OptimizerOptions, TaskName
+from lstm_jax.errors import ConfigError, ExchangeError
 from lstm_jax.exchange.metadata import PIXELS, Inputs, agreed, described, inputs_in_words, said, sequence_of
 from lstm_jax.options import check, shown_option
 from lstm_jax.system.files import check_target, whole
@@ -100,13 +100,13 @@ class Import:
     """What the pixels were divided by after that."""
     dataset: Annotated[DatasetName | None, shown_option("|".join(DATASETS), "the file's, else mnist")] = None
     """Data set to evaluate on, and to train further on."""
-    batch_size: int = 128
+    batch_size: int = Config.batch_size
     """Images per training step, if it is trained further."""
-    epochs: int = 10
+    epochs: int = Config.epochs
     """Passes over the training images, if it is trained further."""
-    learning_rate: float = 0.01
+    learning_rate: float = OptimizerOptions.learning_rate
     """Step size of Adam, if it is trained further."""
-    seed: int = 0
+    seed: int = Config.seed
     """Fixes the order of the images, if it is trained further."""
 
     def __post_init__(self) -> None:
@@ -147,8 +147,8 @@ class Import:
                 dataset=inputs.dataset, task=inputs.task, permutation_seed=inputs.permutation_seed
             )
             config = config_for(architecture, options)
-        except ConversionError as error:
-            raise ConversionError(f"{self.file}: {error}") from error
+        except ExchangeError as error:
+            raise ExchangeError(f"{self.file}: {error}") from error
         mean, std = inputs.pixel_mean or 0.0, inputs.pixel_std or 1.0
         params = with_normalized_inputs(weights.params, mean=mean, std=std)
         devices.start(devices=None)

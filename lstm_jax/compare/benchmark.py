@@ -18,7 +18,7 @@ from lstm_jax.compare.results import About, Comparison, Point
 from lstm_jax.compare.size import Size
 from lstm_jax.compare.work import initial_params, noise_batches
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
-from lstm_jax.errors import Report
+from lstm_jax.errors import ConfigError, Report
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.system.cores import usable_cores
 from lstm_jax.system.files import write_whole
@@ -66,8 +66,16 @@ def run(
         print(f"\n{as_text(points[name], about)}", flush=True)
         # Write after every size, so that an interruption loses nothing.
         write_whole(folder / "results.json", Comparison(about, points).as_json())
+    _refuse_if_nothing_was_measured(points)
     write_plot(list(points.values()), folder, report=report)
     report(f"written to {folder}")
+
+
+def _refuse_if_nothing_was_measured(points: Mapping[str, Point]) -> None:
+    reasons = {name: row.why_not for point in points.values() for name, row in point.rows.items()}
+    if all(reasons.values()):
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ConfigError(f"--implementations: none of the given ones could be measured; {told}")
 
 
 def measure_size(size: Size, frameworks: Mapping[str, Framework], effort: Effort, *, report: Report) -> Point:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.errors import ExchangeError, one_line
 from lstm_jax.system.packages import required
 
 # The MessagePack extensions of Flax for arrays and for NumPy scalars.
@@ -26,7 +26,7 @@ def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
     The file holds parameters, or a training state that contains them.
 
     Raises:
-        ConversionError: if it is not such a file; if msgpack is missing.
+        ExchangeError: if it is not such a file; if msgpack is missing.
     """
     msgpack = required("msgpack")
     required("ml_dtypes")  # a dependency of JAX; it adds bfloat16 to NumPy
@@ -37,19 +37,15 @@ def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
         nonlocal names
         names += 1 + len(pairs)
         if names > _MOST_NAMES:
-            raise ConversionError(
-                f"got more than {_MOST_NAMES:,} names, expected those of an LSTM classifier"
-            )
+            raise ExchangeError(f"got more than {_MOST_NAMES:,} names, expected those of an LSTM classifier")
         return dict(pairs)
 
     def array(code: int, content: bytes) -> np.ndarray:
         if code not in _ARRAYS:
-            raise ConversionError(f"got an extension {code} of MessagePack, expected only arrays")
+            raise ExchangeError(f"got an extension {code} of MessagePack, expected only arrays")
         shape, dtype, values = msgpack.unpackb(content, raw=True, max_array_len=16, max_map_len=0)
         if not _NUMBERS.fullmatch(dtype):
-            raise ConversionError(
-                f"got an array of {dtype.decode()[:40]!r}, expected floats or whole numbers"
-            )
+            raise ExchangeError(f"got an array of {dtype.decode()[:40]!r}, expected floats or whole numbers")
         kind = np.dtype(dtype.decode())
         return np.frombuffer(values, kind).reshape(shape)
 
@@ -66,19 +62,19 @@ def read_msgpack(content: bytes) -> dict[str, np.ndarray]:
             max_map_len=_MOST_IN_A_GROUP,
         )
         if not isinstance(tree, dict):
-            raise ConversionError(f"got a single {type(tree).__name__}, expected a tree of parameters")
+            raise ExchangeError(f"got a single {type(tree).__name__}, expected a tree of parameters")
         while isinstance(tree.get("params"), dict):
             others = sorted(set(tree) - {"params", *_OF_TRAINING})
             if others:
-                raise ConversionError(
+                raise ExchangeError(
                     f"got {', '.join(others)} beside the parameters, expected a model with parameters only"
                 )
             tree = tree["params"]
         return dict(_leaves(tree))
-    except ConversionError:
+    except ExchangeError:
         raise
     except (msgpack.UnpackException, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ConversionError(
+        raise ExchangeError(
             f"got a damaged file, or no Flax file ({one_line(error)}); expected the output of "
             "flax.serialization.to_bytes(params)"
         ) from error
@@ -91,6 +87,6 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
         elif isinstance(node, np.ndarray):
             yield ".".join((*path, name)), node
         else:
-            raise ConversionError(
+            raise ExchangeError(
                 f"{'.'.join((*path, name))}: got {str(node)[:20]}, expected an array of parameters"
             )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.errors import ExchangeError, one_line
 from lstm_jax.exchange import flax_files, keras_files, layouts, onnx_files, onnx_reader
 from lstm_jax.exchange.layouts import Architecture, Params
 from lstm_jax.exchange.metadata import DIGEST, LARGEST_FILE, check_digest, digest
@@ -190,7 +190,7 @@ def read_file(path: Path) -> WeightFile:
             HDF5 file of Keras with a model or weights; a ``.msgpack`` file of Flax; an ``.onnx`` file.
 
     Raises:
-        ConversionError: if the file cannot be read, or does not hold an LSTM classifier.
+        ExchangeError: if the file cannot be read, or does not hold an LSTM classifier.
     """
     try:
         _check_kind(path)
@@ -206,29 +206,29 @@ def read_file(path: Path) -> WeightFile:
         params = layouts.from_keras(list(_checked(keras.arrays).values()), bidirectional=keras.bidirectional)
         unsaid = GRANTED_OF_KERAS if keras.lists_layers else GRANTED_OF_KERAS_3
         return WeightFile(params, keras.metadata, () if keras.described else unsaid)
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
+    except ExchangeError as error:
+        raise ExchangeError(f"{path}: {error}") from error
 
 
 def _check_kind(path: Path) -> None:
     """Refuse a file of another format before it is opened."""
     beside = [path.with_name(path.name + end) for end in (".index", ".meta")]
     if path.suffix in (".index", ".meta") or ".data-0" in path.name or any(map(Path.is_file, beside)):
-        raise ConversionError(
+        raise ExchangeError(
             "got a checkpoint of TensorFlow 1 (or of tf.train.Checkpoint), expected a file of weights; read "
             "it with tf.train.load_checkpoint, and write the arrays as safetensors with the names of "
             "nn.LSTM: a BasicLSTMCell has the gates i, g, f, o and adds forget_bias (1.0) to the bias of f"
         )
     if path.suffix.lower() in _PICKLES:
-        raise ConversionError(
+        raise ExchangeError(
             f"got a {path.suffix} file, a pickle, which can run any code when it is opened; expected "
             "safetensors: in the program that wrote it, safetensors.torch.save_file(model.state_dict(), "
             "'model.safetensors') writes that"
         )
     if path.is_dir():
-        raise ConversionError("got a folder, expected a file")
+        raise ExchangeError("got a folder, expected a file")
     if path.suffix not in SUFFIXES:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {path.suffix or 'nothing'} at the end of the name, expected {', '.join(SUFFIXES)}"
         )
 
@@ -238,9 +238,9 @@ def _content(path: Path) -> bytes:
     try:
         return read_bytes(path, most_bytes=LARGEST_FILE)
     except OSError as error:
-        raise ConversionError(f"cannot be read ({error.strerror}), expected a file of weights") from error
+        raise ExchangeError(f"cannot be read ({error.strerror}), expected a file of weights") from error
     except ValueError as error:
-        raise ConversionError(str(error)) from error
+        raise ExchangeError(str(error)) from error
 
 
 def _read_safetensors(content: bytes) -> WeightFile:
@@ -255,12 +255,12 @@ def _read_safetensors(content: bytes) -> WeightFile:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata: dict[str, str] = header.get("__metadata__") or {}
     except KeyError as error:
-        raise ConversionError(
+        raise ExchangeError(
             f"got arrays of a type that cannot be read ({one_line(error)}), expected {', '.join(_FLOATS)}; "
             "call model.float() before saving"
         ) from error
     except safetensors.SafetensorError as error:
-        raise ConversionError(
+        raise ExchangeError(
             f"got a damaged file, or no safetensors file ({one_line(error)}); expected one that "
             "safetensors.torch.save_file writes"
         ) from error
@@ -283,11 +283,11 @@ def _checked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if array.dtype.kind in "iub" and array.size == 1:
             continue  # a counter: of steps, of averaged models, or of the batches of BatchNorm
         if array.dtype.name not in _FLOATS:
-            raise ConversionError(f"{name}: got values of type {array.dtype}, expected {', '.join(_FLOATS)}")
+            raise ExchangeError(f"{name}: got values of type {array.dtype}, expected {', '.join(_FLOATS)}")
         with np.errstate(over="ignore"):  # a float64 that overflows is refused below
             checked[name] = array.astype(np.float32)
         if not np.isfinite(checked[name]).all():
-            raise ConversionError(
+            raise ExchangeError(
                 f"{name}: got NaN or infinite values, expected finite ones; use another checkpoint"
             )
     return checked

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from lstm_jax import devices
 from lstm_jax.config import IMAGE_SHAPE, NUM_CLASSES, SEQUENCE_LENGTHS, Config
-from lstm_jax.errors import ConversionError, Report
+from lstm_jax.errors import ExchangeError, Report
 from lstm_jax.exchange.layouts import Architecture, Params
-from lstm_jax.kernels.choice import Task, choose
+from lstm_jax.kernels.choice import Work, choose
 from lstm_jax.options import flag
 from lstm_jax.runs.checkpoint import Checkpoints
 from lstm_jax.runs.history import Notes
@@ -29,7 +29,7 @@ def config_for(architecture: Architecture, options: Config) -> Config:
     """Return ``options`` with the sizes of this architecture.
 
     Raises:
-        ConversionError: if the model has another number of inputs than the task of the options, or does not
+        ExchangeError: if the model has another number of inputs than the task of the options, or does not
             have 10 classes.
         ConfigError: if it is larger than the model of a run may be.
     """
@@ -39,7 +39,7 @@ def config_for(architecture: Architecture, options: Config) -> Config:
         ("classes", architecture.num_classes, NUM_CLASSES),
     ):
         if got != expected:
-            raise ConversionError(
+            raise ExchangeError(
                 f"got a model of {got} {what}, expected {expected}: a run is about images of 28 rows of 28 "
                 "pixels in 10 classes (from Python, lstm_jax.exchange.formats.read_weights reads any size)"
             )
@@ -70,7 +70,7 @@ def begin_run(params: Params, config: Config, *, report: Report) -> None:
     # As if it had been trained here, so that train.py reports no change of devices or implementation.
     notes = Notes(
         devices=devices.make_mesh(devices=config.devices, batch_size=config.batch_size).size,
-        implementation=choose(config.model.implementation, Task.of_run(config.model)),
+        implementation=choose(config.model.implementation, Work.of_run(config.model)),
     )
     with whole(config.run_directory()) as folder:
         folder.mkdir()

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.errors import ExchangeError, one_line
 from lstm_jax.exchange.keras_models import Description, describe
 from lstm_jax.exchange.layouts import Architecture, Params, architecture_of, to_keras
 from lstm_jax.exchange.metadata import LARGEST_FILE, OURS, PRODUCER
@@ -89,7 +89,7 @@ def keras_model(params: Params, metadata: Mapping[str, str] = MappingProxyType({
         metadata: the metadata of the file; the input is named after the task and its permutation.
 
     Raises:
-        ConversionError: if h5py is missing.
+        ExchangeError: if h5py is missing.
     """
     architecture = architecture_of(params)
     weights = io.BytesIO()
@@ -160,7 +160,7 @@ def read_keras(content: bytes, *, is_archive: bool) -> KerasWeights:
         is_archive: whether it is a ``.keras`` file; else it is an HDF5 file.
 
     Raises:
-        ConversionError: if it is not such a file, or a model of other layers; if h5py is missing.
+        ExchangeError: if it is not such a file, or a model of other layers; if h5py is missing.
     """
     description = None
     metadata: dict[str, str] = {}
@@ -173,10 +173,10 @@ def read_keras(content: bytes, *, is_archive: bool) -> KerasWeights:
                 description = describe(_parsed(_text(file, "model_config"), "model_config"))
             arrays = _variables(file, len(content))
             listed = _listed_layers(file, len(content), {_place(path)[0].name for path in arrays})
-    except ConversionError:
+    except ExchangeError:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ConversionError(
+        raise ExchangeError(
             f"got a damaged file, or no HDF5 file ({one_line(error)}); expected one that Keras writes"
         ) from error
     if description and (match := INPUT_NAME.fullmatch(description.input_name)):
@@ -196,7 +196,7 @@ def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
                 _check_packed_size(archive.getinfo(name), len(content))
             model, *about = [_parsed(archive.read(name).decode(), name) for name in texts]
             weights = archive.read(WEIGHTS)
-    except ConversionError:
+    except ExchangeError:
         raise
     except (
         zipfile.BadZipFile,
@@ -208,7 +208,7 @@ def _unpacked(content: bytes) -> tuple[Any, dict[str, str], bytes]:
         OverflowError,
         NotImplementedError,
     ) as error:
-        raise ConversionError(
+        raise ExchangeError(
             f"got a damaged file, or no Keras 3 file ({one_line(error)}); expected one that "
             "model.save('model.keras') writes"
         ) from error
@@ -221,18 +221,18 @@ def _check_packed_size(member: zipfile.ZipInfo, file_size: int) -> None:
     """Refuse a small file that would fill the memory when it is unpacked."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # Other methods do not stop at the declared size.
-        raise ConversionError(
+        raise ExchangeError(
             f"got a {member.filename} compressed by method {member.compress_type}, expected 0 or 8, stored "
             "or deflated"
         )
     if member.filename != WEIGHTS and member.file_size > LARGEST_DESCRIPTION:
-        raise ConversionError(
+        raise ExchangeError(
             f"got a {member.filename} of {member.file_size:,} bytes, expected at most {LARGEST_DESCRIPTION:,}"
         )
     # The packed size in the archive may be false. The size of the file is known.
     most = min(LARGEST_FILE, MOST_COMPRESSION * file_size)
     if member.filename == WEIGHTS and member.file_size > most:
-        raise ConversionError(
+        raise ExchangeError(
             f"got a {member.filename} of {member.file_size:,} bytes in a file of {file_size:,}, expected at "
             f"most {most:,}, because the weights of a trained model hardly shrink"
         )
@@ -242,7 +242,7 @@ def _text(file: Any, name: str) -> str:
     """Read an attribute of a file that is a text."""
     declared = file.attrs.get_id(name)
     if declared.shape != () or declared.get_storage_size() > LARGEST_DESCRIPTION:
-        raise ConversionError(
+        raise ExchangeError(
             f"got the attribute {name} of shape {declared.shape} and {declared.get_storage_size():,} bytes, "
             f"expected one text of at most {LARGEST_DESCRIPTION:,}"
         )
@@ -267,9 +267,7 @@ def _listed_layers(file: Any, file_size: int, found: set[str]) -> tuple[str, ...
 
 def _parsed(text: str, name: str) -> Any:
     if len(text) > LARGEST_DESCRIPTION:
-        raise ConversionError(
-            f"got a {name} of {len(text):,} bytes, expected at most {LARGEST_DESCRIPTION:,}"
-        )
+        raise ExchangeError(f"got a {name} of {len(text):,} bytes, expected at most {LARGEST_DESCRIPTION:,}")
     return json.loads(text)
 
 
@@ -281,25 +279,23 @@ def _variables(file: Any, file_size: int) -> dict[str, np.ndarray]:
     def visit(name: str, item: Any) -> None:
         for key in item if isinstance(item, h5py.Group) else ():
             if not isinstance(item.get(key, getlink=True), h5py.HardLink):
-                raise ConversionError(
-                    f"{name}/{key}: got a link that may lead out of the file, expected none"
-                )
+                raise ExchangeError(f"{name}/{key}: got a link that may lead out of the file, expected none")
         shape = getattr(item, "shape", None)
         if shape is None or name.startswith(("optimizer/", "optimizer_weights/")) or "seed_generator" in name:
             return  # a group, or a variable that only training needs
         if item.external or item.is_virtual or item.nbytes > file_size:
-            raise ConversionError(
+            raise ExchangeError(
                 f"{name}: got an array that is not in the file, expected its {item.nbytes} bytes"
             )
         if item.dtype.kind not in "fiub":  # texts and references may exceed the declared size
-            raise ConversionError(f"{name}: got values of type {item.dtype}, expected numbers")
+            raise ExchangeError(f"{name}: got values of type {item.dtype}, expected numbers")
         found[name] = item
 
     visit("", file)
     file.visititems(visit)
     declared = sum(item.nbytes for item in found.values())
     if declared > file_size:
-        raise ConversionError(
+        raise ExchangeError(
             f"got arrays of {declared:,} bytes together, expected at most the {file_size:,} of the file, "
             "because Keras does not compress them"
         )
@@ -340,15 +336,13 @@ def _in_order(
     for path in arrays:
         layer, kind = _place(path)
         if kind in layers.setdefault(layer, {}):
-            raise ConversionError(
-                f"got both {layers[layer][kind]} and {path}, expected one {kind} in a layer"
-            )
+            raise ExchangeError(f"got both {layers[layer][kind]} and {path}, expected one {kind} in a layer")
         layers[layer][kind] = path
     cells = [layer for layer, kinds in layers.items() if "recurrent_kernel" in kinds]
     heads = [layer for layer in layers if layer not in cells]
     if not cells or len(heads) != 1:
         names = ", ".join(sorted(layer.name for layer in layers)[:4])
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(cells)} LSTM cells and {len(heads)} other layers ({names}), expected at least one "
             "cell and one Dense layer, saved by Keras 2 or 3"
         )
@@ -359,7 +353,7 @@ def _in_order(
         kinds = layers[layer]
         expected = CELL_KINDS if layer in cells else HEAD_KINDS
         if not {*expected} - {"bias"} <= {*kinds} <= {*expected}:
-            raise ConversionError(
+            raise ExchangeError(
                 f"got {', '.join(sorted(kinds))} in the layer {layer.name}, expected {', '.join(expected)}"
             )
         for kind in expected:
@@ -378,7 +372,7 @@ def _ordering(cells: Sequence[_Layer], in_order: Sequence[str]) -> Callable[[_La
         return lambda cell: (order[cell.name], cell.backward)
     numbered = {name: re.fullmatch("(.*?)_?([0-9]{0,9})", name, re.DOTALL) for name in names}
     if len({match and match[1] for match in numbered.values()}) > 1:
-        raise ConversionError(
+        raise ExchangeError(
             f"got layers whose order the file does not tell ({', '.join(sorted(names))}), expected names "
             "that differ in a number, as in a Sequential model"
         )
@@ -395,7 +389,7 @@ def _check_as_described(
     found = (tuple("bias" in layers[each] for each in in_order), any(each.backward for each in in_order))
     expected = (description.use_bias, description.bidirectional)
     if found != expected:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(in_order)} layers and directions with weights, {sum(found[0])} of them with a bias, "
             f"expected {len(expected[0])} and {sum(expected[0])}: the file describes another model than it "
             "contains"

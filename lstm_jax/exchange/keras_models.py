@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 
 # Layers that do nothing at inference, whatever their settings.
 IDLE_LAYERS = (
@@ -97,14 +97,14 @@ def describe(model: Any) -> Description:
         model: the JSON object in ``config.json`` of Keras, or in the attribute ``model_config``.
 
     Raises:
-        ConversionError: if the model computes something else than `LSTMClassifier`, or may do so.
+        ExchangeError: if the model computes something else than `LSTMClassifier`, or may do so.
     """
     try:
         return _describe(model)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
-        if isinstance(error, ConversionError):
+        if isinstance(error, ExchangeError):
             raise
-        raise ConversionError(
+        raise ExchangeError(
             f"got a description that cannot be read ({type(error).__name__}: {str(error)[:60]}); expected "
             "one of Keras 2 or 3, as model.save('model.keras') writes it"
         ) from error
@@ -126,7 +126,7 @@ def _describe(model: Mapping[str, Any]) -> Description:
     layers = _without_reshaping(layers)
     kinds = [layer["class_name"] for layer in layers]
     if len(kinds) < 2 or kinds[-1] != "Dense" or set(kinds[:-1]) not in ({"LSTM"}, {"Bidirectional"}):
-        raise ConversionError(
+        raise ExchangeError(
             f"got the layers {', '.join(kinds) or 'none'}, expected LSTM or Bidirectional layers and a Dense "
             "layer; remove the others from the model, and change the images as they did"
         )
@@ -148,7 +148,7 @@ def _chain(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the layers from the input to the output, if each reads only the one before it."""
     kind, config = model["class_name"], model["config"]
     if kind not in ("Sequential", "Functional", "Model"):
-        raise ConversionError(
+        raise ExchangeError(
             f"got a model of class {kind}, whose layers the file does not describe; expected Sequential or "
             "Functional; of other models, model.save_weights('model.weights.h5') can be read"
         )
@@ -161,7 +161,7 @@ def _chain(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return layers
     for layer in layers:  # calls use the first name, weights the second
         if layer["name"] != layer["config"]["name"]:
-            raise ConversionError(
+            raise ExchangeError(
                 f"got the layer {layer['name']!r} with the name {layer['config']['name']!r} among its "
                 "settings, expected the same name"
             )
@@ -172,12 +172,12 @@ def _chain(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         chain.append(by_name[_input_of(chain[-1])])
     others = [name for name in by_name if all(name != layer["name"] for layer in chain)]
     if others or len(chain) != len(by_name) or len(by_name) != len(layers):
-        raise ConversionError(
+        raise ExchangeError(
             f"got the layers {', '.join(others) or ', '.join(by_name)} beside the chain from input to "
             "output, expected a model in which each layer reads the one before it"
         )
     if _first_output(_the_only(config["input_layers"], "inputs")) != chain[-1]["name"]:
-        raise ConversionError(f"got another input than {chain[-1]['name']}, the first layer of the chain")
+        raise ExchangeError(f"got another input than {chain[-1]['name']}, the first layer of the chain")
     return chain[::-1]
 
 
@@ -185,7 +185,7 @@ def _input_of(layer: Mapping[str, Any]) -> str:
     """Return the name of the one layer that a layer reads."""
     name, calls = layer["name"], layer["inbound_nodes"]
     if len(calls) != 1:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(calls)} calls of the layer {name!r}, expected one: LSTMClassifier shares no weights"
         )
     call = calls[0]
@@ -203,11 +203,11 @@ def _input_of(layer: Mapping[str, Any]) -> str:
         }
         tensors = [each[:3] for each in tensors]
     if len(tensors) != 1:
-        raise ConversionError(f"got {len(tensors)} inputs of the layer {name!r}, expected one")
+        raise ExchangeError(f"got {len(tensors)} inputs of the layer {name!r}, expected one")
     _check_values(name, besides, _CALL_IF_THERE, what="call with")
     unknown = sorted(set(besides) - set(_CALL_IF_THERE))
     if unknown:
-        raise ConversionError(f"got a call of the layer {name!r} with {', '.join(unknown)}, expected none")
+        raise ExchangeError(f"got a call of the layer {name!r} with {', '.join(unknown)}, expected none")
     return _first_output(tensors[0], of=name)
 
 
@@ -215,7 +215,7 @@ def _the_only(places: Sequence[Any], what: str) -> Sequence[Any]:
     """Return the only one of the model's inputs or outputs, given as [name, 0, 0] or a list with it."""
     places = [places] if isinstance(places[0], str) else places
     if len(places) != 1:
-        raise ConversionError(f"got a model of {len(places)} {what}, expected one")
+        raise ExchangeError(f"got a model of {len(places)} {what}, expected one")
     return places[0]
 
 
@@ -223,7 +223,7 @@ def _first_output(place: Sequence[Any], *, of: str = "the model") -> str:
     """Return the layer at a place, which must be the first output of its first call."""
     name, call, output = place
     if (call, output) != (0, 0):
-        raise ConversionError(
+        raise ExchangeError(
             f"got output {output} of call {call} of the layer {name!r} as the input of {of!r}, expected "
             "output 0 of call 0: the outputs, not the cell state"
         )
@@ -237,7 +237,7 @@ def _check_origin(layer: Mapping[str, Any]) -> None:
         None,
         layer["class_name"],
     ):
-        raise ConversionError(
+        raise ExchangeError(
             f"got the class {layer['class_name']} of {module or registered}, expected one of Keras's own"
         )
 
@@ -281,7 +281,7 @@ def _cells(layer: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], bool]]
     copy = {**forward, "config": {**forward["config"], "go_backwards": not forward["config"]["go_backwards"]}}
     for part, backwards in ((forward, False), (layer["config"].get("backward_layer") or copy, True)):
         if part["class_name"] != "LSTM":
-            raise ConversionError(f"got {part['class_name']} within Bidirectional, expected LSTM")
+            raise ExchangeError(f"got {part['class_name']} within Bidirectional, expected LSTM")
         _check_origin(part)
         yield part, backwards
 
@@ -293,16 +293,16 @@ def _check_settings(
     kind, config = layer["class_name"], layer["config"]
     name = config.get("name", kind)
     if "inner_activation" in config:
-        raise ConversionError(f"got the layer {name!r} of Keras 1, expected one of Keras 2 or 3")
+        raise ExchangeError(f"got the layer {name!r} of Keras 1, expected one of Keras 2 or 3")
     missing = [key for key in expected if key not in config]
     if missing:
-        raise ConversionError(
+        raise ExchangeError(
             f"got no {', '.join(missing)} in the layer {name!r}, expected the settings that Keras writes"
         )
     _check_values(name, config, {**expected, **if_there}, what="")
     unknown = sorted(set(config) - _HARMLESS[kind] - {*expected, *if_there, *besides})
     if unknown:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {unknown[0]}={str(config[unknown[0]])[:40]} in the layer {name!r}, an unknown setting, "
             "expected those of Keras 2 and 3"
         )
@@ -312,7 +312,7 @@ def _check_settings(
     else:
         known, text = True, dtype or "float32"
     if not (known and _FLOATS.fullmatch(text)):
-        raise ConversionError(
+        raise ExchangeError(
             f"got dtype {repr(dtype)[:80]} in the layer {name!r}, expected float32 or another float"
         )
 
@@ -321,7 +321,7 @@ def _check_values(name: str, found: Mapping[str, Any], expected: Settings, *, wh
     for key, values in expected.items():
         if key in found and found[key] not in values:
             told = " or ".join(repr(each) for each in values)
-            raise ConversionError(
+            raise ExchangeError(
                 f"got {what}{' ' if what else ''}{key}={repr(found[key])[:60]} in the layer {name!r}, "
                 f"expected {told}, as in LSTMClassifier"
             )

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.kernels.gate_order import GATES
 
 Params: TypeAlias = Mapping[str, Any]  # as above
@@ -133,7 +133,7 @@ def from_flat(flat: Mapping[str, np.ndarray]) -> Params:
     """Make the tree of parameters from flat names: the inverse of `to_flat`.
 
     Raises:
-        ConversionError: for missing or unknown arrays, and for shapes that do not fit together.
+        ExchangeError: for missing or unknown arrays, and for shapes that do not fit together.
     """
     hidden_size, inputs = (
         _size(flat, f"lstm_0_forward.cell.{part}.kernel", axis=0, ndim=2) for part in ("hi", "ii")
@@ -176,14 +176,14 @@ def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
             these words, if the head reads two directions, the first of each two cells is the forward one.
 
     Raises:
-        ConversionError: for missing arrays, arrays of other layers, names that do not give the order, and
+        ExchangeError: for missing arrays, arrays of other layers, names that do not give the order, and
             shapes that do not fit together.
     """
     dotted = {name.replace("/", "."): array for name, array in flat.items()}
     cells = [name.removesuffix("ii.kernel") for name in dotted if re.search(r"(^|\.)ii\.kernel$", name)]
     kernels = [name for name in dotted if not name.startswith(tuple(cells)) and name.endswith("kernel")]
     if not cells or len(kernels) != 1:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(cells)} LSTMCells and {len(kernels)} other kernels among {_listed(flat)}, expected at "
             "least one LSTMCell and one Dense"
         )
@@ -193,14 +193,14 @@ def from_flax(flat: Mapping[str, np.ndarray]) -> Params:
         return [int(digits) for digits in re.findall("[0-9]{1,9}", cell)], "backward" in cell
 
     if len({re.sub("[0-9]+|forward|backward", "#", cell) for cell in cells}) > 1:
-        raise ConversionError(
+        raise ExchangeError(
             f"got layers whose order the names do not tell ({_listed(sorted(cells))}), expected names that "
             "differ in a number, or in forward and backward"
         )
     cells.sort(key=place)
     backwards = ["backward" in cell for cell in cells]
     if any(backwards) and backwards != [False, True] * (len(cells) // 2):
-        raise ConversionError(
+        raise ExchangeError(
             f"got {_listed(cells)}, expected for each cell that reads backwards one that reads forwards: "
             "LSTMClassifier reads forwards, or in both directions"
         )
@@ -251,12 +251,12 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> Params:
         state: the arrays of one `nn.LSTM` and one `nn.Linear`, which may have any names in the module.
 
     Raises:
-        ConversionError: for missing arrays, arrays of other layers, and shapes that do not fit together.
+        ExchangeError: for missing arrays, arrays of other layers, and shapes that do not fit together.
     """
     lstm = _prefix(state, "weight_ih_l0", "nn.LSTM")
     head = _prefix(state, "weight", "nn.Linear")
     if f"{lstm}weight_hr_l0" in state:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {lstm}weight_hr_l0, of an nn.LSTM with proj_size, whose outputs are projected; expected "
             "one without"
         )
@@ -333,11 +333,11 @@ def from_keras(weights: Sequence[np.ndarray], *, bidirectional: bool = False) ->
         bidirectional: whether the cells are those of ``Bidirectional`` layers.
 
     Raises:
-        ConversionError: for missing weights, weights of other layers, and shapes that do not fit together.
+        ExchangeError: for missing weights, weights of other layers, and shapes that do not fit together.
     """
     cells, rest = divmod(len(weights), 3)
     if rest != 2 or not cells:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(weights)} weights, expected 3 for each LSTM cell (kernel, recurrent kernel, bias) and "
             "2 for a Dense layer, no other layers, and no missing bias"
         )
@@ -372,7 +372,7 @@ def _prefix(state: Mapping[str, np.ndarray], suffix: str, kind: str) -> str:
     """Return the text before ``suffix`` in the only name that ends in it: the name of a module, and a dot."""
     names = [name for name in state if name == suffix or name.endswith(f".{suffix}")]
     if len(names) != 1:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(names)} arrays called {suffix}, as {kind} has it, among {_listed(names or state)}; "
             "expected one: a module of one nn.LSTM and one nn.Linear"
         )
@@ -382,12 +382,12 @@ def _prefix(state: Mapping[str, np.ndarray], suffix: str, kind: str) -> str:
 def _size(arrays: Mapping[str, np.ndarray], name: str, *, axis: int, ndim: int) -> int:
     """Return one dimension of an array, after a check of their number."""
     if name not in arrays:
-        raise ConversionError(
+        raise ExchangeError(
             f"got no {name} among {_listed(arrays)}, expected the weights of an LSTM classifier"
         )
     shape = np.shape(arrays[name])
     if len(shape) != ndim or 0 in shape:
-        raise ConversionError(f"{name}: got shape {shape}, expected {ndim} dimensions, none of them 0")
+        raise ExchangeError(f"{name}: got shape {shape}, expected {ndim} dimensions, none of them 0")
     return shape[axis]
 
 
@@ -397,7 +397,7 @@ def _hidden_size(arrays: Mapping[str, np.ndarray], name: str, *, gates_axis: int
     gates = _size(arrays, name, axis=gates_axis, ndim=2)
     if gates != 4 * hidden_size:
         kind = {hidden_size: " (a plain RNN?)", 3 * hidden_size: " (a GRU?)"}.get(gates, "")
-        raise ConversionError(
+        raise ExchangeError(
             f"{name}: got shape {arrays[name].shape}{kind}, expected the 4 gates of an LSTM, "
             f"{4 * hidden_size} for {hidden_size} hidden units"
         )
@@ -411,13 +411,13 @@ def _check_shapes(found: Mapping[str, np.ndarray], expected: Mapping[str, Shape]
     if missing or others:
         told = [f"no {_listed(missing)}"] if missing else []
         told += [f"{_listed(others)} besides"] if others else []
-        raise ConversionError(
+        raise ExchangeError(
             f"got {' and '.join(told)}, expected the {len(expected)} arrays of an LSTM classifier with this "
             "first layer and head"
         )
     for name, shape in expected.items():
         if found[name].shape != shape:
-            raise ConversionError(
+            raise ExchangeError(
                 f"{name}: got shape {found[name].shape}, expected {shape} to fit the first layer and the head"
             )
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, DataOptions
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.options import Rule, between, flag
 from lstm_jax.version import __version__
 
@@ -68,13 +68,13 @@ def check_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) 
     """Refuse arrays and metadata that have changed since the file was written, if it has a digest.
 
     Raises:
-        ConversionError: if the digests differ.
+        ExchangeError: if the digests differ.
     """
     if DIGEST not in metadata:
         return
     found = digest(arrays, metadata)
     if metadata[DIGEST] != found:
-        raise ConversionError(
+        raise ExchangeError(
             f"got arrays and metadata of SHA-256 {found}, expected {metadata[DIGEST][:64]} as the file says: "
             "it is damaged; export or copy it again (if you changed it yourself, remove "
             f"{DIGEST} from its metadata)"
@@ -116,7 +116,7 @@ def said(metadata: Mapping[str, str]) -> Inputs:
     """Read the inputs of a model from the metadata of one of our files; those of others are all unknown.
 
     Raises:
-        ConversionError: for impossible values.
+        ExchangeError: for impossible values.
     """
     if not metadata.get(PRODUCER, "").startswith(OURS):
         return Inputs()
@@ -124,7 +124,7 @@ def said(metadata: Mapping[str, str]) -> Inputs:
     def value(name: str, expected: str, fits: Callable[[str], bool]) -> str | None:
         text = metadata.get(name)
         if text is not None and not fits(text):
-            raise ConversionError(f"got {name}={text[:40]!r} in the file's metadata, expected {expected}")
+            raise ExchangeError(f"got {name}={text[:40]!r} in the file's metadata, expected {expected}")
         return text
 
     def number(name: str) -> float | None:
@@ -166,12 +166,12 @@ def agreed(in_file: Inputs, asked: Inputs, *, inputs: int) -> tuple[Inputs, list
         that were made, in words.
 
     Raises:
-        ConversionError: if the two contradict each other, or if both lack a necessary value.
+        ExchangeError: if the two contradict each other, or if both lack a necessary value.
     """
     for field in ("task", "permutation_seed", "pixel_mean", "pixel_std"):
         ours, theirs = getattr(asked, field), getattr(in_file, field)
         if None not in (ours, theirs) and ours != theirs:
-            raise ConversionError(
+            raise ExchangeError(
                 f"{flag(field)}: got {ours}, expected {theirs}, which the file says; leave the option out"
             )
     known: dict[str, Any] = {
@@ -181,14 +181,14 @@ def agreed(in_file: Inputs, asked: Inputs, *, inputs: int) -> tuple[Inputs, list
     granted = []
     if known["task"] is None:
         if inputs == 1:
-            raise ConversionError(
+            raise ExchangeError(
                 "got a model of 1 input at each time step, but not the order of the pixels; expected "
                 "--task pixels, or --task permuted with --permutation-seed"
             )
         known["task"] = "rows"
         granted.append("rows of pixels, from the top (else: --task columns)")
     if known["task"] == "permuted" and known["permutation_seed"] is None:
-        raise ConversionError(
+        raise ExchangeError(
             "got --task permuted, but not the order of the pixels; expected --permutation-seed"
         )
     if known["pixel_mean"] is None and known["pixel_std"] is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.errors import ExchangeError, one_line
 from lstm_jax.exchange.metadata import LARGEST_FILE
 from lstm_jax.system.files import read_bytes
 from lstm_jax.system.packages import required
@@ -30,7 +30,7 @@ def read_model(content: bytes, folder: Path) -> Any:
     """Parse the content of a file to an ``onnx.ModelProto``, with arrays from files beside it.
 
     Raises:
-        ConversionError: if it is damaged or too large, or if arrays are elsewhere; if onnx is missing.
+        ExchangeError: if it is damaged or too large, or if arrays are elsewhere; if onnx is missing.
     """
     onnx = required("onnx")
     model = onnx.ModelProto()
@@ -39,17 +39,17 @@ def read_model(content: bytes, folder: Path) -> Any:
         for size in _without_arrays(memoryview(content), _TO_ARRAYS):
             described += size
             if described > LARGEST_GRAPH:
-                raise ConversionError(
+                raise ExchangeError(
                     f"got a graph of more than {LARGEST_GRAPH:,} bytes without its arrays, expected one of "
                     "an LSTM classifier"
                 )
         model.ParseFromString(content)
         if not model.graph.node:
             raise ValueError("no graph")
-    except ConversionError:
+    except ExchangeError:
         raise
     except (required("google.protobuf.message").DecodeError, ValueError, IndexError) as error:
-        raise ConversionError(f"got a damaged file, or no ONNX file ({one_line(error)})") from error
+        raise ExchangeError(f"got a damaged file, or no ONNX file ({one_line(error)})") from error
     _take_in(onnx, model.graph.initializer, folder)
     return model
 
@@ -58,15 +58,15 @@ def array_of(onnx: Any, tensor: Any) -> np.ndarray:
     """Return an array in a file, in its stored dtype.
 
     Raises:
-        ConversionError: if it is not in the file, or holds other values than finite numbers.
+        ExchangeError: if it is not in the file, or holds other values than finite numbers.
     """
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ConversionError(f"{tensor.name}: got a constant that is not in the file, expected all in it")
+        raise ExchangeError(f"{tensor.name}: got a constant that is not in the file, expected all in it")
     array = np.asarray(onnx.numpy_helper.to_array(tensor))
     if array.dtype.name not in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"):
-        raise ConversionError(f"{tensor.name}: got values of type {array.dtype}, expected floats")
+        raise ExchangeError(f"{tensor.name}: got values of type {array.dtype}, expected floats")
     if array.dtype.kind not in "ib" and not np.isfinite(array.astype(np.float32)).all():
-        raise ConversionError(f"{tensor.name}: got NaN or infinite values, expected finite ones")
+        raise ExchangeError(f"{tensor.name}: got NaN or infinite values, expected finite ones")
     return array
 
 
@@ -135,7 +135,7 @@ def _take_in(onnx: Any, tensors: Sequence[Any], folder: Path) -> None:
         part = files[name][int(offset) : int(offset) + int(length)] if known else b""
         taken += len(part)
         if taken > sum(map(len, files.values())):  # arrays share bytes
-            raise ConversionError(f"got more bytes of arrays than {', '.join(files)} has, expected each once")
+            raise ExchangeError(f"got more bytes of arrays than {', '.join(files)} has, expected each once")
         tensor.raw_data = part
         tensor.data_location = onnx.TensorProto.DEFAULT
 
@@ -148,7 +148,7 @@ def _beside(folder: Path, name: str, tensor: str) -> bytes:
         return read_bytes(folder / name, most_bytes=LARGEST_FILE)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConversionError(
+        raise ExchangeError(
             f"{tensor}: got an array in the file {name[:80]!r} ({reason}), expected a file beside the model, "
             f"of at most {LARGEST_FILE:,} bytes"
         ) from error

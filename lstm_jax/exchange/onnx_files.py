@@ -39,7 +39,7 @@ def onnx_model(params: Params, *, metadata: Mapping[str, str] = MappingProxyType
         ``logits`` (batch, classes).
 
     Raises:
-        ConversionError: if the package onnx is missing.
+        ExchangeError: if the package onnx is missing.
     """
     onnx = required("onnx")
     helper = onnx.helper

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.config import SEQUENCE_LENGTHS
-from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.errors import ExchangeError, one_line
 from lstm_jax.exchange.layouts import ONNX_GATES, Joined, Params, from_flat, split_gates, to_flat
 from lstm_jax.exchange.metadata import check_digest
 from lstm_jax.exchange.onnx_content import array_of, read_model
@@ -73,7 +73,7 @@ class _Node(NamedTuple):
         """Count an array before it is made, and refuse it if the graph would make too many numbers."""
         self.budget.left -= math.prod(shape)
         if self.budget.left < 0:
-            raise ConversionError(
+            raise ExchangeError(
                 f"got a graph that makes a value of shape {shape}, expected at most {self.budget.limit:,} "
                 "numbers in all values together"
             )
@@ -91,7 +91,7 @@ def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
         folder: the folder of the file, which may have more files with arrays.
 
     Raises:
-        ConversionError: if it is no such file, or computes something else; if onnx is missing.
+        ExchangeError: if it is no such file, or computes something else; if onnx is missing.
     """
     onnx = required("onnx")
     model = read_model(content, folder)
@@ -106,7 +106,7 @@ def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
         usual = {28 * 28 // steps: steps for steps in SEQUENCE_LENGTHS.values()}.get(shape[2], TIME)
         sizes = (batch or BATCH, time or usual, shape[2])
         if math.prod(sizes) > limit:
-            raise ConversionError(f"got an input of shape {sizes}, expected at most {limit:,} numbers")
+            raise ExchangeError(f"got an input of shape {sizes}, expected at most {limit:,} numbers")
         first, others = (np.random.default_rng(seed).standard_normal(sizes) for seed in range(2))
         try:
             _, seen = _compute(onnx, model.graph, constants, _turned(first, turned), limit)
@@ -120,11 +120,11 @@ def read_onnx(content: bytes, folder: Path) -> tuple[Params, dict[str, str]]:
                     break
             else:
                 return params, metadata
-        except ConversionError as error:
+        except ExchangeError as error:
             refusal = refusal or error.with_traceback(None)  # a traceback would keep all values in memory
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
-            refusal = refusal or ConversionError(f"got a graph that cannot be computed ({one_line(error)})")
-    raise refusal or ConversionError(
+            refusal = refusal or ExchangeError(f"got a graph that cannot be computed ({one_line(error)})")
+    raise refusal or ExchangeError(
         "got a graph that computes other logits than an LSTMClassifier with its weights; expected the dense "
         "layer to read the state of each direction after its own last step"
     )
@@ -138,32 +138,30 @@ def _turned(images: np.ndarray, turned: bool) -> np.ndarray:
 def _constants(onnx: Any, model: Any) -> dict[str, np.ndarray]:
     """Return the arrays in a file, in their stored dtypes."""
     if model.functions or model.training_info or model.graph.sparse_initializer:
-        raise ConversionError("got functions, training or sparse arrays, expected a graph of plain operators")
+        raise ExchangeError("got functions, training or sparse arrays, expected a graph of plain operators")
     others = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     if others:
-        raise ConversionError(f"got operators of {', '.join(sorted(others))}, expected only those of ONNX")
+        raise ExchangeError(f"got operators of {', '.join(sorted(others))}, expected only those of ONNX")
     try:
         return {each.name: array_of(onnx, each) for each in model.graph.initializer}
     except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, ConversionError):
+        if isinstance(error, ExchangeError):
             raise
-        raise ConversionError(
-            f"got a damaged file ({one_line(error)}), expected arrays as declared"
-        ) from error
+        raise ExchangeError(f"got a damaged file ({one_line(error)}), expected arrays as declared") from error
 
 
 def _input_shape(graph: Any, constants: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
     """Return batch, time and inputs as the file declares them; 0 stands for any size."""
     inputs = [each for each in graph.input if each.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(inputs)} inputs and {len(graph.output)} outputs, expected one of each, images and "
             "logits"
         )
     dimensions = inputs[0].type.tensor_type.shape.dim
     shape = tuple(int(each.dim_value) for each in dimensions)
     if len(shape) != 3 or shape[2] < 1 or min(shape) < 0:
-        raise ConversionError(
+        raise ExchangeError(
             f"got an input of shape {shape} (0: any), expected (batch, time, inputs) with a number of inputs"
         )
     return shape[0], shape[1], shape[2]
@@ -187,7 +185,7 @@ def _compute(
         if kind in ("Softmax", "LogSoftmax") and is_last and attributes.get("axis", -1) in (-1, 1):
             kind = "Identity"  # it turns logits into probabilities, and has no weights
         if kind not in _OPERATORS:
-            raise ConversionError(
+            raise ExchangeError(
                 f"got the operator {kind}, expected those of an LSTM classifier: {', '.join(_OPERATORS)}"
             )
         results = _OPERATORS[kind](_Node(attributes, budget, seen), *inputs)
@@ -204,7 +202,7 @@ def _wide(array: np.ndarray) -> np.ndarray:
 def _params(seen: _Seen) -> Params:
     """Make the parameters from the arrays that the layers used."""
     if not seen.lstms or len(seen.kernels) != 1 or len(seen.biases) > 1:
-        raise ConversionError(
+        raise ExchangeError(
             f"got {len(seen.lstms)} LSTM and {len(seen.kernels)} dense layers, expected LSTM layers and one "
             "dense layer"
         )
@@ -212,7 +210,7 @@ def _params(seen: _Seen) -> Params:
     bias = np.zeros(kernel.shape[1]) if not seen.biases else seen.biases[0]
     params: dict[str, Any] = {"head": {"kernel": kernel, "bias": bias.astype(np.float32)}}
     if len({len(w) for w, _, _ in seen.lstms}) > 1:
-        raise ConversionError("got LSTM layers of one and of two directions, expected all of one kind")
+        raise ExchangeError("got LSTM layers of one and of two directions, expected all of one kind")
     for layer, (w, r, b) in enumerate(seen.lstms):
         for direction, name in enumerate(("forward", "backward")[: len(w)]):
             both = np.split(b[direction], 2)
@@ -242,14 +240,14 @@ def _lstm(
     others = [name for name, value in options.items() if value not in (0, [])]
     directions = {b"forward": 1, b"bidirectional": 2}.get(direction, 0)
     if others or len(w) != directions or activations != [*_ACTIVATIONS * len(w)]:
-        raise ConversionError(
+        raise ExchangeError(
             f"got an LSTM with {', '.join(others) or 'a direction or activations'} that LSTMClassifier does "
             "not have, expected a forward or a bidirectional one with Sigmoid, Tanh, Tanh"
         )
     if lengths is not None or peepholes is not None:
-        raise ConversionError("got an LSTM with lengths or peepholes, expected one without")
+        raise ExchangeError("got an LSTM with lengths or peepholes, expected one without")
     if any(each is not None and each.any() for each in (initial_h, initial_c)):
-        raise ConversionError("got an LSTM with an initial state, expected zeros")
+        raise ExchangeError("got an LSTM with an initial state, expected zeros")
     time, batch, _ = x.shape
     node.makes(time, directions, batch, hidden_size)
     for array in (w, r):  # they become parameters
@@ -273,7 +271,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 def _gemm(node: _Node, a: np.ndarray, b: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
     if node.attributes.get("transA", 0):
-        raise ConversionError("got a Gemm with transA, expected features (batch, features)")
+        raise ExchangeError("got a Gemm with transA, expected features (batch, features)")
     node.makes(*b.shape)
     kernel = node.attributes.get("alpha", 1.0) * (b.T if node.attributes.get("transB", 0) else b)
     node.makes(len(a), kernel.shape[1])
@@ -287,7 +285,7 @@ def _gemm(node: _Node, a: np.ndarray, b: np.ndarray, c: np.ndarray | None = None
 
 def _matmul(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.ndim != 2 or b.ndim != 2:
-        raise ConversionError(f"got a MatMul of shapes {a.shape} and {b.shape}, expected a dense layer's")
+        raise ExchangeError(f"got a MatMul of shapes {a.shape} and {b.shape}, expected a dense layer's")
     node.makes(len(a), b.shape[1])
     node.makes(*b.shape)  # it becomes a parameter
     node.seen.kernels.append(b)
@@ -300,7 +298,7 @@ def _add(node: _Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype.kind == "f":  # integers are shapes
         biases = [each for each in (a, b) if each.ndim == 1]
         if len(biases) != 1:
-            raise ConversionError(
+            raise ExchangeError(
                 f"got an Add of shapes {a.shape} and {b.shape}, expected a dense layer's bias"
             )
         node.seen.biases.extend(biases)
@@ -323,7 +321,7 @@ def _dropout(
     node: _Node, x: np.ndarray, ratio: np.ndarray | None = None, training: np.ndarray | None = None
 ) -> np.ndarray:
     if (training is not None and training.any()) or not node.attributes.get("is_test", 1):
-        raise ConversionError("got a Dropout in training mode, expected a model for inference, as exported")
+        raise ExchangeError("got a Dropout in training mode, expected a model for inference, as exported")
     return x
 
 
@@ -333,7 +331,7 @@ def _slice(node: _Node, x: np.ndarray, starts: np.ndarray, ends: np.ndarray, *re
     cut = [slice(None)] * x.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         if step < 1:
-            raise ConversionError("got a Slice that reads backwards, expected one that reads forwards")
+            raise ExchangeError("got a Slice that reads backwards, expected one that reads forwards")
         cut[int(axis)] = slice(int(start), int(end), int(step))
     return x[tuple(cut)]
 
@@ -352,7 +350,7 @@ def _concat(node: _Node, *arrays: np.ndarray) -> np.ndarray:
 def _constant(node: _Node) -> np.ndarray:
     ((name, value),) = node.attributes.items()
     if name not in ("value", "value_int", "value_ints", "value_float", "value_floats"):
-        raise ConversionError(f"got a constant of {name}, expected numbers")
+        raise ExchangeError(f"got a constant of {name}, expected numbers")
     array = np.asarray(value)
     node.makes(*array.shape)
     return array

@@ -16,7 +16,7 @@ from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
 
 
-class Task(NamedTuple):
+class Work(NamedTuple):
     """The task for which to choose an implementation.
 
     Attributes:
@@ -47,7 +47,7 @@ class Task(NamedTuple):
         *,
         mask: Float[Array, "*batch hidden"] | None = None,
         unroll: int = 1,
-    ) -> "Task":
+    ) -> "Work":
         """Describe the task of a layer."""
         leaves = jax.tree.leaves((params, carry))
         given = (jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
@@ -62,7 +62,7 @@ class Task(NamedTuple):
         )
 
     @classmethod
-    def of_run(cls, model: ModelOptions) -> "Task":
+    def of_run(cls, model: ModelOptions) -> "Work":
         """Describe the task of the layers of a run."""
         return cls(dtypes=frozenset({model.dtype, "float32"}))
 
@@ -84,7 +84,7 @@ def _is_spread(array: Array) -> bool:
     return any(size > 1 and kinds[name] == jax.sharding.AxisType.Auto for name, size in sizes.items())
 
 
-def choose(name: str, task: Task) -> str:
+def choose(name: str, task: Work) -> str:
     """Return the implementation that ``name`` stands for; ``auto`` is the fastest that works here.
 
     Raises:
@@ -100,12 +100,12 @@ def choose(name: str, task: Task) -> str:
     return name
 
 
-def will_build(name: str, task: Task) -> bool:
+def will_build(name: str, task: Work) -> bool:
     """Return whether `choose` will take some seconds, because the native kernel is not built yet."""
     return name in ("auto", "native") and why_not("native", task) is None and must_be_built()
 
 
-def why_not(name: str, task: Task) -> str | None:
+def why_not(name: str, task: Work) -> str | None:
     """Return why an implementation cannot do a task, apart from the kernel's availability; else None."""
     if task.unroll != 1 and name != "scan":
         return f"unroll: got {task.unroll}, expected 1 (or 'scan')"
@@ -144,7 +144,7 @@ FASTEST_FIRST: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def fastest(task: Task) -> str:
+def fastest(task: Work) -> str:
     """Return what `auto` stands for: the first of `FASTEST_FIRST` that can do the task here."""
     for name in FASTEST_FIRST.get(platform(), ("fused", "scan")):
         # With `native`, each device would compute all of a batch in shards.

@@ -17,7 +17,7 @@ from lstm_jax.kernels.gate_order import GATES
 Carry: TypeAlias = tuple[Float[Array, "*batch hidden"], Float[Array, "*batch hidden"]]
 CellParameters: TypeAlias = Mapping[str, Mapping[str, Array]]
 # The length of an axis: a number, or a symbol that `jax.export` leaves open.
-Size: TypeAlias = Any
+AxisSize: TypeAlias = Any
 
 
 class Arguments(NamedTuple):
@@ -73,7 +73,7 @@ def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Arra
 
 
 def last_step(
-    lengths: Int32[Array, "*batch"] | None, time: Size, batch: tuple[Size, ...]
+    lengths: Int32[Array, "*batch"] | None, time: AxisSize, batch: tuple[AxisSize, ...]
 ) -> Int32[Array, "*batch"]:
     """Return the index of the step after which each sequence's final carry is taken."""
     if lengths is None:
@@ -81,7 +81,7 @@ def last_step(
     return (lengths - 1) % as_number(time)  # a length of 0 gives the last step
 
 
-def as_number(size: Size) -> int | Int32[Array, ""]:
+def as_number(size: AxisSize) -> int | Int32[Array, ""]:
     """Return the length of an axis as a number to calculate with."""
     return size if isinstance(size, int) else jnp.asarray(size, jnp.int32)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from lstm_jax.kernels.interface import Carry, CellParameters, Size, as_number, computed_dtype, promoted
+from lstm_jax.kernels.interface import AxisSize, Carry, CellParameters, as_number, computed_dtype, promoted
 
 
 def check_features(features: Any) -> None:
@@ -41,7 +41,7 @@ def check_inputs(inputs: Any) -> None:
         raise ValueError(f"inputs: got shape {inputs.shape}, {expected}")
 
 
-def as_carry(given: Any, shape: tuple[Size, ...]) -> Carry:
+def as_carry(given: Any, shape: tuple[AxisSize, ...]) -> Carry:
     """Return the state (c, h), from a tuple, a list or one array of both.
 
     Args:
@@ -74,7 +74,7 @@ def in_dtypes_of_steps(
     return c, h
 
 
-def as_lengths(given: Any, time: Size, batch: Sequence[Size]) -> Int32[Array, "*batch"] | None:
+def as_lengths(given: Any, time: AxisSize, batch: Sequence[AxisSize]) -> Int32[Array, "*batch"] | None:
     """Return the lengths of the sequences, from 0 to ``time``.
 
     Args:

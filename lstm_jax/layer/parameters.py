@@ -13,7 +13,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array
 
 from lstm_jax.kernels.gate_order import GATES
-from lstm_jax.kernels.interface import Size
+from lstm_jax.kernels.interface import AxisSize
 from lstm_jax.layer.wrappers import chrono_bias
 
 
@@ -27,7 +27,7 @@ class LSTMCellParameters(nn.Module):
     features: int
     num_inputs: int
     forget_bias: float | str
-    time: Size
+    time: AxisSize
     kernel_init: Initializer
     recurrent_kernel_init: Initializer
     bias_init: Initializer

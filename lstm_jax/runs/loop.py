@@ -20,7 +20,7 @@ from lstm_jax.config import Config
 from lstm_jax.data.dataset import VALIDATION_SIZE, Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Score, compile_score, evaluate
-from lstm_jax.kernels.choice import Task, choose, will_build
+from lstm_jax.kernels.choice import Work, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints
@@ -369,7 +369,7 @@ def prepare_implementation(config: Config, console: Console) -> str:
     Raises:
         ImplementationError: if it cannot be used here.
     """
-    task = Task.of_run(config.model)
+    task = Work.of_run(config.model)
     if will_build(config.model.implementation, task):
         console.message("Building the native kernel, once; this takes some seconds")
     return choose(config.model.implementation, task)

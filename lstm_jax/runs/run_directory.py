@@ -14,6 +14,7 @@ people and programs to read. Whenever a run continues, they are corrected to mat
 
 import dataclasses
 import json
+import logging
 import os
 import shlex
 import socket
@@ -179,7 +180,7 @@ class RunDirectory:
             with self._writing():
                 (self.path / SUMMARY).unlink(missing_ok=True)
             self._write_config()
-        with self._writing():
+        with self._events_may_be_lost():
             self._events = _EventFile(self.path / TENSORBOARD, first_step=last_step + 1)
 
     def mend_metrics(self, history: Sequence[Record]) -> None:
@@ -198,8 +199,24 @@ class RunDirectory:
             return
         with self._writing():
             append(self.path / METRICS, _json_line(record))
+        if self._events is not None:
             known = {tag: record[key] for key, tag in _SCALARS.items() if record[key] is not None}
-            self._events.write(record["step"], known)
+            with self._events_may_be_lost():
+                self._events.write(record["step"], known)
+
+    @contextmanager
+    def _events_may_be_lost(self) -> Iterator[None]:
+        """Go on without TensorBoard's events if they cannot be written: the metrics have the same figures."""
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            logging.getLogger("lstm_jax").warning(
+                "lstm_jax: %s gets no more TensorBoard events (%s); %s has all figures",
+                self.path,
+                one_line(error),
+                METRICS,
+            )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 
 # A temporary folder of `whole` may belong to a process that is still at work, unless it is older than this.
 ABANDONED_SECONDS = 3600
@@ -154,13 +154,13 @@ def check_target(path: Path, *, overwrite: bool, advice: str) -> None:
         advice: what the user can do if the path exists.
 
     Raises:
-        ConversionError: if the path is refused.
+        ExchangeError: if the path is refused.
     """
     if not path.parent.is_dir():
-        raise ConversionError(f"{path}: got a path in no existing folder, expected {path.parent} to exist")
+        raise ExchangeError(f"{path}: got a path in no existing folder, expected {path.parent} to exist")
     if path.is_dir() or (os.path.lexists(path) and not overwrite):
         kind = "a folder" if path.is_dir() else "a file"
-        raise ConversionError(f"{path}: got the path of {kind} that exists, expected a new path; {advice}")
+        raise ExchangeError(f"{path}: got the path of {kind} that exists, expected a new path; {advice}")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from lstm_jax.errors import ConversionError, one_line
+from lstm_jax.errors import ExchangeError, one_line
 
 # The extras in pyproject.toml. Each corresponds to a requirements file: requirements-export.txt, and so on.
 Extra = Literal["compare", "export", "plots"]
@@ -29,13 +29,13 @@ def required(module: str) -> Any:
     """Import a module of a package in the extra ``export``.
 
     Raises:
-        ConversionError: if it cannot be imported.
+        ExchangeError: if it cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ConversionError(
+        raise ExchangeError(
             f"this needs the package {package}, which cannot be imported ({one_line(error)}); to install it: "
             f"{how_to_install('export')}"
         ) from error

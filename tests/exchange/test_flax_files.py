@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import serialization, traverse_util
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.exchange import layouts
 from lstm_jax.exchange.formats import GRANTED_OF_FLAX, read_file, read_weights
 from lstm_jax.exchange.layouts import architecture_of
@@ -139,7 +139,7 @@ HEAD = {"kernel": np.ones((5, 4), np.float32), "bias": np.ones(4, np.float32)}
 def test_what_is_no_such_model_of_flax_is_refused(tree: Any, words: str, tmp_path: Path) -> None:
     path = tmp_path / "x.msgpack"
     path.write_bytes(serialization.msgpack_serialize(tree))
-    with pytest.raises(ConversionError) as raised:
+    with pytest.raises(ExchangeError) as raised:
         read_weights(path)
     assert words in str(raised.value)
 
@@ -154,7 +154,7 @@ def test_damaged_and_hostile_files_are_refused(tmp_path: Path) -> None:
     for content in (whole_file[:-7], whole_file[7:], whole_file + b"\0", deep, lists, objects, comma, b""):
         path.write_bytes(content)
         with pytest.raises(
-            ConversionError, match=r"got (a damaged file, or no Flax file|an array of '(object_|\(1,f4))"
+            ExchangeError, match=r"got (a damaged file, or no Flax file|an array of '(object_|\(1,f4))"
         ):
             read_weights(path)
 
@@ -166,7 +166,7 @@ def test_files_of_names_alone_do_not_fill_the_memory(in_a_group: int, tmp_path: 
     path.write_bytes(b"\xde" + (900).to_bytes(2, "big") + (b"\xa1a" + group) * 900)
     tracemalloc.start()
     try:
-        with pytest.raises(ConversionError, match=r"got more than 20,000 names|got a damaged file"):
+        with pytest.raises(ExchangeError, match=r"got more than 20,000 names|got a damaged file"):
             read_weights(path)
         assert tracemalloc.get_traced_memory()[1] < path.stat().st_size + 10e6
     finally:
@@ -174,7 +174,7 @@ def test_files_of_names_alone_do_not_fill_the_memory(in_a_group: int, tmp_path: 
 
 
 def test_our_own_parameters_have_their_own_names() -> None:
-    with pytest.raises(ConversionError, match=r"got no head\.bias"):
+    with pytest.raises(ExchangeError, match=r"got no head\.bias"):
         layouts.from_flat(
             {
                 "lstm_0_forward.cell.hi.kernel": np.ones((5, 5)),

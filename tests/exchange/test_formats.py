@@ -16,7 +16,7 @@ import pytest
 
 from lstm_jax.commands.exchange import Export, Import
 from lstm_jax.config import Config
-from lstm_jax.errors import CheckpointError, ConfigError, ConversionError
+from lstm_jax.errors import CheckpointError, ConfigError, ExchangeError
 from lstm_jax.exchange import formats, imported_run, layouts
 from lstm_jax.exchange.layouts import Architecture
 from lstm_jax.exchange.metadata import DIGEST, Inputs, described, digest, said
@@ -169,17 +169,17 @@ def test_import_makes_a_run_to_evaluate_and_to_export(
     assert evaluation[2].startswith(f"accuracy {before['test_accuracy']:.2%}")
     # What exists is overwritten only by an export that is told to.
     with pytest.raises(
-        ConversionError,
+        ExchangeError,
         match=f"{imported}: got the path of a folder that exists, .*; name another --run-dir$",
     ):
         Import(file, imported).run()
     (tmp_path / "dangling").symlink_to("nowhere")
-    with pytest.raises(ConversionError, match=r"dangling: got the path of a file that exists"):
+    with pytest.raises(ExchangeError, match=r"dangling: got the path of a file that exists"):
         Import(file, tmp_path / "dangling").run()
     target = imported / "params.safetensors"
     target.write_text("mine")
     with pytest.raises(
-        ConversionError, match=f"{target}: got the path of a file that exists.*give --overwrite"
+        ExchangeError, match=f"{target}: got the path of a file that exists.*give --overwrite"
     ):
         Export(imported, "safetensors").run()
     assert target.read_text() == "mine"
@@ -211,11 +211,9 @@ def test_what_a_run_reads_survives_export_and_import(
     read = json.loads((tmp_path / "back" / "config.json").read_text())
     assert {key: read[key] for key in options} == options
     assert_same_bits(params_of(load_trained(tmp_path / "back")), params)
-    with pytest.raises(
-        ConversionError, match=rf"{file}: --task: got rows, expected {options['task']}, which"
-    ):
+    with pytest.raises(ExchangeError, match=rf"{file}: --task: got rows, expected {options['task']}, which"):
         Import(file, tmp_path / "other", task="rows").run()
-    with pytest.raises(ConversionError, match=r"--pixel-mean: got 0.1307, expected 0.0, which the file says"):
+    with pytest.raises(ExchangeError, match=r"--pixel-mean: got 0.1307, expected 0.0, which the file says"):
         Import(file, tmp_path / "other", pixel_mean=0.1307).run()
     assert not (tmp_path / "other").exists()
 
@@ -286,7 +284,7 @@ def test_the_command_to_train_further_finds_the_imported_run(tmp_path: Path) -> 
     ],
 )
 def test_models_of_other_images_make_no_run(architecture: Architecture, words: str) -> None:
-    with pytest.raises(ConversionError, match=words):
+    with pytest.raises(ExchangeError, match=words):
         imported_run.config_for(architecture, Config())
 
 
@@ -349,10 +347,10 @@ def test_mistakes_are_told_in_one_line(run: Run, args: list[str], words: str) ->
 def test_impossible_outputs_are_refused(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--output: got x.h5, expected a name that ends in .keras"):
         Export(run_dir, "keras", Path("x.h5")).run()
-    with pytest.raises(ConversionError, match=r"got a path in no existing folder, expected .*/no to exist"):
+    with pytest.raises(ExchangeError, match=r"got a path in no existing folder, expected .*/no to exist"):
         Export(run_dir, "onnx", tmp_path / "no" / "x.onnx").run()
     (tmp_path / "x.onnx").mkdir()
-    with pytest.raises(ConversionError, match="got the path of a folder that exists, expected a new path"):
+    with pytest.raises(ExchangeError, match="got the path of a folder that exists, expected a new path"):
         Export(run_dir, "onnx", tmp_path / "x.onnx", overwrite=True).run()
 
 
@@ -367,7 +365,7 @@ def test_a_missing_package_is_named(
         ("onnx", lambda: formats.FORMATS["onnx"].encode(params_of(trained), {})),
         ("h5py", lambda: formats.FORMATS["keras"].encode(params_of(trained), {})),
     ):
-        with pytest.raises(ConversionError, match=f"needs the package {package}, .*requirements-export.txt"):
+        with pytest.raises(ExchangeError, match=f"needs the package {package}, .*requirements-export.txt"):
             use()
     assert required("json") is json
 

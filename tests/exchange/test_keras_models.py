@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.exchange.keras_models import IDLE_LAYERS, describe
 
 LSTM = {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True, "units": 5}
@@ -77,7 +77,7 @@ WAYS = [
 
 
 def refusal(model: Any) -> str:
-    with pytest.raises(ConversionError) as raised:
+    with pytest.raises(ExchangeError) as raised:
         describe(model)
     return str(raised.value)
 

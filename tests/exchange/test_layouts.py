@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.exchange import keras_files, layouts
 from lstm_jax.exchange.formats import read_file, read_weights
 from lstm_jax.exchange.layouts import Architecture, architecture_of
@@ -286,7 +286,7 @@ def test_other_models_of_keras_are_refused(keras_folder: Path) -> None:
     }
     told = {}
     for path in keras_folder.glob("wrong_*"):
-        with pytest.raises(ConversionError) as raised:
+        with pytest.raises(ExchangeError) as raised:
             read_weights(path)
         told[path.stem.removeprefix("wrong_")] = str(raised.value)
     assert sorted(told) == sorted(words)
@@ -331,7 +331,7 @@ def changed(**changes: Any) -> dict[str, np.ndarray]:
     ],
 )  # fmt: skip
 def test_what_is_no_such_module_is_refused(state: dict[str, np.ndarray], words: str) -> None:
-    with pytest.raises(ConversionError) as raised:
+    with pytest.raises(ExchangeError) as raised:
         layouts.from_pytorch(state)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -359,11 +359,11 @@ def test_what_is_no_such_model_of_keras_is_refused() -> None:
         ([*arrays[:9], arrays[9].T, *arrays[10:]], "cell 3 input_kernel: got shape (20, 10), expected"),
         ([arrays[0], arrays[1][:, :15], *arrays[2:]], "got shape (5, 15) (a GRU?), expected the 4 gates"),
     ):
-        with pytest.raises(ConversionError) as raised:
+        with pytest.raises(ExchangeError) as raised:
             layouts.from_keras(wrong, bidirectional=True)
         assert words in str(raised.value)
     # The same weights, taken for four layers one on top of the other.
-    with pytest.raises(ConversionError, match=r"got shape \(3, 20\), expected \(5, 20\) to fit"):
+    with pytest.raises(ExchangeError, match=r"got shape \(3, 20\), expected \(5, 20\) to fit"):
         layouts.from_keras(arrays)
 
 
@@ -379,6 +379,6 @@ def test_what_are_no_parameters_of_ours_is_refused() -> None:
         ({"lstm_0_forward": np.zeros(1), "x": np.zeros(1)}, "got lstm_0_forward, x besides"),
     ):
         wrong = {name: array for name, array in (flat | changes).items() if array is not None}
-        with pytest.raises(ConversionError) as raised:
+        with pytest.raises(ExchangeError) as raised:
             layouts.from_flat(wrong)
         assert words in str(raised.value)

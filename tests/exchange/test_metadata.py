@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.config import Config
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.exchange.metadata import DIGEST, Inputs, agreed, check_digest, described, digest, said
 
 
@@ -42,7 +42,7 @@ def test_what_a_file_says_comes_back(options: dict[str, Any], task: str, order: 
 )
 def test_what_contradicts_the_file_is_refused(asked: Inputs, words: str) -> None:
     in_file = Inputs("permuted", 7, "mnist", 0.5, 0.25)
-    with pytest.raises(ConversionError, match=re.escape(words)):
+    with pytest.raises(ExchangeError, match=re.escape(words)):
         agreed(in_file, asked, inputs=1)
     # Another data set may be asked for: to train further on.
     assert agreed(in_file, Inputs(dataset="kmnist"), inputs=1) == (in_file._replace(dataset="kmnist"), [])
@@ -53,9 +53,9 @@ def test_what_the_file_does_not_say_is_asked_for_or_told() -> None:
     assert inputs == Inputs("rows", None, "mnist", 0.0, 1.0)
     assert ["rows" in granted[0], "pixels from 0 to 1" in granted[1], len(granted)] == [True, True, 2]
     assert agreed(Inputs(), Inputs(task="columns", pixel_std=0.5), inputs=28)[1] == []
-    with pytest.raises(ConversionError, match=r"but not the order of the pixels; expected --task pixels"):
+    with pytest.raises(ExchangeError, match=r"but not the order of the pixels; expected --task pixels"):
         agreed(Inputs(), Inputs(), inputs=1)
-    with pytest.raises(ConversionError, match=r"got --task permuted, but not .* --permutation-seed"):
+    with pytest.raises(ExchangeError, match=r"got --task permuted, but not .* --permutation-seed"):
         agreed(Inputs(), Inputs(task="permuted"), inputs=1)
 
 
@@ -70,7 +70,7 @@ def test_what_the_file_does_not_say_is_asked_for_or_told() -> None:
     ],
 )
 def test_metadata_that_say_nothing_possible_are_refused(metadata: dict[str, str], words: str) -> None:
-    with pytest.raises(ConversionError, match=re.escape(words)):
+    with pytest.raises(ExchangeError, match=re.escape(words)):
         said({"producer": "lstm_jax 0.1.0", **metadata})
     # Others may mean something else by these names.
     assert said(metadata) == said({"producer": "pytorch", **metadata}) == Inputs()
@@ -95,5 +95,5 @@ def test_a_digest_is_of_names_types_shapes_values_and_metadata() -> None:
     check_digest(arrays, {})
     others_told = [{"task": "rows"}, {**told, "task": "columns"}, {"task": "rows", "pixel_mean": "1"}, {}]
     for array, metadata in [(others[3], told), *((arrays, each) for each in others_told)]:
-        with pytest.raises(ConversionError, match=f"expected {found} as the file says"):
+        with pytest.raises(ExchangeError, match=f"expected {found} as the file says"):
             check_digest(array, {**metadata, DIGEST: found})

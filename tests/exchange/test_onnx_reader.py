@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.exchange import formats, layouts, onnx_files
 from lstm_jax.exchange.formats import read_file
 from lstm_jax.exchange.layouts import Architecture
@@ -33,12 +33,12 @@ def test_our_models_come_back_with_the_same_bits(architecture: Architecture, tmp
     assert read.granted == ()
     # One bit of a weight, one letter of the metadata: the digest in the file tells.
     path.write_bytes(path.read_bytes().replace(b"rows", b"rowz"))
-    with pytest.raises(ConversionError, match=r"got arrays and metadata of SHA-256 .* it is damaged"):
+    with pytest.raises(ExchangeError, match=r"got arrays and metadata of SHA-256 .* it is damaged"):
         read_file(path)
     content = bytearray(path.read_bytes().replace(b"rowz", b"rows"))
     content[content.index(np.asarray(params["head"]["kernel"]).tobytes()) + 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ConversionError, match=r"got arrays and metadata of SHA-256 .* it is damaged"):
+    with pytest.raises(ExchangeError, match=r"got arrays and metadata of SHA-256 .* it is damaged"):
         read_file(path)
 
 
@@ -111,7 +111,7 @@ def test_models_of_pytorch_that_compute_something_else_are_refused(
     forward: Any, options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     exported(tmp_path / "x.onnx", forward, **options)
-    with pytest.raises(ConversionError, match=words):
+    with pytest.raises(ExchangeError, match=words):
         read_file(tmp_path / "x.onnx")
 
 
@@ -120,7 +120,7 @@ def changed(change: Callable[[Any], object], path: Path) -> str:
     model = onnx_files.onnx_model(random_params(ARCHITECTURES[1]))
     change(model)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ConversionError) as raised:
+    with pytest.raises(ExchangeError) as raised:
         read_file(path)
     return str(raised.value)
 
@@ -281,7 +281,7 @@ def test_graphs_that_would_fill_the_memory_are_refused_before(tmp_path: Path) ->
         changed(change, path)  # imports, once
         tracemalloc.start()
         try:
-            with pytest.raises(ConversionError):
+            with pytest.raises(ExchangeError):
                 read_file(path)
             # Twice 8 million numbers would be 128 MB, and 40 values 320 MB.
             assert tracemalloc.get_traced_memory()[1] < 80e6

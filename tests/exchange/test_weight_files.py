@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.errors import ConversionError
+from lstm_jax.errors import ExchangeError
 from lstm_jax.exchange import formats, keras_files, layouts
 from lstm_jax.exchange.layouts import Architecture
 from tests.helpers.weights import assert_same_bits, random_params
@@ -26,7 +26,7 @@ PARAMS = random_params(Architecture(3, 5, 2, True, 10))
 
 def refusal(path: Path) -> str:
     """The line that says why a file is not read."""
-    with pytest.raises(ConversionError) as raised:
+    with pytest.raises(ExchangeError) as raised:
         formats.read_weights(path)
     text = str(raised.value)
     assert text.startswith(f"{path}: ")
@@ -440,7 +440,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
         path.write_bytes(damaged)
         try:
             formats.read_weights(path)
-        except ConversionError as error:
+        except ExchangeError as error:
             told.append(str(error))
     assert len(told) > 50
     assert all("\n" not in text for text in told)

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from lstm_jax.system.caches import why_not_private
+
 
 def kept_folder(config: pytest.Config, name: str, *, otherwise: Path) -> Path:
-    """Return a folder that stays, for this version of jaxlib; in ``otherwise`` if pytest keeps none."""
+    """Return a folder that stays, for this version of jaxlib; in ``otherwise`` if none can be."""
     name = f"{name}-{version('jaxlib')}"
     cache: pytest.Cache | None = getattr(config, "cache", None)  # none with -p no:cacheprovider
-    folder = otherwise / name if cache is None else cache.mkdir(name)
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o700)
+    with contextlib.suppress(OSError):  # a checkout that cannot be written to
+        if cache is not None:
+            folder = cache.mkdir(name)
+            folder.chmod(0o700)
+            if why_not_private(folder) is None:  # else no kernel would be loaded from it
+                return folder
+    folder = otherwise / name
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

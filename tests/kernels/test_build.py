@@ -13,7 +13,7 @@ from lstm_jax import LSTM, config, lstm
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, choice
 from lstm_jax.kernels.build import NotAvailableError
-from lstm_jax.kernels.choice import Task, choose, fastest
+from lstm_jax.kernels.choice import Work, choose, fastest
 from lstm_jax.system.caches import processor
 from tests import native_builds
 from tests.helpers import programs
@@ -340,12 +340,7 @@ def test_train_without_it(environment: dict[str, str], tmp_path: Path) -> None:
 # The choice
 # --------------------------------------------------------------------------------------------------
 
-TASK = Task(dtypes=frozenset({"float32"}))
-
-
-def test_the_configuration_names_every_implementation() -> None:
-    """The command line reads its choices from `config`, which must not import JAX to find them."""
-    assert ("auto", *lstm.IMPLEMENTATIONS) == config.IMPLEMENTATIONS
+TASK = Work(dtypes=frozenset({"float32"}))
 
 
 def test_every_name_but_auto_means_itself() -> None:
@@ -365,7 +360,7 @@ def test_auto_on_a_cpu() -> None:
 
 def test_what_a_run_trains_with() -> None:
     chosen = [
-        choose("auto", Task.of_run(config.Config.of(**options).model))
+        choose("auto", Work.of_run(config.Config.of(**options).model))
         for options in ({}, {"recurrent_dropout_rate": 0.1}, {"dtype": "bfloat16"})
     ]
     assert chosen == ["native", "native", "fused"]

@@ -297,29 +297,32 @@ def test_plans() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(
-    tmp_path: Path, environment: dict[str, str]
+    kind: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     # The long version, with 20 kills: python -m tests.kill_and_resume
+    if kind == "memory":  # as users compile: the other tests do without XLA's optimization
+        environment = {name: value for name, value in environment.items() if name != "XLA_FLAGS"}
     cache = tmp_path / "cache"  # of their own: what was killed may have left half a program there
     shutil.copytree(os.environ["LSTM_JAX_CACHE_DIR"], cache, symlinks=True, copy_function=os.link)
 
     def start(command: Sequence[str]) -> Any:
         return programs.start(*command[1:], env={**environment, "LSTM_JAX_CACHE_DIR": str(cache)})
 
-    options = ["--hidden-size", "8", "--steps", "60", "--checkpoint-every", "5"]
+    options = ["--hidden-size", "8", "--steps", "60", "--checkpoint-every", "5", "--input", kind]
     assert start(train_command(tmp_path / "calm", options)).communicate()[1] == ""
     saved = kill_at_random_moments(
         tmp_path / "killed",
         options,
-        kills=2,
+        kills=1,
         longest=0.2,
-        rng=random.Random(0),
-        after_progress=2,
+        rng=random.Random(kind),
+        after_progress=1,
         start=start,
     )
-    assert len(saved) == 2
-    assert 0 < saved[0] < saved[1] < 60
+    assert len(saved) == 1
+    assert 0 < saved[0] < 60
     assert start(train_command(tmp_path / "killed", options)).communicate()[1] == ""
     assert state_digest(tmp_path / "killed") == state_digest(tmp_path / "calm")
     assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "calm")

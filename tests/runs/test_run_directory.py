@@ -9,6 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from lstm_jax.config import Config
 from lstm_jax.errors import RunDirectoryError
+from lstm_jax.runs import run_directory
 from lstm_jax.runs.run_directory import DamagedJSONError, RunDirectory, read_config
 from lstm_jax.system.files import write_whole
 
@@ -162,18 +163,33 @@ def test_metrics_that_are_not_even_text_are_written_anew(tmp_path: Path) -> None
     assert lines(tmp_path) == [record(1)]
 
 
+def full(*args: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunDirectory(Config.of(run_dir=tmp_path)) as run:
         run.begin([])
-
-        def full(*args: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
+        monkeypatch.setattr(run_directory, "append", full)
         with pytest.raises(RunDirectoryError) as told:
             run.add(record(1))
     assert str(told.value).startswith(
         f"{tmp_path}: cannot be written (No space left on device); saved states"
+    )
+
+
+def test_lost_events_stop_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
+    with RunDirectory(Config.of(run_dir=tmp_path)) as run:
+        run.begin([])
+        run.add(record(1))
+        run.add(record(2))
+    assert lines(tmp_path) == [record(1), record(2)]
+    [told] = caplog.messages
+    assert told.startswith(
+        f"lstm_jax: {tmp_path} gets no more TensorBoard events (No space left on device); "
     )
 
 

@@ -19,7 +19,7 @@ from lstm_jax import devices, train
 from lstm_jax.commands import command_line
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import load_dataset
-from lstm_jax.errors import CheckpointError, ConversionError, RunDirectoryError, UserError, printable
+from lstm_jax.errors import CheckpointError, ExchangeError, RunDirectoryError, UserError, printable
 from lstm_jax.runs.checkpoint import digest
 from lstm_jax.runs.console import TerminalConsole
 from lstm_jax.runs.loop import TrainResult
@@ -222,7 +222,7 @@ def test_nothing_is_added_to_a_pipe_whether_somebody_reads_it_or_not(tmp_path: P
 
 def test_an_export_does_not_replace_a_dead_link(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to(tmp_path / "none")
-    with pytest.raises(ConversionError, match="that exists"):
+    with pytest.raises(ExchangeError, match="that exists"):
         check_target(tmp_path / "model.onnx", overwrite=False, advice="choose")
 
 
