@@ -210,6 +210,9 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
+            if self._events is not None:
+                with suppress(OSError):
+                    self._events.close()
             self._events = None
             logging.getLogger("lstm_jax").warning(
                 "lstm_jax: %s gets no more TensorBoard events (%s); %s has all figures",
@@ -257,10 +260,14 @@ class _EventFile:
         directory.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter(str(directory / name))
-        self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        # Tells TensorBoard to discard events of this and later steps, from a process that was killed.
-        start = SessionLog(status=SessionLog.START)
-        self._put(Event(wall_time=time.time(), step=first_step, session_log=start))
+        try:
+            self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            # Tells TensorBoard to discard events of this and later steps, from a process that was killed.
+            start = SessionLog(status=SessionLog.START)
+            self._put(Event(wall_time=time.time(), step=first_step, session_log=start))
+        except OSError:
+            self.close()
+            raise
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         from tensorboardX.proto.event_pb2 import Event

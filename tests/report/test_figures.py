@@ -284,4 +284,4 @@ def test_the_command_writes_what_it_prints(run: Run, data_dir: Path, tmp_path: P
 def test_a_negative_number_of_mistakes(run: Run) -> None:
     done = run("-m", "lstm_jax", "evaluate", "nowhere", "--mistakes", -1)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--mistakes: got -1, expected 0 or more" in done.stderr
+    assert "--mistakes: got -1, expected a whole number from 0 to" in done.stderr
