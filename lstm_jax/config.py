@@ -6,7 +6,6 @@ tyro imports another package, which takes as long as the rest of ``--help``.)
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from lstm_jax.options import (
     between,
     check,
     contradiction,
+    did_you_mean,
     flag,
     number,
     options_of,
@@ -319,8 +319,7 @@ class Config:
         """
         known = [option.name for option in options_of(Config)]
         if unknown := sorted(set(options) - set(known)):
-            close = difflib.get_close_matches(unknown[0], known, 1)
-            guess = f" (did you mean {close[0]}?)" if close else ""
+            guess = did_you_mean(unknown[0], known)
             raise ConfigError(
                 f"unknown options {short(', '.join(unknown))}{guess}; a newer lstm_jax may have them"
             )

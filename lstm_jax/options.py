@@ -10,8 +10,9 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
 import dataclasses
+import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -160,6 +161,12 @@ def check(options: Any) -> None:
 def flag(name: str) -> str:
     """Return the name of an option on the command line: ``batch_size`` -> ``--batch-size``."""
     return "--" + name.replace("_", "-")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return, for a message, the known name that is most like an unknown one; empty if none is."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def refusal(name: str, value: object, accepted: str) -> ConfigError:

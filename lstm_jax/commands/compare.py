@@ -1,7 +1,6 @@
 """The options of ``python -m lstm_jax compare``. Nothing heavy is imported here."""
 
 import dataclasses
-import difflib
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from lstm_jax.compare.frameworks import FRAMEWORKS
 from lstm_jax.compare.size import Size
 from lstm_jax.config import recipe_config
 from lstm_jax.errors import ConfigError
-from lstm_jax.options import check, flag, refusal, shown_option, whole_number
+from lstm_jax.options import check, did_you_mean, flag, refusal, shown_option, whole_number
 from lstm_jax.system.cores import CAN_BE_LIMITED, usable_cores
 
 # An image has rows of 28 pixels; sequences of any length are made of the rows of real digits.
@@ -128,8 +127,7 @@ def chosen_names(field: str, text: str, known: Sequence[str]) -> tuple[str, ...]
     asked = text.split(",")
     for name in asked:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            guess = f" (did you mean {close[0]}?)" if close else ""
+            guess = did_you_mean(name, known)
             raise ConfigError(f"{flag(field)}: got {name!r}{guess}, expected some of {', '.join(known)}")
     return tuple(name for name in known if name in asked)
 

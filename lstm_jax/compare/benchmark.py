@@ -72,9 +72,9 @@ def run(
 
 
 def _refuse_if_nothing_was_measured(points: Mapping[str, Point]) -> None:
-    reasons = {name: row.why_not for point in points.values() for name, row in point.rows.items()}
-    if all(reasons.values()):
-        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    rows = [pair for point in points.values() for pair in point.rows.items()]
+    if all(row.why_not for _, row in rows):
+        told = "; ".join(dict.fromkeys(f"{name}: {row.why_not}" for name, row in rows))
         raise ConfigError(f"--implementations: none of the given ones could be measured; {told}")
 
 
