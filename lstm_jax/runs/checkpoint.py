@@ -393,7 +393,7 @@ def _words_of_orbax() -> Iterator[None]:
         unknown = isinstance(error, ValueError | KeyError | TypeError)
         advice = "; if another version of lstm_jax or orbax-checkpoint wrote it, use that" if unknown else ""
         raise CheckpointError(
-            f"its files are undamaged, but it cannot be read ({printable(one_line(error))}){advice}"
+            f"its files are intact, but it cannot be read ({printable(one_line(error))}){advice}"
         ) from error
 
 
