@@ -98,6 +98,8 @@ def compilation_cache(
     jax.config.update("jax_compilation_cache_dir", str(own))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # Their folder, which is a new one in each run, would be a part of the key of every program.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     yield
     # A program that was killed may have left half a file.
     if not request.session.testsfailed:
