@@ -1,13 +1,15 @@
 """lstm_jax: an LSTM in JAX and Flax that reads MNIST row by row.
 
 The public names are imported when they are first used, so that the command line can read its options
-and answer ``--help`` without waiting for JAX.
+and answer ``--help`` without waiting for JAX. The layer and the classifier need the packages of
+requirements-layer.txt, the others those of requirements-train.txt too.
 """
 
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from lstm_jax.system.packages import what_is_missing
 from lstm_jax.version import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ _HOME = {
     "train": "lstm_jax.runs.loop",
 }
 
+# These need what every installation has.
+_OF_THE_LAYER = ("LSTM", "LSTMClassifier")
+
 if "jax" in sys.modules:  # else the command line, or a program that has no use for the kernel yet
     from lstm_jax.kernels.build import load_if_built
 
@@ -36,7 +41,13 @@ if "jax" in sys.modules:  # else the command line, or a program that has no use 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        home = importlib.import_module(_HOME[name])
+    except ModuleNotFoundError as error:
+        if name in _OF_THE_LAYER:
+            raise
+        raise ImportError(f"lstm_jax.{name}: {what_is_missing(error, 'train')}") from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

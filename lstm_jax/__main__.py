@@ -5,12 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from lstm_jax.commands import command_line, train
-from lstm_jax.commands.benchmark import Benchmark
-from lstm_jax.commands.compare import Compare
-from lstm_jax.commands.evaluate import Evaluate
-from lstm_jax.commands.exchange import Export, Import
-from lstm_jax.commands.predict import Predict
+from lstm_jax.system.packages import what_is_missing
+
+try:
+    from lstm_jax.commands import command_line, train
+    from lstm_jax.commands.benchmark import Benchmark
+    from lstm_jax.commands.compare import Compare
+    from lstm_jax.commands.evaluate import Evaluate
+    from lstm_jax.commands.exchange import Export, Import
+    from lstm_jax.commands.predict import Predict
+except ModuleNotFoundError as error:  # the layer alone is installed
+    raise SystemExit(f"lstm-jax: error: {what_is_missing(error, 'train')}") from None
 
 
 class Options(Protocol):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Optional, get_args
 from tyro.conf import arg, create_mutex_group
 
 from lstm_jax.errors import ConfigError
+from lstm_jax.kernels import ImplementationName
 from lstm_jax.options import (
     POSITIVE,
     SHARE,
@@ -36,7 +37,6 @@ from lstm_jax.recipes import RECIPES, purposes
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist"]
 InputName = Literal["memory", "stream"]
-ImplementationName = Literal["auto", "scan", "unrolled", "fused", "native"]
 DtypeName = Literal["float32", "bfloat16"]
 RecipeName = Literal["tutorial", "fast", "accurate", "accurate-bidirectional", "pixels", "permuted"]
 TaskName = Literal["rows", "columns", "pixels", "permuted"]
@@ -53,7 +53,6 @@ SEQUENCE_LENGTHS: Mapping[str, int] = MappingProxyType(
 
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 INPUTS: tuple[str, ...] = get_args(InputName)
-IMPLEMENTATIONS: tuple[str, ...] = get_args(ImplementationName)
 
 # Where things are on this machine.
 PLACES = ("data_dir", "archive_dir", "run_dir")

@@ -28,7 +28,6 @@ import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt8
 
-from lstm_jax.config import NUM_CLASSES, ModelOptions
 from lstm_jax.dropout import ExampleDropout
 from lstm_jax.lstm import LSTM
 
@@ -227,8 +226,3 @@ def logits_of(
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
     return logits
-
-
-def build_model(options: ModelOptions, num_classes: int = NUM_CLASSES) -> LSTMClassifier:
-    """Make the classifier that the options describe: its attributes have their names."""
-    return LSTMClassifier(**{**vars(options), "dtype": jnp.dtype(options.dtype)}, num_classes=num_classes)

@@ -24,9 +24,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int32, Key, UInt8, UInt32
 
 from lstm_jax.augmentation import augment
-from lstm_jax.config import Augmentation, ModelOptions, OptimizerOptions
+from lstm_jax.config import NUM_CLASSES, Augmentation, ModelOptions, OptimizerOptions
 from lstm_jax.devices import DATA_AXIS, REMEMBERED, mean_over_devices, over_devices, replicated
-from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
+from lstm_jax.model import LSTMClassifier, Params, logits_of
 from lstm_jax.optimizer import averaged, build_optimizer
 
 # What `TrainState.nonfinite_step` holds while all losses are finite.
@@ -113,6 +113,11 @@ def _method(
         label_smoothing=optimizer.label_smoothing,
         augmentation=augmentation,
     )
+
+
+def build_model(options: ModelOptions, num_classes: int = NUM_CLASSES) -> LSTMClassifier:
+    """Make the classifier that the options describe: its attributes have their names."""
+    return LSTMClassifier(**{**vars(options), "dtype": jnp.dtype(options.dtype)}, num_classes=num_classes)
 
 
 # Images of grey levels 0 to 255, and their classes.

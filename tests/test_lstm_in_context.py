@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jax.experimental import serialize_executable
 
-from lstm_jax import LSTM, config, lstm
+from lstm_jax import LSTM, kernels, lstm
 from lstm_jax.errors import ImplementationError
 from tests.helpers.project import PROJECT
 from tests.helpers.references import (
@@ -207,7 +207,7 @@ def test_export_of_a_step_of_training_with_dropout() -> None:
 @pytest.mark.parametrize(
     ("implementation", "sizes"),
     [
-        *((name, "batch, time") for name in config.IMPLEMENTATIONS),
+        *((name, "batch, time") for name in kernels.IMPLEMENTATIONS),
         *(("unrolled", size) for size in ("batch", "time")),
         *(("fused", size) for size in ("batch", "time")),
     ],
@@ -287,8 +287,8 @@ def test_a_serialised_executable_with_the_kernel(tmp_path: Path) -> None:
 
 
 def test_the_configuration_names_every_implementation() -> None:
-    """The command line reads its choices from `config`, which must not import JAX to find them."""
-    assert ("auto", *lstm.IMPLEMENTATIONS) == config.IMPLEMENTATIONS
+    """The command line reads its choices from `kernels`, which must not import JAX to find them."""
+    assert ("auto", *lstm.IMPLEMENTATIONS) == kernels.IMPLEMENTATIONS
 
 
 @pytest.mark.parametrize(

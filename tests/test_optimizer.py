@@ -11,9 +11,8 @@ import optax
 import pytest
 
 from lstm_jax.config import Config
-from lstm_jax.model import build_model
 from lstm_jax.optimizer import average_weight, averaged, build_optimizer, learning_rate_schedule
-from lstm_jax.training import loss_of
+from lstm_jax.training import build_model, loss_of
 
 # float32 against float64, over a few steps of 0.1 to 0.25: Adam's 1 - 0.999^t loses digits, 2e-6 was seen.
 # Muon makes much of rounding in tiny singular values, which these small random matrices do not have.

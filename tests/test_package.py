@@ -11,7 +11,7 @@ import yaml
 
 import lstm_jax
 from lstm_jax import lstm
-from lstm_jax.config import IMPLEMENTATIONS
+from lstm_jax.kernels import IMPLEMENTATIONS
 from tests.helpers.project import PROJECT, Run
 
 
@@ -33,7 +33,7 @@ def test_public_names_are_there_and_documented() -> None:
 
 
 def test_names_of_implementations_agree() -> None:
-    # config.py may not import JAX, so it names them a second time.
+    # Options may not import JAX, so the names are there a second time.
     assert ("auto", *lstm.IMPLEMENTATIONS) == IMPLEMENTATIONS
 
 

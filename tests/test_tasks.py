@@ -6,7 +6,8 @@ import pytest
 
 from lstm_jax import LSTMClassifier
 from lstm_jax.config import SEQUENCE_LENGTHS, Config
-from lstm_jax.model import as_sequence, build_model, permutation
+from lstm_jax.model import as_sequence, permutation
+from lstm_jax.training import build_model
 
 ROWS, COLUMNS = 3, 5
 

@@ -19,6 +19,7 @@ import tyro
 
 from lstm_jax.errors import UserError, one_line, printable
 from lstm_jax.options import shown_option
+from lstm_jax.system.packages import what_is_missing
 from lstm_jax.system.signals import Interrupted
 
 T = TypeVar("T")
@@ -150,6 +151,8 @@ def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) 
         code = command()
     except UserError as error:
         fail(prog, str(error))
+    except ModuleNotFoundError as error:
+        fail(prog, what_is_missing(error, "train"))
     except MemoryError as error:
         fail(prog, f"out of memory ({one_line(error)})")
     except OSError as error:

@@ -70,7 +70,7 @@ def begin_run(params: Params, config: Config, *, report: Report) -> None:
     # As if it had been trained here, so that train.py reports no change of devices or implementation.
     notes = Notes(
         devices=devices.make_mesh(devices=config.devices, batch_size=config.batch_size).size,
-        implementation=choose(config.model.implementation, Work.of_run(config.model)),
+        implementation=choose(config.model.implementation, Work.of_run(config.model.dtype)),
     )
     with whole(config.run_directory()) as folder:
         folder.mkdir()

@@ -5,10 +5,17 @@
     fused.py            pure JAX, any device
     native.py           the JAX side of the C++ kernel for CPUs: gradients, vmap
     calls.py            its two calls, as the kernel computes them and as exported programs do
-    build.py            compiling and loading that kernel
+    build.py            getting that kernel: from the package, the cache or the compiler
+    library.py          a compiled kernel as a file, and which of them a wheel brings
     cpp/                its source
     differentiation.py  errors for derivatives that a kernel cannot give
     choice.py           which of them `auto` takes, by measurement
 
-The reference that they are tested against is in `lstm_jax/lstm.py`.
+The reference that they are tested against is in `lstm_jax/lstm.py`. The names are here, because whoever reads
+options imports no JAX.
 """
+
+from typing import Literal, get_args
+
+ImplementationName = Literal["auto", "scan", "unrolled", "fused", "native"]
+IMPLEMENTATIONS: tuple[str, ...] = get_args(ImplementationName)

@@ -1,10 +1,11 @@
-"""The C++ kernel as a file: compiled on first use, kept in the cache, loaded into JAX.
+"""The C++ kernel: taken from the package, or compiled on first use and kept in the cache; loaded into JAX.
 
-A compiled kernel is a file in the user's cache (`LSTM_JAX_CACHE_DIR` moves it). Its name has two parts: the
-digest of all that it depends on (source, flags, compiler, processor, jaxlib), and that of its own content.
-The content of a damaged file does not match its name, and the kernel is built again: a damaged kernel would
-end the process or compute something else. Name and content appear in one step, so that two processes which
-build at once cannot mix theirs. Code is loaded only from a folder that nobody but the user can write to.
+A wheel brings kernels for the usual processors (`library.py`). Elsewhere, and in a checkout, the kernel is
+compiled into the user's cache (`LSTM_JAX_CACHE_DIR` moves it). There, the first part of a kernel's name is
+the digest of all that it depends on: source, flags, compiler, processor, jaxlib. A damaged kernel would end
+the process or compute something else, so one whose content does not match its name is built again. Name and
+content appear in one step, so that two processes which build at once cannot mix theirs. Code is loaded only
+from the package itself, and from a folder that nobody but the user can write to.
 """
 
 import contextlib
@@ -27,13 +28,11 @@ from typing import NamedTuple
 import jax
 
 from lstm_jax.errors import one_line
+from lstm_jax.kernels.library import FLAGS, PREBUILT, SOURCE, best_variant, file_name, find_built
 from lstm_jax.system.caches import cache_dir, processor, why_not_private
 from lstm_jax.system.files import sync
 
-SOURCE = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
-# No -ffast-math: a NaN that goes in must come out.
-FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 TARGETS = ("lstm_jax_forward", "lstm_jax_backward")
 BUILD_SECONDS = 300
 SCRATCH = "building-"  # begins the names of the folders in which the compiler works
@@ -43,44 +42,102 @@ class NotAvailableError(Exception):
     """The reason why the kernel cannot be used here."""
 
 
+class Prebuilt(NamedTuple):
+    """What became of the kernel that the package brings for this processor.
+
+    Attributes:
+        loaded: whether JAX has it now.
+        warning: what is wrong with it, for the user; empty if nothing is, or the package brings none.
+    """
+
+    loaded: bool
+    warning: str = ""
+
+
 def why_not_available() -> str | None:
     """Make the kernel ready, and build it if needed; return what stands in the way, or None.
 
     The answer of the first call holds for the life of the process.
     """
-    with _LOCK:  # JAX takes a handler once, from one copy of the library
+    with _LOCK:
+        if warning := _prebuilt().warning:
+            _tell_once(warning)
         return _make_ready()
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.Lock()  # JAX takes a handler once, from one copy of the library
 
 
 @functools.cache
 def _make_ready() -> str | None:
+    if _prebuilt().loaded:
+        return None
     try:
-        load(build())
+        load(build(), advice="LSTM_JAX_CACHE_DIR can name another folder")
     except NotAvailableError as error:
         return str(error)
     return None
 
 
+@functools.cache
+def _prebuilt() -> Prebuilt:
+    return load_prebuilt()
+
+
+@functools.cache
+def _tell_once(warning: str) -> None:
+    logging.getLogger("lstm_jax").warning("lstm_jax: %s", warning)
+
+
 def must_be_built() -> bool:
     """Return whether `why_not_available` will compile the kernel first, which takes some seconds."""
+    with _LOCK:
+        if _prebuilt().loaded:
+            return False
     try:
-        return not find_built(*place(find_compiler())).intact
+        return not _is_in_cache()
     except (NotAvailableError, OSError):
         return False
 
 
 def load_if_built() -> None:
-    """Make the kernel known to JAX at import if it is in the cache, for programs compiled elsewhere.
+    """Make the kernel known to JAX at import if there is one, for programs compiled elsewhere.
 
     A serialised executable (`jax.experimental.serialize_executable`) then finds the kernel. Nothing is built
     or told here: a message comes where the kernel is used.
     """
-    with contextlib.suppress(NotAvailableError, OSError):
-        if find_built(*place(find_compiler())).intact:
-            why_not_available()
+    with _LOCK, contextlib.suppress(NotAvailableError, OSError):
+        if not _prebuilt().loaded and _is_in_cache():
+            _make_ready()
+
+
+def _is_in_cache() -> bool:
+    return bool(find_built(*place(find_compiler())).intact)
+
+
+def load_prebuilt() -> Prebuilt:
+    """Load the kernel that the package brings for this processor, if it brings one.
+
+    Nobody needs to check who can write to its folder: the code of the package lies beside it.
+    """
+    variant = best_variant()
+    if variant is None:
+        return Prebuilt(loaded=False)
+    instead = "the native kernel is built here instead"
+    try:
+        found = find_built(PREBUILT, variant.name)
+        if found.intact:
+            load(found.intact[0], advice=instead)
+            return Prebuilt(loaded=True)
+    except NotAvailableError as error:
+        return Prebuilt(loaded=False, warning=str(error))
+    except OSError as error:
+        return Prebuilt(loaded=False, warning=f"{PREBUILT} cannot be read ({one_line(error)}); {instead}")
+    if not found.damaged:
+        return Prebuilt(loaded=False)
+    return Prebuilt(
+        loaded=False, warning=f"{found.damaged[0]} is damaged (install lstm_jax again); {instead}"
+    )
 
 
 def find_compiler() -> list[str]:
@@ -110,29 +167,6 @@ def target_flags() -> tuple[str, ...]:
     if machine in ("x86_64", "amd64"):
         return ("-march=native",)
     return ("-mcpu=native",) if machine in ("aarch64", "arm64") else ()
-
-
-class Built(NamedTuple):
-    """The kernels of one name in the cache: those that are intact, and the others."""
-
-    intact: list[Path]
-    damaged: list[Path]
-
-
-def find_built(folder: Path, name: str) -> Built:
-    """Find the kernels whose name begins with ``name``, and compare each with the SHA-256 in its name."""
-    built = Built([], [])
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(f"{name}-") and path.suffix == ".so":
-            with contextlib.suppress(FileNotFoundError):  # another process has just removed a damaged one
-                intact = path.name == file_name(name, path.read_bytes())
-                (built.intact if intact else built.damaged).append(path)
-    return built
-
-
-def file_name(name: str, content: bytes) -> str:
-    """Return the file name of a compiled kernel."""
-    return f"{name}-{hashlib.sha256(content).hexdigest()}.so"
 
 
 def place(compiler: list[str]) -> tuple[Path, str]:
@@ -234,17 +268,19 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def load(library: Path) -> None:
+def load(library: Path, *, advice: str) -> None:
     """Load a compiled kernel, and make it known to JAX.
 
     Raises:
-        NotAvailableError: if the system or JAX refuses it.
+        NotAvailableError: if the system or JAX refuses it; ``advice`` ends the message.
     """
     try:
         handlers = ctypes.CDLL(str(library))
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(handlers, target)), platform="cpu")
-    except (OSError, AttributeError, jax.errors.JaxRuntimeError) as error:
+    except jax.errors.JaxRuntimeError as error:  # made for another version of XLA's interface
         raise NotAvailableError(
-            f"{library} cannot be loaded ({one_line(error)}); LSTM_JAX_CACHE_DIR can name another folder"
+            f"jaxlib {version('jaxlib')} does not take {library} ({one_line(error)}); {advice}"
         ) from error
+    except (OSError, AttributeError) as error:
+        raise NotAvailableError(f"{library} cannot be loaded ({one_line(error)}); {advice}") from error

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from lstm_jax.config import IMPLEMENTATIONS, ModelOptions
 from lstm_jax.errors import ImplementationError
+from lstm_jax.kernels import IMPLEMENTATIONS
 from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
 
@@ -62,9 +62,9 @@ class Work(NamedTuple):
         )
 
     @classmethod
-    def of_run(cls, model: ModelOptions) -> "Work":
-        """Describe the task of the layers of a run."""
-        return cls(dtypes=frozenset({model.dtype, "float32"}))
+    def of_run(cls, dtype: str) -> "Work":
+        """Describe the task of the layers of a run that computes in ``dtype``."""
+        return cls(dtypes=frozenset({dtype, "float32"}))
 
 
 def _varies(array: Array) -> bool:

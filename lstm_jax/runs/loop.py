@@ -369,7 +369,7 @@ def prepare_implementation(config: Config, console: Console) -> str:
     Raises:
         ImplementationError: if it cannot be used here.
     """
-    task = Work.of_run(config.model)
+    task = Work.of_run(config.model.dtype)
     if will_build(config.model.implementation, task):
         console.message("Building the native kernel, once; this takes some seconds")
     return choose(config.model.implementation, task)

@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Float32, UInt8
 from lstm_jax import devices
 from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError, ConfigError, Report, silent
-from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
+from lstm_jax.model import LSTMClassifier, Params, logits_of
 from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints, Restored
 from lstm_jax.runs.history import Notes, best_of, of_each_seed
 from lstm_jax.runs.run_directory import CHECKPOINTS, read_config
 from lstm_jax.runs.seeds import in_words, member, seed_of
-from lstm_jax.training import Method, TrainState, state_like
+from lstm_jax.training import Method, TrainState, build_model, state_like
 
 
 @dataclasses.dataclass(frozen=True)

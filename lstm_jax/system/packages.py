@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lstm_jax.errors import ExchangeError, one_line
 
 # The extras in pyproject.toml. Each corresponds to a requirements file: requirements-export.txt, and so on.
-Extra = Literal["compare", "export", "plots"]
+Extra = Literal["compare", "export", "plots", "train"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -23,6 +23,18 @@ def how_to_install(extra: Extra, *, root: Path = _ROOT) -> str:
     """
     file = root / f"requirements-{extra}.txt"
     return f"pip install -r {os.path.relpath(file)}" if file.is_file() else f'pip install "lstm_jax[{extra}]"'
+
+
+def what_is_missing(error: ModuleNotFoundError, extra: Extra) -> str:
+    """Return what to say of a package that is not installed, on one line.
+
+    Raises:
+        ModuleNotFoundError: the error itself, if it is a module of this package that is missing.
+    """
+    package = (error.name or "").partition(".")[0]
+    if package in ("", __name__.partition(".")[0]):
+        raise error
+    return f"this needs the package {package}, which is not installed; to install it: {how_to_install(extra)}"
 
 
 def required(module: str) -> Any:

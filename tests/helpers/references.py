@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lstm_jax import config, lstm
+from lstm_jax import kernels, lstm
 
 Tree = Any  # nested dicts and tuples of arrays
 
@@ -225,7 +225,7 @@ FAST = ["fused", "native"]
 each_fast = pytest.mark.parametrize("implementation", FAST)
 # Of what the kernels do not do, they say so; see test_kernel_transformations.py.
 each_general_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "auto"])
-each_name = pytest.mark.parametrize("implementation", config.IMPLEMENTATIONS)
+each_name = pytest.mark.parametrize("implementation", kernels.IMPLEMENTATIONS)
 
 
 def examples(number: int) -> settings:

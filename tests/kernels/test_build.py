@@ -360,7 +360,7 @@ def test_auto_on_a_cpu() -> None:
 
 def test_what_a_run_trains_with() -> None:
     chosen = [
-        choose("auto", Work.of_run(config.Config.of(**options).model))
+        choose("auto", Work.of_run(config.Config.of(**options).model.dtype))
         for options in ({}, {"recurrent_dropout_rate": 0.1}, {"dtype": "bfloat16"})
     ]
     assert chosen == ["native", "native", "fused"]
