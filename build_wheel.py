@@ -27,6 +27,8 @@ from setuptools.command.build_py import build_py
 from lstm_jax.kernels import library
 
 ZIG = "ziglang==0.17.1"
+# No symbols, and no way round through a table for calls within the kernel.
+FLAGS = ("-s", "-fvisibility-inlines-hidden")
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
@@ -65,7 +67,7 @@ def compile_kernels(platform: library.Platform, folder: Path) -> None:
     folder.mkdir()
     for variant in platform.variants:
         output = folder / "kernel.so"
-        command = [*zig_command(platform.target, variant.cpu), *library.FLAGS, "-s", "-isystem", str(include)]
+        command = [*zig_command(platform.target, variant.cpu), *library.FLAGS, *FLAGS, "-isystem", str(include)]
         print("compiling", variant.name, "for", platform.target, flush=True)
         subprocess.run([*command, str(library.SOURCE / "handlers.cc"), "-o", str(output)], check=True)
         output.rename(folder / library.file_name(variant.name, output.read_bytes()))

@@ -46,6 +46,7 @@ inline void Multiply(Vec (&sums)[R][V], Index depth, const float* a, Index a_row
       const Vec right = InRegister(Load(b + v * kLanes));
       LSTM_JAX_UNROLL
       for (int r = 0; r < R; ++r) sums[r][v] += left[r] * right;
+      ReadAfter(b, sums[R - 1][v], right);
     }
   }
 }
