@@ -26,6 +26,7 @@ from setuptools.command.build_py import build_py
 
 from lstm_jax.kernels import library
 
+ROOT = Path(__file__).parent
 ZIG = "ziglang==0.17.1"
 # No symbols, and no way round through a table for calls within the kernel.
 FLAGS = ("-s", "-fvisibility-inlines-hidden")
@@ -38,8 +39,8 @@ def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) 
 
 
 def compiler_requirements() -> list[str]:
-    """Return the packages that compiling the kernels needs: zig, and a jaxlib for the headers."""
-    oldest = re.search(r"^jax>=([\d.]+)", Path("requirements-layer.txt").read_text(), re.MULTILINE)
+    """Return the packages that compiling the kernels needs: zig, and a jaxlib for its headers."""
+    oldest = re.search(r"^jax>=([\d.]+)", (ROOT / "requirements-layer.txt").read_text(), re.MULTILINE)
     assert oldest is not None, "requirements-layer.txt has a lower bound for jax"
     return [ZIG, f"jaxlib=={oldest[1]}"]
 
@@ -67,7 +68,13 @@ def compile_kernels(platform: library.Platform, folder: Path) -> None:
     folder.mkdir()
     for variant in platform.variants:
         output = folder / "kernel.so"
-        command = [*zig_command(platform.target, variant.cpu), *library.FLAGS, *FLAGS, "-isystem", str(include)]
+        command = [
+            *zig_command(platform.target, variant.cpu),
+            *library.FLAGS,
+            *FLAGS,
+            "-isystem",
+            str(include),
+        ]
         print("compiling", variant.name, "for", platform.target, flush=True)
         subprocess.run([*command, str(library.SOURCE / "handlers.cc"), "-o", str(output)], check=True)
         output.rename(folder / library.file_name(variant.name, output.read_bytes()))
@@ -81,7 +88,7 @@ class BuildPackage(build_py):
         super().run()
         if self.editable_mode:
             return
-        folder = Path(self.build_lib, library.PREBUILT.relative_to(Path(__file__).parent))
+        folder = Path(self.build_lib, library.PREBUILT.relative_to(ROOT))
         shutil.rmtree(folder, ignore_errors=True)  # what an earlier build left
         if (platform := chosen_platform()) is not None:
             compile_kernels(platform, folder)

@@ -4,7 +4,7 @@
 
 makes all builds and runs them. If all pass, it writes the kind of processor and the SHA-256 of their source
 to native/passed.sha256. While both are the same, the tests skip them, unless they are given ``--all``: they
-take minutes.
+take minutes. So it is with what zig builds, which `tests/kernels/test_prebuilt.py` tests and notes.
 """
 
 import hashlib
@@ -16,11 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from lstm_jax.kernels import build
+from lstm_jax.kernels import build, library
+from tests.helpers.project import PROJECT
 
 TESTS = Path(__file__).parent / "native"
 PASSED = TESTS / "passed.sha256"
 OPTIONS = ("-std=c++20", "-O1", "-g", "-pthread", "-ffp-contract=fast")
+WHEEL = "wheel"  # begins the line of what zig builds
 # Every warning is an error here.
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -55,17 +57,41 @@ def state_here() -> str:
     return f"{platform.machine()} {state_of_the_source()}"
 
 
+def state_of_the_wheel() -> str:
+    """The state of all that the kernels in a wheel depend on."""
+    sha = hashlib.sha256(state_of_the_source().encode())
+    for path in (PROJECT / "build_wheel.py", Path(library.__file__)):
+        sha.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"{WHEEL}-{platform.machine()} {sha.hexdigest()}"
+
+
+def wheel_is_known_to_pass() -> bool:
+    """Whether what zig builds has passed as it is."""
+    return state_of_the_wheel() in PASSED.read_text().splitlines()
+
+
+def note(state: str) -> None:
+    """Write down a state that has passed, instead of the one before."""
+    others = [line for line in PASSED.read_text().splitlines() if line.split()[0] != state.split()[0]]
+    PASSED.write_text("".join(f"{line}\n" for line in sorted([*others, state])))
+
+
+def run_program(command: list[str | Path]) -> str:
+    """Run a build of `kernel_test.cc`; returns what it prints."""
+    # Memory comes full of numbers that would be seen in the results: of glibc 1.5e16, of the sanitizer NaN.
+    dirty = {"MALLOC_PERTURB_": "165", "ASAN_OPTIONS": f"max_malloc_fill_size={2**30}:malloc_fill_byte=255"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | dirty)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def output_of(name: str, folder: Path) -> str:
     """Make a build in a folder and run it; returns what it prints."""
     program = folder / "kernel_test"
     options = [*OPTIONS, *WARNINGS, *BUILDS[name], "-I", str(build.SOURCE)]
     source = TESTS / "kernel_test.cc"
     subprocess.run([*build.find_compiler(), *options, source, "-o", program], check=True, timeout=600)
-    # Memory comes full of numbers that would be seen in the results: of glibc 1.5e16, of the sanitizer NaN.
-    dirty = {"MALLOC_PERTURB_": "165", "ASAN_OPTIONS": f"max_malloc_fill_size={2**30}:malloc_fill_byte=255"}
-    done = subprocess.run([program], capture_output=True, text=True, timeout=600, env=os.environ | dirty)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_program([program])
 
 
 def expected_of(name: str) -> tuple[str, ...]:
@@ -83,8 +109,7 @@ def main() -> None:
             printed = output_of(name, Path(folder))
         assert printed in expected_of(name), printed
         print(f"{name}: {printed}", end="", flush=True)
-    others = [line for line in PASSED.read_text().splitlines() if line.split()[0] != platform.machine()]
-    PASSED.write_text("".join(f"{line}\n" for line in sorted([*others, state_here()])))
+    note(state_here())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,268 @@
+"""The kernels that a wheel brings: which one is taken, and what happens if it cannot be."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+import build_wheel
+from lstm_jax.kernels import build, library
+from tests import native_builds
+from tests.helpers import programs
+from tests.helpers.project import PROJECT, copy_source
+
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+# What /proc/cpuinfo says of some processors.
+HASWELL = "fpu sse4_2 movbe xsave avx f16c rdrand abm bmi1 avx2 bmi2 fma"
+SKYLAKE = f"{HASWELL} avx512f avx512dq avx512cd avx512bw avx512vl"
+SAPPHIRE_RAPIDS = f"{SKYLAKE} amx_bf16 avx512_fp16 amx_tile amx_int8"
+
+
+@pytest.mark.parametrize(
+    ("machine", "system", "libc", "features", "expected"),
+    [
+        ("x86_64", "Linux", "glibc", SAPPHIRE_RAPIDS, "x86_64_v4"),
+        ("x86_64", "Linux", "glibc", SKYLAKE, "x86_64_v4"),  # its tiles are asked for at run time
+        ("x86_64", "Linux", "glibc", SKYLAKE.replace(" avx512vl", ""), "x86_64_v3"),  # Xeon Phi
+        ("x86_64", "Linux", "glibc", HASWELL, "x86_64_v3"),
+        ("AMD64", "Linux", "glibc", HASWELL, "x86_64_v3"),
+        ("x86_64", "Linux", "glibc", HASWELL.replace(" fma", ""), None),
+        ("x86_64", "Linux", "glibc", "", None),  # a system that does not say
+        ("x86_64", "Linux", "", SKYLAKE, None),  # musl
+        ("x86_64", "Darwin", "", SKYLAKE, None),
+        ("AMD64", "Windows", "", SKYLAKE, None),
+        ("aarch64", "Linux", "glibc", "fp asimd", "neon"),
+        ("arm64", "Darwin", "", "arm", "neon"),
+        ("ppc64le", "Linux", "glibc", "", None),
+    ],
+)
+def test_the_fastest_that_the_processor_can_run(
+    machine: str,
+    system: str,
+    libc: str,
+    features: str,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(library.platform, "machine", lambda: machine)
+    monkeypatch.setattr(library.platform, "system", lambda: system)
+    monkeypatch.setattr(library.platform, "libc_ver", lambda: (libc, "2.36"))
+    monkeypatch.setattr(library, "processor", lambda: f"{machine} flags : {features}")
+    variant = library.best_variant()
+    assert (variant.name if variant else None) == expected
+
+
+def test_no_name_begins_another() -> None:
+    for platform in library.PLATFORMS.values():
+        names = [f"{variant.name}-" for variant in platform.variants]
+        assert not any(a != b and a.startswith(b) for a in names for b in names)
+
+
+# --------------------------------------------------------------------------------------------------
+# What becomes of it, with a stand-in that this machine's compiler has built
+# --------------------------------------------------------------------------------------------------
+
+# Uses the layer with the kernels of a folder; prints whether one is to be built, and which one is loaded.
+USE = """
+import ctypes, sys
+from pathlib import Path
+from lstm_jax.kernels import library
+library.PREBUILT = Path(sys.argv[1])
+import jax, jax.numpy as jnp
+loaded = []
+load = ctypes.CDLL
+ctypes.CDLL = lambda path: loaded.append(path) or load(path)
+from lstm_jax import LSTM
+from lstm_jax.kernels import build
+print(build.must_be_built())
+for _ in range(2):
+    LSTM(3).init_with_output(jax.random.key(0), jnp.ones((2, 4, 5)))
+print(*loaded)
+"""
+
+
+@pytest.fixture
+def prebuilt(tmp_path: Path) -> Path:
+    """A kernel for this processor, as a wheel brings it."""
+    variant = library.best_variant()
+    if variant is None:
+        pytest.skip("no kernel is built for processors like this beforehand")
+    content = build.build().read_bytes()
+    file = tmp_path / "prebuilt" / library.file_name(variant.name, content)
+    file.parent.mkdir()
+    file.write_bytes(content)
+    return file
+
+
+def use(prebuilt: Path, environment: dict[str, str], **variables: str) -> tuple[list[str], str]:
+    """What `USE` prints, and what it says on standard error."""
+    done = programs.run_afresh("-c", USE, prebuilt.parent, env={**environment, **variables})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_it_is_preferred_to_one_in_the_cache(prebuilt: Path, environment: dict[str, str]) -> None:
+    assert build.build().exists()
+    assert use(prebuilt, environment) == (["False", str(prebuilt)], "")
+
+
+def test_it_needs_no_compiler_and_no_cache(
+    prebuilt: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    without = {"CXX": "gxx-99", "LSTM_JAX_CACHE_DIR": str(cache)}
+    assert use(prebuilt, environment, **without) == (["False", str(prebuilt)], "")
+    assert not cache.exists()
+
+
+def test_without_one_for_this_processor_it_is_built(prebuilt: Path, environment: dict[str, str]) -> None:
+    prebuilt.rename(prebuilt.with_name(prebuilt.name.replace(prebuilt.name.split("-")[0], "x86_64_v9")))
+    assert use(prebuilt, environment) == (["False", str(build.build())], "")
+
+
+def damage(file: Path) -> str:
+    content = file.read_bytes()
+    file.write_bytes(content[:9000] + bytes([content[9000] ^ 4]) + content[9001:])
+    return f"{file} is damaged (install lstm_jax again)"
+
+
+def make_foreign(file: Path) -> str:
+    """Put an intact file there that is no library: what another system's would be to this one."""
+    content = b"no library"
+    name = library.file_name(file.name.split("-")[0], content)
+    file.unlink()
+    file.with_name(name).write_bytes(content)
+    return f"{file.with_name(name)} cannot be loaded ("
+
+
+def make_too_new(file: Path) -> str:
+    """Put a library there that was compiled for another version of XLA's interface."""
+    headers = file.parents[1] / "include"
+    shutil.copytree(jax.ffi.include_dir(), headers)
+    api = headers / "xla" / "ffi" / "api" / "c_api.h"
+    api.write_text(api.read_text().replace("#define XLA_FFI_API_MAJOR 0", "#define XLA_FFI_API_MAJOR 77"))
+    handlers = "".join(
+        f"XLA_FFI_DEFINE_HANDLER_SYMBOL({target}, Run, xla::ffi::Ffi::Bind());\n" for target in build.TARGETS
+    )
+    source = file.parents[1] / "handlers.cc"
+    source.write_text(
+        '#include "xla/ffi/api/ffi.h"\n'
+        f"static xla::ffi::Error Run() {{ return xla::ffi::Error::Success(); }}\n{handlers}"
+    )
+    output = file.with_name("kernel.so")
+    command = [*build.find_compiler(), "-std=c++20", "-fPIC", "-shared", "-isystem", headers, source]
+    subprocess.run([*command, "-o", output], check=True, timeout=300)
+    file.unlink()
+    output.rename(file.with_name(library.file_name(file.name.split("-")[0], output.read_bytes())))
+    return "lstm_jax: jaxlib "
+
+
+@pytest.mark.parametrize("spoil", [damage, make_foreign, make_too_new])
+def test_where_it_cannot_be_used_one_warning_says_why_and_one_is_built(
+    spoil, prebuilt: Path, environment: dict[str, str]
+) -> None:
+    told = spoil(prebuilt)
+    (must_be_built, loaded), said = use(prebuilt, environment)
+    assert must_be_built == "False"  # it is in the cache of the tests
+    assert loaded.split()[-1] == str(build.build())
+    assert told in said
+    assert said.count("\n") == 1, said
+    assert said.endswith("; the native kernel is built here instead\n")
+    assert (" does not take " in said) == (spoil is make_too_new)
+    assert ("is damaged" in said) == (spoil is damage)
+    # Without a compiler `auto` takes another implementation, and says that too.
+    (_, loaded), said = use(prebuilt, environment, CXX="gxx-99")
+    assert str(build.build()) not in loaded
+    assert [line.rpartition("; ")[2] for line in said.splitlines()] == [
+        "the native kernel is built here instead",
+        "'fused' is used instead",
+    ]
+
+
+def test_at_import_nothing_is_said_of_it(prebuilt: Path, environment: dict[str, str]) -> None:
+    damage(prebuilt)
+    code = USE.split("print(")[0] + "import lstm_jax.kernels.native"
+    done = programs.run_afresh("-c", code, prebuilt.parent, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --------------------------------------------------------------------------------------------------
+# What zig builds. It takes minutes, the first time: only where something has changed, or with --all
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tools(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, str]]:
+    """The environment of builds, with zig and the headers; notes that all tests with it have passed."""
+    if native_builds.wheel_is_known_to_pass() and not request.config.getoption("--all"):
+        pytest.skip("all that the kernels are built from is as it was when they passed; --all builds them")
+    folder, failed = tmp_path_factory.mktemp("tools"), request.session.testsfailed
+    install = ["install", "--no-deps", "--no-compile", "--target", folder]
+    subprocess.run([*PIP, *install, *build_wheel.compiler_requirements()], check=True, timeout=600)
+    yield os.environ | {"PYTHONPATH": str(folder)}
+    if request.session.testsfailed == failed and shutil.which("qemu-aarch64"):
+        native_builds.note(native_builds.state_of_the_wheel())
+
+
+@pytest.mark.parametrize("name", [name for name in library.PLATFORMS if name.endswith("linux-gnu")])
+def test_the_wheel_of_a_platform(name: str, tools: dict[str, str], tmp_path: Path) -> None:
+    source, wheels = copy_source(tmp_path / "source"), tmp_path / "wheels"
+    platform = library.PLATFORMS[name]
+    subprocess.run(
+        [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, source],
+        check=True,
+        timeout=1200,
+        env=tools | {"LSTM_JAX_TARGET": name},
+    )
+    (wheel,) = wheels.iterdir()
+    assert wheel.name.endswith(f"-py3-none-{platform.tag}.whl")
+    shown = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "show", wheel], check=True, capture_output=True, text=True
+    )
+    told = " ".join(shown.stdout.split())
+    assert f'is consistent with the following platform tag: "{platform.tag}"' in told
+    if platform == library.platform_here():
+        site = tmp_path / "site"
+        subprocess.run([*PIP, "install", "--no-deps", "--target", site, wheel], check=True, timeout=600)
+        names = [path.name.rpartition("-")[0] for path in (site / "lstm_jax/kernels/prebuilt").iterdir()]
+        assert sorted(names) == sorted(variant.name for variant in platform.variants)
+        bare = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "PATH": str(tmp_path / "nothing")}
+        done = subprocess.run(
+            [sys.executable, PROJECT / "tests" / "wheel_check.py"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=bare | {"JAX_PLATFORMS": "cpu"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(f" of {site / 'lstm_jax' / '__init__.py'}\n")
+
+
+def test_the_kernel_for_arm_agrees_with_its_equations(tools: dict[str, str], tmp_path: Path) -> None:
+    """Run by an emulator of the processor."""
+    if (emulator := shutil.which("qemu-aarch64")) is None:
+        pytest.skip("qemu-aarch64 is not installed (Debian's package qemu-user)")
+    platform = library.PLATFORMS["aarch64-linux-gnu"]
+    program = tmp_path / "kernel_test"
+    options = [*native_builds.OPTIONS, *native_builds.WARNINGS, "-O3", "-I", library.SOURCE]
+    subprocess.run(
+        [
+            *build_wheel.zig_command(platform.target, platform.variants[0].cpu),
+            *options,
+            native_builds.TESTS / "kernel_test.cc",
+            "-o",
+            program,
+        ],
+        check=True,
+        timeout=1200,
+        env=tools,
+    )
+    assert native_builds.run_program([emulator, program]) in native_builds.expected_of("plain")
