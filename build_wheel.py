@@ -68,15 +68,10 @@ def compile_kernels(platform: library.Platform, folder: Path) -> None:
     folder.mkdir()
     for variant in platform.variants:
         output = folder / "kernel.so"
-        command = [
-            *zig_command(platform.target, variant.cpu),
-            *library.FLAGS,
-            *FLAGS,
-            "-isystem",
-            str(include),
-        ]
+        command = [*zig_command(platform.target, variant.cpu), *library.FLAGS, *FLAGS]
+        files = ["-isystem", include, library.SOURCE / "handlers.cc", "-o", output]
         print("compiling", variant.name, "for", platform.target, flush=True)
-        subprocess.run([*command, str(library.SOURCE / "handlers.cc"), "-o", str(output)], check=True)
+        subprocess.run([*command, *files], check=True)
         output.rename(folder / library.file_name(variant.name, output.read_bytes()))
 
 

@@ -10,6 +10,7 @@ os.environ["CXX"] = "no-compiler"
 
 import jax
 import jax.numpy as jnp
+
 import lstm_jax
 from lstm_jax import LSTM
 from lstm_jax.kernels import build, library

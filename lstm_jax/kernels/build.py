@@ -28,7 +28,16 @@ from typing import NamedTuple
 import jax
 
 from lstm_jax.errors import one_line
-from lstm_jax.kernels.library import FLAGS, PREBUILT, SOURCE, best_variant, file_name, find_built
+from lstm_jax.kernels.library import (
+    FLAGS,
+    KNOWN_INTERFACES,
+    PREBUILT,
+    SOURCE,
+    best_variant,
+    file_name,
+    find_built,
+    interface_version,
+)
 from lstm_jax.system.caches import cache_dir, processor, why_not_private
 from lstm_jax.system.files import sync
 
@@ -107,8 +116,14 @@ def load_if_built() -> None:
     or told here: a message comes where the kernel is used.
     """
     with _LOCK, contextlib.suppress(NotAvailableError, OSError):
+        if not _interface_is_known() and PREBUILT.is_dir():
+            return  # to try it, JAX must be started
         if not _prebuilt().loaded and _is_in_cache():
             _make_ready()
+
+
+def _interface_is_known() -> bool:
+    return interface_version(Path(jax.ffi.include_dir())) in KNOWN_INTERFACES
 
 
 def _is_in_cache() -> bool:
@@ -127,6 +142,9 @@ def load_prebuilt() -> Prebuilt:
     try:
         found = find_built(PREBUILT, variant.name)
         if found.intact:
+            if not _interface_is_known():
+                # Before JAX has started, it would take anything, and then not be able to start.
+                jax.local_devices(backend="cpu")
             load(found.intact[0], advice=instead)
             return Prebuilt(loaded=True)
     except NotAvailableError as error:

@@ -11,6 +11,7 @@ installed, so only the standard library is imported here.
 import contextlib
 import hashlib
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,10 @@ SOURCE = Path(__file__).parent / "cpp"
 PREBUILT = Path(__file__).parent / "prebuilt"
 # No -ffast-math: a NaN that goes in must come out.
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
+
+# The versions of XLA's foreign function interface that are known to take what `build_wheel.py` makes: those
+# of jaxlib 0.10 to 0.12. XLA promises to take it for a year at least.
+KNOWN_INTERFACES = frozenset({"0.3", "0.4", "0.5"})
 
 
 class Variant(NamedTuple):
@@ -89,6 +94,15 @@ def best_variant() -> Variant | None:
     """Return the fastest variant that this processor can run, or None if there is none."""
     here, features = platform_here(), frozenset(processor().split())
     return next((each for each in here.variants if each.needs <= features), None) if here else None
+
+
+def interface_version(headers: Path) -> str:
+    """Return the version of XLA's foreign function interface, "0.3" for one, or "" if the headers lack it."""
+    with contextlib.suppress(OSError):
+        text = (headers / "xla" / "ffi" / "api" / "c_api.h").read_text()
+        numbers = re.findall(r"^#define XLA_FFI_API_M(?:AJ|IN)OR (\d+)", text, re.MULTILINE)
+        return ".".join(numbers)
+    return ""
 
 
 class Built(NamedTuple):

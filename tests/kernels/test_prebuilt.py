@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -68,12 +68,13 @@ def test_no_name_begins_another() -> None:
 # What becomes of it, with a stand-in that this machine's compiler has built
 # --------------------------------------------------------------------------------------------------
 
-# Uses the layer with the kernels of a folder; prints whether one is to be built, and which one is loaded.
+# Uses the layer with the kernels of a folder, and interfaces that are known to take them; prints whether one is to be built, and which one is loaded.
 USE = """
 import ctypes, sys
 from pathlib import Path
 from lstm_jax.kernels import library
 library.PREBUILT = Path(sys.argv[1])
+library.KNOWN_INTERFACES = frozenset(sys.argv[2:])
 import jax, jax.numpy as jnp
 loaded = []
 load = ctypes.CDLL
@@ -100,16 +101,29 @@ def prebuilt(tmp_path: Path) -> Path:
     return file
 
 
-def use(prebuilt: Path, environment: dict[str, str], **variables: str) -> tuple[list[str], str]:
+INTERFACE = library.interface_version(Path(jax.ffi.include_dir()))
+
+
+def use(
+    prebuilt: Path, environment: dict[str, str], known: Sequence[str] = (INTERFACE,), **variables: str
+) -> tuple[list[str], str]:
     """What `USE` prints, and what it says on standard error."""
-    done = programs.run_afresh("-c", USE, prebuilt.parent, env={**environment, **variables})
+    done = programs.run_afresh("-c", USE, prebuilt.parent, *known, env={**environment, **variables})
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
 
 
-def test_it_is_preferred_to_one_in_the_cache(prebuilt: Path, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("known", [(INTERFACE,), ()], ids=["known", "new"])
+def test_it_is_preferred_to_one_in_the_cache(
+    known: Sequence[str], prebuilt: Path, environment: dict[str, str]
+) -> None:
     assert build.build().exists()
-    assert use(prebuilt, environment) == (["False", str(prebuilt)], "")
+    assert use(prebuilt, environment, known) == (["False", str(prebuilt)], "")
+
+
+def test_the_interface_of_this_jaxlib_is_known() -> None:
+    """Else a program that another process has compiled does not find the kernel before it is used."""
+    assert INTERFACE in library.KNOWN_INTERFACES
 
 
 def test_it_needs_no_compiler_and_no_cache(
@@ -165,10 +179,11 @@ def make_too_new(file: Path) -> str:
 
 @pytest.mark.parametrize("spoil", [damage, make_foreign, make_too_new])
 def test_where_it_cannot_be_used_one_warning_says_why_and_one_is_built(
-    spoil, prebuilt: Path, environment: dict[str, str]
+    spoil: Callable[[Path], str], prebuilt: Path, environment: dict[str, str]
 ) -> None:
     told = spoil(prebuilt)
-    (must_be_built, loaded), said = use(prebuilt, environment)
+    known = () if spoil is make_too_new else (INTERFACE,)  # one that knows it would not refuse it
+    (must_be_built, loaded), said = use(prebuilt, environment, known)
     assert must_be_built == "False"  # it is in the cache of the tests
     assert loaded.split()[-1] == str(build.build())
     assert told in said
@@ -177,7 +192,7 @@ def test_where_it_cannot_be_used_one_warning_says_why_and_one_is_built(
     assert (" does not take " in said) == (spoil is make_too_new)
     assert ("is damaged" in said) == (spoil is damage)
     # Without a compiler `auto` takes another implementation, and says that too.
-    (_, loaded), said = use(prebuilt, environment, CXX="gxx-99")
+    (_, loaded), said = use(prebuilt, environment, known, CXX="gxx-99")
     assert str(build.build()) not in loaded
     assert [line.rpartition("; ")[2] for line in said.splitlines()] == [
         "the native kernel is built here instead",
@@ -188,7 +203,7 @@ def test_where_it_cannot_be_used_one_warning_says_why_and_one_is_built(
 def test_at_import_nothing_is_said_of_it(prebuilt: Path, environment: dict[str, str]) -> None:
     damage(prebuilt)
     code = USE.split("print(")[0] + "import lstm_jax.kernels.native"
-    done = programs.run_afresh("-c", code, prebuilt.parent, env=environment)
+    done = programs.run_afresh("-c", code, prebuilt.parent, INTERFACE, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -255,7 +270,9 @@ def test_the_kernel_for_arm_agrees_with_its_equations(tools: dict[str, str], tmp
     options = [*native_builds.OPTIONS, *native_builds.WARNINGS, "-O3", "-I", library.SOURCE]
     subprocess.run(
         [
-            *build_wheel.zig_command(platform.target, platform.variants[0].cpu),
+            # Static, with musl: the emulator has no C library of that processor.
+            *build_wheel.zig_command("aarch64-linux-musl", platform.variants[0].cpu),
+            "-static",
             *options,
             native_builds.TESTS / "kernel_test.cc",
             "-o",
