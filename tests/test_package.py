@@ -1,9 +1,10 @@
 """The package: public names, the wheel, and facts that stand in two places."""
 
+import os
 import re
-import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 import lstm_jax
 from lstm_jax import lstm
 from lstm_jax.kernels import IMPLEMENTATIONS
-from tests.helpers.project import PROJECT, Run
+from tests.helpers.project import PROJECT, Run, copy_source
 
 
 def test_public_names_are_there_and_documented() -> None:
@@ -44,7 +45,7 @@ def test_the_changelog_knows_this_version() -> None:
 def test_every_dependency_has_its_reason() -> None:
     reasons = (PROJECT / "CONTRIBUTING.md").read_text()
     files = list(PROJECT.glob("requirements*.txt"))
-    assert len(files) == 6
+    assert len(files) == 8
     for file in files:
         for name in re.findall(r"^([A-Za-z][\w-]*)", file.read_text(), re.MULTILINE):
             assert f"| {name} |" in reasons, name
@@ -69,6 +70,7 @@ def test_nothing_imports_tensorflow(run_afresh: Run, tmp_path: Path) -> None:
     # Training from memory and from disk, evaluation and prediction, in one process.
     code = f"""
 import sys
+import tarfile
 from pathlib import Path
 import numpy as np
 from lstm_jax import Config, train
@@ -95,18 +97,15 @@ def test_the_wheel_brings_the_archives_and_the_command(tmp_path: Path, environme
     # Installed elsewhere and run from elsewhere, so that nothing of this checkout is seen.
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     wheels, site, home = tmp_path / "wheels", tmp_path / "site", tmp_path / "home"
-    source = tmp_path / "source"
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PROJECT / "lstm_jax", source / "lstm_jax", ignore=ignore)
-    for file in (PROJECT / name for name in ("LICENSE", "README.md", "pyproject.toml")):
-        shutil.copy(file, source)
-    for file in PROJECT.glob("requirements*.txt"):
-        shutil.copy(file, source)
+    source = copy_source(tmp_path / "source")
+    # Without kernels, which tests/kernels/test_prebuilt.py has built: they need zig.
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, source],
         check=True,
         capture_output=True,
+        env=os.environ | {"LSTM_JAX_PREBUILT": "0"},
     )
+    assert [path.name for path in wheels.iterdir()] == [f"lstm_jax-{lstm_jax.__version__}-py3-none-any.whl"]
     subprocess.run(
         [*pip, "install", "--no-deps", "--target", site, *wheels.iterdir()],
         check=True,
@@ -130,7 +129,19 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
     assert done.stdout.split("\n")[0] == f"{site / 'lstm_jax' / '__init__.py'} 55000 [5 0 4 1 9 2 1 3 1 4]"
     assert (site / "lstm_jax" / "data" / "mnist" / "README.md").exists()
     metadata = next(site.glob("lstm_jax-*.dist-info/METADATA")).read_text()
-    assert re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE) == ["compare", "export", "plots"]
+    assert re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE) == [
+        "compare",
+        "export",
+        "plots",
+        "train",
+    ]
+    always = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
+    assert sorted(always) == ["flax", "jax", "jaxtyping", "numpy"]
+    assert sorted(re.findall("^License-File: (.+)$", metadata, re.MULTILINE)) == [
+        "LICENSE",
+        "lstm_jax/data/mnist/README.md",
+    ]
+    assert (site / "lstm_jax" / "py.typed").exists()
     assert 'Requires-Dist: safetensors>=0.8; extra == "export"' in metadata
     told = subprocess.run(
         [site / "bin" / "lstm-jax", "train", "--hidden-size", "many"],
@@ -143,3 +154,76 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
     assert (site / "lstm_jax" / "compare" / "report" / "page.css").exists()
     for path in (PROJECT / "lstm_jax" / "kernels" / "cpp").iterdir():  # built where it is installed
         assert (site / path.relative_to(PROJECT)).read_bytes() == path.read_bytes()
+
+
+def test_the_source_distribution_has_what_building_needs(tmp_path: Path) -> None:
+    source = copy_source(tmp_path / "source")
+    code = "import build_wheel; print(build_wheel.build_sdist('dist'))"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (archive,) = (source / "dist").iterdir()
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    package = {path.relative_to(source).as_posix() for path in (source / "lstm_jax").rglob("*.*")}
+    assert {name for name in package if "__pycache__" not in name} <= names
+    assert {"LICENSE", "build_wheel.py", "requirements-layer.txt", "requirements-train.txt"} <= names
+    assert not any(name.startswith("tests") for name in names)
+
+
+# Refuses to import what `pip install lstm_jax` does not bring. Of the packages in requirements-train.txt, JAX
+# itself needs scipy, and Flax rich.
+ONLY_THE_LAYER = """
+import sys
+FORBIDDEN = {"array_record", "filelock", "grain", "importlib_resources", "optax", "orbax", "PIL",
+             "tensorboardX", "tensorflow_datasets", "tyro", "h5py", "onnx", "matplotlib"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in FORBIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def test_the_layer_needs_little(run_afresh: Run) -> None:
+    code = """
+import jax, jax.numpy as jnp
+import lstm_jax
+from lstm_jax import LSTM, LSTMClassifier
+for model in (LSTM(3), LSTM(3, "native"), LSTMClassifier(hidden_size=3)):
+    print(model.init_with_output(jax.random.key(0), jnp.ones((2, 4, 5)))[0].shape)
+for name in ("Config", "load_dataset", "train"):
+    try:
+        getattr(lstm_jax, name)
+    except ImportError as error:
+        print(error)
+"""
+    done = run_afresh("-c", ONLY_THE_LAYER + code)
+    assert done.returncode == 0, done.stderr
+    *shapes, config, load_dataset, train = done.stdout.splitlines()
+    assert shapes == ["(2, 4, 3)", "(2, 4, 3)", "(2, 10)"]
+    how = "which is not installed; to install it: pip install -r requirements-train.txt"
+    assert config == f"lstm_jax.Config: this needs the package tyro, {how}"
+    assert all(how in line for line in (load_dataset, train))
+
+
+@pytest.mark.parametrize("command", [["train"], ["--help"]])
+def test_without_its_packages_a_command_says_what_to_install(run_afresh: Run, command: list[str]) -> None:
+    code = f"""
+sys.argv = ["lstm-jax", *{command}]
+from lstm_jax.system import packages
+packages._ROOT = packages.Path("nowhere")  # as where the package is installed
+packages.how_to_install.__kwdefaults__["root"] = packages._ROOT
+from lstm_jax.__main__ import run
+run()
+"""
+    done = run_afresh("-c", ONLY_THE_LAYER + code)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "lstm-jax: error: this needs the package tyro, which is not installed; to install it: "
+        'pip install "lstm_jax[train]"\n',
+    )
+    # Of some of them only: the rest is missed when it is used.
+    done = run_afresh("-c", ONLY_THE_LAYER.replace('"tyro", ', "") + code)
+    if command == ["train"]:
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.endswith('pip install "lstm_jax[train]"\n')

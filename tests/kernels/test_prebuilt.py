@@ -68,7 +68,8 @@ def test_no_name_begins_another() -> None:
 # What becomes of it, with a stand-in that this machine's compiler has built
 # --------------------------------------------------------------------------------------------------
 
-# Uses the layer with the kernels of a folder, and interfaces that are known to take them; prints whether one is to be built, and which one is loaded.
+# Uses the layer with the kernels of a folder, and interfaces that are known to take them. Prints whether one
+# is to be built, and which one is loaded.
 USE = """
 import ctypes, sys
 from pathlib import Path
