@@ -192,8 +192,8 @@ def test_a_damaged_kernel_is_not_even_opened_by_a_program(
 def test_what_the_system_does_not_load(compiler: Path) -> None:
     library = build.build().with_suffix(".other")
     library.write_bytes(b"no library")
-    with pytest.raises(NotAvailableError, match=rf"{library.name} cannot be loaded \(.*\); LSTM_JAX_CACHE"):
-        build.load(library)
+    with pytest.raises(NotAvailableError, match=rf"{library.name} cannot be loaded \(.*\); do that"):
+        build.load(library, advice="do that")
 
 
 def test_it_is_on_disk_before_it_has_its_name(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
