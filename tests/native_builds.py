@@ -80,7 +80,7 @@ def run_program(command: list[str | Path]) -> str:
     """Run a build of `kernel_test.cc`; returns what it prints."""
     # Memory comes full of numbers that would be seen in the results: of glibc 1.5e16, of the sanitizer NaN.
     dirty = {"MALLOC_PERTURB_": "165", "ASAN_OPTIONS": f"max_malloc_fill_size={2**30}:malloc_fill_byte=255"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | dirty)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=os.environ | dirty)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
