@@ -8,19 +8,20 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lstm_jax.version import __version__
-
 if TYPE_CHECKING:
     from lstm_jax.config import Config
     from lstm_jax.data.dataset import load_dataset
-    from lstm_jax.lstm import LSTM
+    from lstm_jax.functional import lstm
+    from lstm_jax.linen import LSTM
     from lstm_jax.model import LSTMClassifier
     from lstm_jax.runs.loop import train
 
-__all__ = ["LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "train"]
+__version__ = "0.1.0"  # packaging reads it here, too
+__all__ = ["LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "lstm", "train"]
 
 _HOME = {
-    "LSTM": "lstm_jax.lstm",
+    "LSTM": "lstm_jax.linen",
+    "lstm": "lstm_jax.functional",
     "Config": "lstm_jax.config",
     "LSTMClassifier": "lstm_jax.model",
     "load_dataset": "lstm_jax.data.dataset",

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
-from lstm_jax import LSTM, config, lstm
+from lstm_jax import LSTM, config, equinox, functional, linen, nnx
 from lstm_jax.errors import ImplementationError
 from tests.helpers.project import PROJECT
 from tests.helpers.references import (
@@ -262,6 +264,17 @@ print(float(outputs.sum()))
 """
 
 
+@pytest.fixture
+def newly_compiled() -> Iterator[None]:
+    """Compile programs anew: JAX cannot serialise one that it has loaded from its cache."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("newly_compiled")
 def test_a_serialised_executable_with_the_kernel(tmp_path: Path) -> None:
     """In a new process that has imported the package and nothing of it."""
     case = a_case()
@@ -288,7 +301,7 @@ def test_a_serialised_executable_with_the_kernel(tmp_path: Path) -> None:
 
 def test_the_configuration_names_every_implementation() -> None:
     """The command line reads its choices from `config`, which must not import JAX to find them."""
-    assert ("auto", *lstm.IMPLEMENTATIONS) == config.IMPLEMENTATIONS
+    assert ("auto", *functional.IMPLEMENTATIONS) == config.IMPLEMENTATIONS
 
 
 @pytest.mark.parametrize(
@@ -337,5 +350,6 @@ def test_a_carry_of_another_shape_is_refused(implementation: str) -> None:
         LSTM(HIDDEN, implementation).apply({"params": case.params}, case.inputs, initial_carry=wrong)
 
 
-def test_the_examples_in_the_documentation() -> None:
-    assert doctest.testmod(lstm) == doctest.TestResults(failed=0, attempted=6)
+@pytest.mark.parametrize(("module", "examples"), [(functional, 8), (linen, 6), (nnx, 5), (equinox, 7)])
+def test_the_examples_in_the_documentation(module: Any, examples: int) -> None:
+    assert doctest.testmod(module) == doctest.TestResults(failed=0, attempted=examples)

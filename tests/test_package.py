@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import lstm_jax
-from lstm_jax import lstm
+from lstm_jax import functional
 from lstm_jax.config import IMPLEMENTATIONS
 from tests.helpers.project import PROJECT, Run
 
@@ -22,6 +22,7 @@ def test_public_names_are_there_and_documented() -> None:
         "LSTMClassifier",
         "__version__",
         "load_dataset",
+        "lstm",
         "train",
     }
     for name in lstm_jax.__all__:
@@ -34,7 +35,7 @@ def test_public_names_are_there_and_documented() -> None:
 
 def test_names_of_implementations_agree() -> None:
     # config.py may not import JAX, so it names them a second time.
-    assert ("auto", *lstm.IMPLEMENTATIONS) == IMPLEMENTATIONS
+    assert ("auto", *functional.IMPLEMENTATIONS) == IMPLEMENTATIONS
 
 
 def test_the_changelog_knows_this_version() -> None:

@@ -10,5 +10,5 @@
     differentiation.py  errors for derivatives that a kernel cannot give
     choice.py           which of them `auto` takes, by measurement
 
-The reference that they are tested against is in `lstm_jax/lstm.py`.
+The reference that they are tested against is in `lstm_jax/functional.py`.
 """

@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -45,17 +45,17 @@ class Work(NamedTuple):
         inputs: Float[Array, "time *batch inputs"],
         carry: Carry,
         *,
-        mask: Float[Array, "*batch hidden"] | None = None,
+        others: Any = (),
         unroll: int = 1,
     ) -> "Work":
-        """Describe the task of a layer."""
+        """Describe the task of a layer; ``others`` are its further arrays, whose dtype does not matter."""
         leaves = jax.tree.leaves((params, carry))
         given = (jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
         return cls(
             dtypes=frozenset(dtype.name for dtype in (computed_dtype(cell, params, inputs, carry), *given)),
             usual_activations=has_usual_activations(cell),
             unroll=unroll,
-            tracks_devices=any(_varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, mask))),
+            tracks_devices=any(_varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, others))),
             symbolic_time=not isinstance(inputs.shape[0], int),
             symbolic=not all(isinstance(size, int) for size in inputs.shape),
             spread=_is_spread(inputs),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from lstm_jax.kernels.gate_order import GATES
 
@@ -31,6 +31,7 @@ class Arguments(NamedTuple):
             `nn.RNN`, a length of 0 takes the last step of all.
         mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
             `dropout.recurrent_mask`); None changes nothing. It is taken as constant in differentiation.
+        resets: where the state is ``carry`` again before a step, as if a new sequence began; None is nowhere.
     """
 
     params: CellParameters
@@ -38,6 +39,7 @@ class Arguments(NamedTuple):
     carry: Carry
     lengths: Int32[Array, "*batch"] | None = None
     mask: Float[Array, "*batch hidden"] | None = None
+    resets: Bool[Array, "time *batch"] | None = None
 
 
 # The carry after the last step, and the outputs of all steps, the padding included; None if not wanted.
@@ -61,6 +63,14 @@ class Implementation(Protocol):
 def masked(h: Float[Array, "*any hidden"], mask: Float[Array, "*batch hidden"] | None) -> Array:
     """Apply a mask to h: (*batch, hidden) of one step, or (time, *batch, hidden) of all."""
     return h if mask is None else h * jnp.broadcast_to(mask.astype(h.dtype), h.shape)
+
+
+def after_reset(reset: Bool[Array, "*batch"] | None, initial: Carry, carry: Carry) -> Carry:
+    """Return the state before a step: the initial one where a new sequence begins."""
+    if reset is None:
+        return carry
+    c, h = (jnp.where(reset[..., None], first, state) for first, state in zip(initial, carry, strict=True))
+    return c, h
 
 
 def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Array]]:

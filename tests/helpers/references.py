@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lstm_jax import config, lstm
+from lstm_jax import config, functional
 
 Tree = Any  # nested dicts and tuples of arrays
 
@@ -220,7 +220,7 @@ def assert_equal(actual: Tree, expected: Tree, *, rtol: float = 0.0, atol: float
 
 # `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
 # of the initial values, have it in their lists.
-each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)
+each_implementation = pytest.mark.parametrize("implementation", functional.IMPLEMENTATIONS)
 FAST = ["fused", "native"]
 each_fast = pytest.mark.parametrize("implementation", FAST)
 # Of what the kernels do not do, they say so; see test_kernel_transformations.py.
