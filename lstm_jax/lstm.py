@@ -21,7 +21,6 @@ Inside this file sequences have time first: (T, *B, D) in, (T, *B, H) out, where
 steps, B the sequences, D the inputs and H the hidden units.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,7 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import initializers
-from flax.linen import module as linen
 from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Int32, Key
@@ -61,8 +59,9 @@ from lstm_jax.layer.arguments import (
     in_dtypes_of_steps,
     without_spoilt_padding,
 )
-from lstm_jax.layer.parameters import LSTMCellParameters
+from lstm_jax.layer.parameters import LSTMCellParameters, orthogonal
 from lstm_jax.layer.wrappers import in_parts, in_shards
+from lstm_jax.system.versions import not_tabulated
 
 # --------------------------------------------------------------------------------------------------
 # The reference implementations. CONTRIBUTING.md says how to add one.
@@ -93,7 +92,7 @@ def scan(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool, unroll:
         scanned = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, unroll=unroll)
         return scanned(cell, carry, inputs)
 
-    with _not_tabulated():
+    with not_tabulated():
         carry, (cells, outputs) = nn.apply(loop, cell)({"params": params}, carry, inputs)
     if lengths is not None and cells is not None and outputs is not None:
         carry = _carry_after(lengths, cells, outputs)
@@ -111,7 +110,7 @@ def unrolled(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> 
         return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype) if keep_outputs else None
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
-    with _not_tabulated():
+    with not_tabulated():
         for x in inputs:
             carry, output = step((carry[0], masked(carry[1], mask)), x)
             cells.append(carry[0])
@@ -119,15 +118,6 @@ def unrolled(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> 
     if lengths is not None:
         carry = _carry_after(lengths, jnp.stack(cells), jnp.stack(outputs))
     return carry, jnp.stack(outputs) if keep_outputs else None
-
-
-def _not_tabulated() -> contextlib.AbstractContextManager[None]:
-    """Keep the cell of a reference out of `nn.Module.tabulate`, which is about modules with weights.
-
-    It would list the cell's calls under paths that do not exist, and cannot count their FLOPs.
-    """
-    own_list: Any = getattr(linen, "_tabulate_context", contextlib.nullcontext)
-    return own_list()
 
 
 def _carry_after(
@@ -214,7 +204,7 @@ class LSTM(nn.Module):
     gate_fn: Callable[..., Any] = nn.sigmoid
     activation_fn: Callable[..., Any] = nn.tanh
     kernel_init: Initializer = initializers.lecun_normal()
-    recurrent_kernel_init: Initializer = initializers.orthogonal()
+    recurrent_kernel_init: Initializer = orthogonal
     bias_init: Initializer = initializers.zeros_init()
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
@@ -332,6 +322,9 @@ class LSTM(nn.Module):
             activation_fn=self.activation_fn,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            # Called with weights, Flax asks the initializers for shapes alone. These have no QR to trace.
+            kernel_init=initializers.zeros,
+            recurrent_kernel_init=initializers.zeros,
             carry_init=self.carry_init,
             parent=None,  # a set of hyperparameters, not a submodule with weights of its own
         )
