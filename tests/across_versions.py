@@ -3,7 +3,7 @@
     python -m tests.across_versions write DIR       with one set of versions
     python -m tests.across_versions read DIR        with another
 
-`write` prepares MNIST, stops a short run of each optimizer half-way, exports its weights in every format, and
+`write` prepares MNIST, stops a short run of each optimizer early, exports its weights in every format, and
 finishes a copy of the run. `read` shows that all of it is read with the same bits, that the model computes
 the same, and that the stopped run goes on to the same state, up to rounding.
 """
@@ -38,12 +38,12 @@ from tests.helpers.runs import EVERY_OPTION, Listener, train_until_told
 ROUNDING = {"rtol": 1e-3, "atol": 1e-5}
 PROBABILITIES = {"rtol": 1e-5, "atol": 1e-6}
 
-HALF, WHOLE, WEIGHTS = "half", "whole", "weights"  # the folders of each optimizer
+STOPPED, WHOLE, WEIGHTS = "stopped", "whole", "weights"  # the folders of each optimizer
 ANSWERS, PARAMETERS, VERSIONS = "answers.npz", "parameters.npz", "versions.json"
 
 
 def options_of(optimizer: str, run_dir: Path, data_dir: Path) -> Config:
-    """A run of four steps, saved after two, that uses all that a state can hold."""
+    """A run of four steps that uses all that a state can hold."""
     return Config.of(
         **EVERY_OPTION[optimizer],
         hidden_size=8,
@@ -69,23 +69,23 @@ def write(folder: Path, *, optimizers: Iterable[str] = EVERY_OPTION, data_dir: P
     folder.mkdir(parents=True)
     for optimizer in optimizers:
         own = folder / optimizer
-        half, whole = (
-            options_of(optimizer, own / part, data_dir or folder / "data") for part in (HALF, WHOLE)
+        stopped, whole = (
+            options_of(optimizer, own / part, data_dir or folder / "data") for part in (STOPPED, WHOLE)
         )
-        train_until_told(half, Listener(signal_after=1))
-        trained = load_trained(own / HALF)
+        train_until_told(stopped, Listener(signal_after=1))
+        trained = load_trained(own / STOPPED)
         (own / WEIGHTS).mkdir()
         for name in FORMATS:
             with contextlib.redirect_stdout(io.StringIO()):  # the code that reads the file
-                Export(own / HALF, name, exported_as(name, own / WEIGHTS)).run()  # type: ignore[arg-type]
+                Export(own / STOPPED, name, exported_as(name, own / WEIGHTS)).run()  # type: ignore[arg-type]
         exported_as("flax", own / WEIGHTS).write_bytes(serialization.to_bytes(trained.params))
         np.savez(own / WEIGHTS / PARAMETERS, **to_flat(jax.tree.map(np.asarray, trained.params)))
         np.savez(
             own / ANSWERS,
             probabilities=trained.probabilities(images()),
-            state=digest(load_state(own / HALF).state),
+            state=digest(load_state(own / STOPPED).state),
         )
-        shutil.copytree(own / HALF, own / WHOLE)
+        shutil.copytree(own / STOPPED, own / WHOLE)
         train(whole)
     (folder / VERSIONS).write_text(json.dumps(dict(versions())))
 
@@ -103,12 +103,12 @@ def checks(folder: Path, *, data_dir: Path | None = None) -> Iterator[tuple[str,
 
 def same_state(own: Path) -> bool:
     with np.load(own / ANSWERS) as written:
-        return digest(load_state(own / HALF).state) == str(written["state"])
+        return digest(load_state(own / STOPPED).state) == str(written["state"])
 
 
 def same_probabilities(own: Path) -> bool:
     with np.load(own / ANSWERS) as written:
-        found = load_trained(own / HALF).probabilities(images())
+        found = load_trained(own / STOPPED).probabilities(images())
         return np.allclose(found, written["probabilities"], **PROBABILITIES)
 
 
@@ -123,7 +123,7 @@ def same_weights(own: Path, name: str) -> bool:
 
 def goes_on_to_the_same_state(own: Path, data_dir: Path) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
-        run_dir = shutil.copytree(own / HALF, Path(scratch) / "run")
+        run_dir = shutil.copytree(own / STOPPED, Path(scratch) / "run")
         train(options_of(own.name, run_dir, data_dir))
         one, other = (jax.tree.leaves(load_state(path).state) for path in (run_dir, own / WHOLE))
     return len(one) == len(other) and all(

@@ -19,7 +19,7 @@ def test_all_that_was_written_is_read_and_a_change_is_noticed(data_dir: Path, tm
 
     own = folder / "muon"
     # Of another step, and with other weights.
-    shutil.copytree(own / across_versions.WHOLE, own / across_versions.HALF, dirs_exist_ok=True)
+    shutil.copytree(own / across_versions.WHOLE, own / across_versions.STOPPED, dirs_exist_ok=True)
     with np.load(own / across_versions.WEIGHTS / across_versions.PARAMETERS) as written:
         changed = {**written, "head.bias": written["head.bias"] + 1}
     np.savez(own / across_versions.WEIGHTS / across_versions.PARAMETERS, **changed)
