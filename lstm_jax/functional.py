@@ -23,7 +23,6 @@ sequences, D the inputs and H the hidden units.
 `lstm` is what the layers call: `linen.py` for Flax Linen, `nnx.py` for Flax NNX, `equinox.py` for Equinox.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -32,7 +31,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import module as flax_module
+from flax.linen import initializers
 from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int32
@@ -60,6 +59,7 @@ from lstm_jax.layer.arguments import (
     without_spoilt_padding,
 )
 from lstm_jax.layer.wrappers import in_parts, in_shards
+from lstm_jax.system.versions import not_tabulated
 
 # --------------------------------------------------------------------------------------------------
 # The reference implementations. CONTRIBUTING.md says how to add one.
@@ -94,7 +94,7 @@ def scan(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool, unroll:
         scanned = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, unroll=unroll)
         return scanned(cell, carry, of_steps)
 
-    with _not_tabulated():
+    with not_tabulated():
         carry, (cells, outputs) = nn.apply(loop, cell)({"params": params}, initial, (inputs, resets))
     if lengths is not None and cells is not None and outputs is not None:
         carry = _carry_after(lengths, cells, outputs)
@@ -113,7 +113,7 @@ def unrolled(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> 
         return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype) if keep_outputs else None
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
-    with _not_tabulated():
+    with not_tabulated():
         for t, x in enumerate(inputs):
             carry = after_reset(None if resets is None else resets[t], initial, carry)
             carry, output = step((carry[0], masked(carry[1], mask)), x)
@@ -122,15 +122,6 @@ def unrolled(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> 
     if lengths is not None:
         carry = _carry_after(lengths, jnp.stack(cells), jnp.stack(outputs))
     return carry, jnp.stack(outputs) if keep_outputs else None
-
-
-def _not_tabulated() -> contextlib.AbstractContextManager[None]:
-    """Keep the cell of a reference out of `nn.Module.tabulate`, which is about modules with weights.
-
-    It would list the cell's calls under paths that do not exist, and cannot count their FLOPs.
-    """
-    own_list: Any = getattr(flax_module, "_tabulate_context", contextlib.nullcontext)
-    return own_list()
 
 
 def _carry_after(
@@ -244,6 +235,9 @@ def lstm(
         gate_fn=gate_fn,
         activation_fn=activation_fn,
         dtype=dtype,
+        # Called with weights, Flax asks the initializers for shapes alone. These have no QR to trace.
+        kernel_init=initializers.zeros,
+        recurrent_kernel_init=initializers.zeros,
         parent=None,  # a set of hyperparameters, not a submodule with weights of its own
     )
     if initial_carry is None:

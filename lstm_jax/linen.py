@@ -17,7 +17,7 @@ from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import AxisSize, Carry, CellParameters, promoted
 from lstm_jax.layer.arguments import as_carry, check_features, check_inputs
 from lstm_jax.layer.dropout import recurrent_mask, without_some_weights
-from lstm_jax.layer.parameters import LSTMCellParameters
+from lstm_jax.layer.parameters import LSTMCellParameters, orthogonal
 
 
 class LSTM(nn.Module):
@@ -84,7 +84,7 @@ class LSTM(nn.Module):
     gate_fn: Callable[..., Any] = nn.sigmoid
     activation_fn: Callable[..., Any] = nn.tanh
     kernel_init: Initializer = initializers.lecun_normal()
-    recurrent_kernel_init: Initializer = initializers.orthogonal()
+    recurrent_kernel_init: Initializer = orthogonal
     bias_init: Initializer = initializers.zeros_init()
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32

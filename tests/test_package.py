@@ -44,11 +44,20 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_every_dependency_has_its_reason() -> None:
     reasons = (PROJECT / "CONTRIBUTING.md").read_text()
-    files = list(PROJECT.glob("requirements*.txt"))
-    assert len(files) == 6
-    for file in files:
+    for file in PROJECT.glob("requirements*.txt"):
         for name in re.findall(r"^([A-Za-z][\w-]*)", file.read_text(), re.MULTILINE):
             assert f"| {name} |" in reasons, name
+
+
+def test_the_oldest_versions_are_the_lower_bounds() -> None:
+    everything = "\n".join(file.read_text() for file in PROJECT.glob("requirements*.txt"))
+    bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", everything, re.MULTILINE))
+    constraints = (PROJECT / "requirements-oldest.txt").read_text()
+    oldest = dict(re.findall(r"^([\w-]+)==([\w.]+)$", constraints, re.MULTILINE))
+    assert len(bounds) > 30
+    assert bounds.keys() == oldest.keys()
+    for name, bound in bounds.items():  # 3.13 stands for its first release, 3.13.0
+        assert f"{oldest[name]}.".startswith(f"{bound}."), name
 
 
 def test_hooks_and_workflow_run_what_ci_runs() -> None:
@@ -59,10 +68,12 @@ def test_hooks_and_workflow_run_what_ci_runs() -> None:
         assert f"\n{entries[tool]} " in ci or f"\n{entries[tool]}\n" in ci, tool
     assert entries["fast-tests"].startswith("python -m pytest ")
     job = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())["jobs"]["checks"]
-    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert job["steps"][-1]["run"] == ".ci/run"
+    matrix = job["strategy"]["matrix"]
+    assert [job["constraints"] for job in matrix["include"]] == ["requirements-oldest.txt"]
     oldest = re.search(r'requires-python = ">=(.+)"', (PROJECT / "pyproject.toml").read_text())
     assert oldest is not None
-    assert job["strategy"]["matrix"]["python"][0] == oldest[1]
+    assert matrix["python"][0] == oldest[1]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from jax.interpreters import mlir
 from jaxtyping import Bool, Float32, Int32
 
 from lstm_jax.kernels import fused
+from lstm_jax.system.versions import is_exported
 
 PADDING = 16  # kPadding in cpp/lstm.h
 
@@ -238,8 +239,7 @@ def _in_jax(
 
 
 def _lower_on_cpu(context: Any, *operands: Any, **parameters: Any) -> Any:
-    exported = getattr(context.module_context.lowering_parameters, "for_export", False)
-    function = _in_jax if exported else _as_kernel
+    function = _in_jax if is_exported(context) else _as_kernel
     return mlir.lower_fun(function, multiple_results=True)(context, *operands, **parameters)
 
 

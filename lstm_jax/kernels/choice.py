@@ -14,6 +14,7 @@ from lstm_jax.config import IMPLEMENTATIONS, ModelOptions
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
+from lstm_jax.system.versions import varies
 
 
 class Work(NamedTuple):
@@ -55,7 +56,7 @@ class Work(NamedTuple):
             dtypes=frozenset(dtype.name for dtype in (computed_dtype(cell, params, inputs, carry), *given)),
             usual_activations=has_usual_activations(cell),
             unroll=unroll,
-            tracks_devices=any(_varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, others))),
+            tracks_devices=any(varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, others))),
             symbolic_time=not isinstance(inputs.shape[0], int),
             symbolic=not all(isinstance(size, int) for size in inputs.shape),
             spread=_is_spread(inputs),
@@ -65,15 +66,6 @@ class Work(NamedTuple):
     def of_run(cls, model: ModelOptions) -> "Work":
         """Describe the task of the layers of a run."""
         return cls(dtypes=frozenset({model.dtype, "float32"}))
-
-
-def _varies(array: Array) -> bool:
-    """Return whether JAX tracks over which devices of a `shard_map` a value varies.
-
-    JAX 0.10.2 renamed the attribute.
-    """
-    kind = jax.typeof(array)
-    return bool(getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", None))
 
 
 def _is_spread(array: Array) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lstm_jax import config, functional
+from tests.helpers.compilation import OPTIMIZED
 
 Tree = Any  # nested dicts and tuples of arrays
 
@@ -170,10 +171,6 @@ def step_by_step(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tr
 
     results, pull_back = jax.vjp(run, *case)
     return results, pull_back(random_like(results))
-
-
-# As users compile: most tests do not (see conftest.py), and rounding depends on it.
-OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
 
 def results_and_gradients(
