@@ -1,6 +1,6 @@
 """The LSTM layer for Equinox: the cell of Equinox, computed by `functional.lstm`."""
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from lstm_jax.functional import lstm
 from lstm_jax.kernels.gate_order import GATES
-from lstm_jax.kernels.interface import CellParameters
+from lstm_jax.kernels.interface import CellParameters, from_kinds
 
 State: TypeAlias = tuple[Float[Array, "*batch hidden"], Float[Array, "*batch hidden"]]
 
@@ -101,8 +101,5 @@ class LSTM(eqx.Module):
 def _parameters(cell: eqx.nn.LSTMCell) -> CellParameters:
     """Return the weights of a cell, as `nn.LSTMCell` of Flax names them; it has the gates i, f, g, o, too."""
     bias = jnp.zeros(len(cell.weight_hh), cell.weight_hh.dtype) if cell.bias is None else cell.bias
-    split = (jnp.split(leaf, len(GATES)) for leaf in (cell.weight_ih, cell.weight_hh, bias))
-    params: dict[str, Mapping[str, Array]] = {}
-    for gate, of_inputs, of_state, of_gate in zip(GATES, *split, strict=True):
-        params |= {f"i{gate}": {"kernel": of_inputs.T}, f"h{gate}": {"kernel": of_state.T, "bias": of_gate}}
-    return params
+    by_gate = partial(jnp.split, indices_or_sections=len(GATES), axis=-1)
+    return from_kinds(by_gate(cell.weight_ih.T), by_gate(cell.weight_hh.T), by_gate(bias))

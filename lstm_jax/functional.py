@@ -269,6 +269,13 @@ def lstm(
     )
 
 
+def as_rnn_returns(carry: Any, outputs: Any, *, return_carry: bool) -> Any:
+    """Return the results of `lstm` as Flax's ``RNN`` does; without outputs, the carry."""
+    if outputs is None:
+        return carry
+    return (carry, outputs) if return_carry else outputs
+
+
 def _implementation(name: str, unroll: int, remat: int | None) -> Implementation:
     whole = partial(scan, unroll=unroll) if unroll != 1 else IMPLEMENTATIONS[name]
     return whole if remat is None else in_parts(whole, remat)

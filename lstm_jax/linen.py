@@ -12,7 +12,7 @@ from flax.linen import initializers
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Key
 
-from lstm_jax.functional import lstm
+from lstm_jax.functional import as_rnn_returns, lstm
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import AxisSize, Carry, CellParameters, promoted
 from lstm_jax.layer.arguments import as_carry, check_features, check_inputs
@@ -148,24 +148,24 @@ class LSTM(nn.Module):
         time_major = self.time_major if time_major is None else time_major
         check_inputs(inputs)
         time_axis = 0 if time_major else inputs.ndim - 2
-        batch = tuple(size for axis, size in enumerate(inputs.shape[:-1]) if axis != time_axis)
+        batch = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 : -1])
         if initial_carry is None:
             init_key = jax.random.key(0) if init_key is None else init_key
             initial_carry = self._initial_carry(init_key, (*batch, inputs.shape[-1]))
-        carry = as_carry(initial_carry, (*batch, self.features))
         params = self._parameters(inputs.shape[time_axis], num_inputs=inputs.shape[-1])
         mask = None
         if self.recurrent_dropout_rate and not deterministic:
+            carry = as_carry(initial_carry, (*batch, self.features))
             widest = (inputs, *jax.tree.leaves((params, carry)), *([self.dtype] if self.dtype else []))
             mask = self._recurrent_mask(example_index, batch, promoted(*widest))
         if self.recurrent_weight_dropout_rate and not deterministic:
             params = without_some_weights(
                 params, self.make_rng("dropout"), self.recurrent_weight_dropout_rate
             )
-        final_carry, outputs = lstm(
+        carry, outputs = lstm(
             params,
             inputs,
-            carry,
+            initial_carry,
             seq_lengths=seq_lengths,
             resets=resets,
             reverse=self.reverse if reverse is None else reverse,
@@ -181,9 +181,7 @@ class LSTM(nn.Module):
             activation_fn=self.activation_fn,
             dtype=self.dtype,
         )
-        if outputs is None:
-            return final_carry
-        return (final_carry, outputs) if return_carry else outputs
+        return as_rnn_returns(carry, outputs, return_carry=return_carry)
 
     @nn.nowrap
     def _initial_carry(self, key: Array, shape: tuple[AxisSize, ...]) -> Carry:

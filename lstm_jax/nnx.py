@@ -1,6 +1,5 @@
 """The LSTM layer for Flax NNX: the cells of NNX, computed by `functional.lstm`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,9 +7,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lstm_jax.functional import lstm
+from lstm_jax.functional import as_rnn_returns, lstm
 from lstm_jax.kernels.gate_order import GATES
-from lstm_jax.kernels.interface import Carry, CellParameters
+from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds
+from lstm_jax.layer.arguments import check_inputs
 
 
 class LSTM(nnx.RNN):
@@ -100,6 +100,7 @@ class LSTM(nnx.RNN):
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
         cell: Any = self.cell  # one of two kinds, see `_parameters`
+        check_inputs(inputs)
         if initial_carry is None:
             rngs = self.rngs if rngs is None else rngs
             time_axis = 0 if time_major else inputs.ndim - 2
@@ -124,9 +125,7 @@ class LSTM(nnx.RNN):
             activation_fn=cell.activation_fn,
             dtype=cell.dtype,
         )
-        if outputs is None:
-            return carry
-        return (carry, outputs) if return_carry else outputs
+        return as_rnn_returns(carry, outputs, return_carry=return_carry)
 
 
 def _parameters(cell: Any) -> CellParameters:
@@ -153,10 +152,7 @@ def _parameters(cell: Any) -> CellParameters:
     else:
         kind = type(cell).__name__
         raise TypeError(f"cell: got a {kind}, expected an nnx.LSTMCell or an nnx.OptimizedLSTMCell")
-    params: dict[str, Mapping[str, Array]] = {}
-    for gate, x_kernel, h_kernel, bias in zip(GATES, of_inputs, of_state, biases, strict=True):
-        params |= {f"i{gate}": {"kernel": x_kernel}, f"h{gate}": {"kernel": h_kernel, "bias": bias}}
-    return params
+    return from_kinds(of_inputs, of_state, biases)
 
 
 def _check_linear(cell: Any, names: tuple[str, ...]) -> None:

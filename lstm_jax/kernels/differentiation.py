@@ -283,9 +283,9 @@ def _batch_tangent(
 ) -> tuple[list[Array], list[int]]:
     mapped_axis = _Axis.of(operands, axes)
     if rows is not None and _are_rows_only(axes, rows) and mapped_axis.size and mapped_axis.spec is None:
-        into_rows = functools.partial(_into_rows, size=mapped_axis.size)
+        fold = functools.partial(into_rows, size=mapped_axis.size)
         outcome = _tangent_p.bind(
-            *map(into_rows, operands[:num_saved], axes[:num_saved], rows.saved),
+            *map(fold, operands[:num_saved], axes[:num_saved], rows.saved),
             *(
                 tangent if row_axis < 0 else mapped_axis.moved(tangent, axis)
                 for tangent, axis, row_axis in zip(
@@ -320,7 +320,7 @@ def _are_rows_only(axes: Any, rows: _RowAxes) -> bool:
     return all(axis is None for axis, row_axis in zip(axes, of_operands, strict=True) if row_axis < 0)
 
 
-def _into_rows(x: Array, axis: int | None, row_axis: int, *, size: int) -> Array:
+def into_rows(x: Array, axis: int | None, row_axis: int, *, size: int) -> Array:
     """Make more rows of a mapped axis; what has no rows stays as it is."""
     if row_axis < 0:
         return x
@@ -330,7 +330,7 @@ def _into_rows(x: Array, axis: int | None, row_axis: int, *, size: int) -> Array
     return x.reshape(*x.shape[:row_axis], -1, *x.shape[row_axis + 2 :])
 
 
-def _out_of_rows(x: Array, row_axis: int, *, size: int) -> Array:
+def out_of_rows(x: Array, row_axis: int, *, size: int) -> Array:
     """Take rows apart again, with the mapped axis first."""
     x = x.reshape(*x.shape[:row_axis], size, -1, *x.shape[row_axis + 1 :])
     return jnp.moveaxis(x, row_axis, 0)
@@ -345,12 +345,12 @@ def _transpose_as_rows(
 ) -> list[Array | None]:
     """Apply ``transpose`` to a mapped axis that was made rows, and take the gradients by rows apart."""
     merged = [
-        None if gradient is None else _into_rows(gradient, 0, axis, size=size)
+        None if gradient is None else into_rows(gradient, 0, axis, size=size)
         for gradient, axis in zip(gradients, rows.results, strict=True)
     ]
     found = transpose(saved, merged)
     return [
-        gradient if gradient is None or axis < 0 else _out_of_rows(gradient, axis, size=size)
+        gradient if gradient is None or axis < 0 else out_of_rows(gradient, axis, size=size)
         for gradient, axis in zip(found, rows.tangents, strict=True)
     ]
 

@@ -4,7 +4,7 @@ Sequences have time first: (T, *B, D) in, (T, *B, H) out, where T counts the tim
 sequences, D the inputs and H the hidden units.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
@@ -80,6 +80,16 @@ def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Arra
         [params[f"h{gate}"]["kernel"] for gate in GATES],
         [params[f"h{gate}"]["bias"] for gate in GATES],
     )
+
+
+def from_kinds(
+    of_inputs: Sequence[Array], of_state: Sequence[Array], biases: Sequence[Array]
+) -> CellParameters:
+    """Return the parameters of kernels of x, kernels of h and biases, each in the order of the gates."""
+    params: dict[str, Mapping[str, Array]] = {}
+    for gate, x_kernel, h_kernel, bias in zip(GATES, of_inputs, of_state, biases, strict=True):
+        params |= {f"i{gate}": {"kernel": x_kernel}, f"h{gate}": {"kernel": h_kernel, "bias": bias}}
+    return params
 
 
 def last_step(

@@ -22,7 +22,13 @@ from jaxtyping import Array
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, calls
 from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, WeightsByGate
-from lstm_jax.kernels.differentiation import Rows, custom_gradient, first_order_only
+from lstm_jax.kernels.differentiation import (
+    Rows,
+    custom_gradient,
+    first_order_only,
+    into_rows,
+    out_of_rows,
+)
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Arguments, Results, by_kind, last_step
 
@@ -241,17 +247,12 @@ def _out_of_members(array: Array, size: int) -> Array:
 
 def _into_batch(array: Array, is_batched: bool, size: int) -> Array:
     """Reshape (size, members, [time,] batch, ...) to (members, [time,] size * batch, ...)."""
-    if not is_batched:
-        array = jnp.broadcast_to(array, (size, *array.shape))
-    axis = _batch_axis(array.ndim - 1)
-    array = jnp.moveaxis(array, 0, axis)
-    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+    mapped_axis = 0 if is_batched else None
+    return into_rows(array, mapped_axis, _batch_axis(array.ndim - is_batched), size=size)
 
 
 def _out_of_batch(array: Array, size: int) -> Array:
-    axis = _batch_axis(array.ndim)
-    array = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
-    return jnp.moveaxis(array, axis, 0)
+    return out_of_rows(array, _batch_axis(array.ndim), size=size)
 
 
 def _batch_axis(ndim: int) -> int:

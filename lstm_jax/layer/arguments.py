@@ -88,10 +88,7 @@ def as_lengths(given: Any, time: AxisSize, batch: Sequence[AxisSize]) -> Int32[A
     """
     if given is None:
         return None
-    try:
-        lengths = jnp.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"seq_lengths: got {_described(given)}, expected integers") from error
+    lengths = _as_array("seq_lengths", given, "integers")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"seq_lengths: got dtype {lengths.dtype}, expected integers")
     if lengths.shape != tuple(batch):
@@ -148,10 +145,7 @@ def as_resets(
     """
     if given is None:
         return None
-    try:
-        resets = jnp.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"resets: got {_described(given)}, expected booleans") from error
+    resets = _as_array("resets", given, "booleans")
     shape = (*batch[:time_axis], time, *batch[time_axis:])
     if resets.dtype != jnp.bool_:
         raise ValueError(f"resets: got dtype {resets.dtype}, expected booleans")
@@ -188,6 +182,13 @@ def without_spoilt_padding(
     valid = steps < lengths[None]
     too_large = jnp.asarray(float(jnp.finfo(inputs.dtype).max) ** 0.5, inputs.dtype)
     return jnp.where(valid[..., None] | (jnp.abs(inputs) < too_large), inputs, jnp.zeros_like(inputs))
+
+
+def _as_array(name: str, given: Any, expected: str) -> Array:
+    try:
+        return jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: got {_described(given)}, expected {expected}") from error
 
 
 def _described(given: Any) -> str:

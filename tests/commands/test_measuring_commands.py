@@ -106,8 +106,9 @@ def test_compare_is_stopped_and_goes_on(environment: dict[str, str], tmp_path: P
     """Ctrl-C in the midst of the rounds; the same command then measures, and a third time reports again."""
     options = "--quick --frameworks flax-scan --hidden-size 2 --batch-size 2 --time-steps 2 --repeats 1"
     words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(tmp_path)]
-    pipes = {"cwd": PROJECT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, text=True, **pipes) as program:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        words, text=True, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
         assert next(line for line in program.stderr if "gets ready" in line)
         program.send_signal(signal.SIGINT)
         output, errors = program.communicate(timeout=120)  # which waits for all that have its pipes

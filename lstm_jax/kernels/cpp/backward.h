@@ -173,14 +173,13 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
     }
     const Index floats = rows * hidden;
     for (Index t = begin; h_is_changed && t < end; ++t) {
-      const bool* const resets = t == 0 ? nullptr : resets_of(t);
       float* const to = h_seen + (t - begin) * floats;
-      if (resets == nullptr) {
-        std::copy_n(h_before(t), floats, to);
-      } else {
-        AfterReset(resets, rows, args.h0 + first * hidden, hidden, h_before(t), hidden, to);
+      const float* h = h_before(t);
+      if (args.resets != nullptr) {
+        AfterReset(resets_of(t), rows, args.h0 + first * hidden, hidden, h, hidden, to);
+        h = to;
       }
-      Masked(to, mask, floats, to);
+      Masked(h, mask, floats, to);
     }
     const Index next = std::min(begin + 1, end - 1);
     const auto x_of = [&](Index t) { return args.x + row_of(t) * s.inputs; };
