@@ -1,8 +1,8 @@
 """lstm_jax: an LSTM in JAX and Flax that reads MNIST row by row.
 
 The public names are imported when they are first used, so that the command line can read its options
-and answer ``--help`` without waiting for JAX. The layer and the classifier need the packages of
-requirements-layer.txt, the others those of requirements-train.txt too.
+and answer ``--help`` without waiting for JAX. The layers, the function that they call and the classifier need
+the packages of requirements-layer.txt, the others those of requirements-train.txt too.
 """
 
 import importlib
@@ -10,19 +10,21 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.system.packages import what_is_missing
-from lstm_jax.version import __version__
 
 if TYPE_CHECKING:
     from lstm_jax.config import Config
     from lstm_jax.data.dataset import load_dataset
-    from lstm_jax.lstm import LSTM
+    from lstm_jax.functional import lstm
+    from lstm_jax.linen import LSTM
     from lstm_jax.model import LSTMClassifier
     from lstm_jax.runs.loop import train
 
-__all__ = ["LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "train"]
+__version__ = "0.1.0"  # packaging reads it here, too
+__all__ = ["LSTM", "Config", "LSTMClassifier", "__version__", "load_dataset", "lstm", "train"]
 
 _HOME = {
-    "LSTM": "lstm_jax.lstm",
+    "LSTM": "lstm_jax.linen",
+    "lstm": "lstm_jax.functional",
     "Config": "lstm_jax.config",
     "LSTMClassifier": "lstm_jax.model",
     "load_dataset": "lstm_jax.data.dataset",
@@ -30,7 +32,7 @@ _HOME = {
 }
 
 # These need what every installation has.
-_OF_THE_LAYER = ("LSTM", "LSTMClassifier")
+_OF_THE_LAYER = ("LSTM", "LSTMClassifier", "lstm")
 
 if "jax" in sys.modules:  # else the command line, or a program that has no use for the kernel yet
     from lstm_jax.kernels.build import load_if_built

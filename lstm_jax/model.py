@@ -28,8 +28,8 @@ import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt8
 
-from lstm_jax.dropout import ExampleDropout
-from lstm_jax.lstm import LSTM
+from lstm_jax.layer.dropout import ExampleDropout
+from lstm_jax.linen import LSTM
 
 Params: TypeAlias = Any  # a pytree of float32 arrays
 

@@ -9,9 +9,10 @@ from pathlib import Path
 # Imported, the package loads a kernel that the user's cache holds: none for the tests, which build their own.
 os.environ["LSTM_JAX_CACHE_DIR"] = os.devnull
 
-# Most of the time of most tests is XLA compiling for them what runs once and briefly: without optimization it
-# compiles in a third of the time. So do the programs that tests start; whoever sets XLA_FLAGS decides alone.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+from tests.helpers.compilation import QUICK
+
+# Before JAX is imported. So do the programs that tests start; whoever sets XLA_FLAGS decides alone.
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 import jax
 import jaxtyping

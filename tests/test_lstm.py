@@ -223,6 +223,18 @@ def test_same_initial_parameters(implementation: str, attributes: dict[str, Any]
     assert_equal(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_initial_parameters_in_16_bits(dtype: Any) -> None:
+    """JAX has no QR decomposition for them, and so Flax has no orthogonal matrices."""
+    exact, rounded = (
+        LSTM(HIDDEN, param_dtype=kind).init(jax.random.key(1), a_case().inputs)["params"]["cell"]
+        for kind in (jnp.float32, dtype)
+    )
+    exact = exact["hf"]["kernel"]
+    assert_equal(rounded["hf"]["kernel"], exact.astype(dtype))
+    np.testing.assert_allclose(exact @ exact.T, np.eye(HIDDEN), atol=1e-6)
+
+
 def test_forget_bias_shifts_the_bias_of_the_forget_gate_only() -> None:
     options = {"bias_init": nn.initializers.normal(0.1)}
     inputs = a_case().inputs

@@ -12,7 +12,7 @@ import pytest
 
 from lstm_jax import LSTMClassifier, model
 from lstm_jax.config import Config
-from lstm_jax.dropout import ExampleDropout
+from lstm_jax.layer.dropout import ExampleDropout
 from lstm_jax.model import logits_of
 from lstm_jax.training import build_model
 from tests.helpers.references import BFLOAT16, FLOAT32, Tree, assert_equal, flax_rnn, random_like

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import lstm_jax
-from lstm_jax import lstm
+from lstm_jax import functional
 from lstm_jax.kernels import IMPLEMENTATIONS
 from tests.helpers.project import PROJECT, Run, copy_source
 
@@ -23,6 +23,7 @@ def test_public_names_are_there_and_documented() -> None:
         "LSTMClassifier",
         "__version__",
         "load_dataset",
+        "lstm",
         "train",
     }
     for name in lstm_jax.__all__:
@@ -35,7 +36,7 @@ def test_public_names_are_there_and_documented() -> None:
 
 def test_names_of_implementations_agree() -> None:
     # Options may not import JAX, so the names are there a second time.
-    assert ("auto", *lstm.IMPLEMENTATIONS) == IMPLEMENTATIONS
+    assert ("auto", *functional.IMPLEMENTATIONS) == IMPLEMENTATIONS
 
 
 def test_the_changelog_knows_this_version() -> None:
@@ -44,11 +45,20 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_every_dependency_has_its_reason() -> None:
     reasons = (PROJECT / "CONTRIBUTING.md").read_text()
-    files = list(PROJECT.glob("requirements*.txt"))
-    assert len(files) == 8
-    for file in files:
+    for file in PROJECT.glob("requirements*.txt"):
         for name in re.findall(r"^([A-Za-z][\w-]*)", file.read_text(), re.MULTILINE):
             assert f"| {name} |" in reasons, name
+
+
+def test_the_oldest_versions_are_the_lower_bounds() -> None:
+    everything = "\n".join(file.read_text() for file in PROJECT.glob("requirements*.txt"))
+    bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", everything, re.MULTILINE))
+    constraints = (PROJECT / "requirements-oldest.txt").read_text()
+    oldest = dict(re.findall(r"^([\w-]+)==([\w.]+)$", constraints, re.MULTILINE))
+    assert len(bounds) > 30
+    assert bounds.keys() == oldest.keys()
+    for name, bound in bounds.items():  # 3.13 stands for its first release, 3.13.0
+        assert f"{oldest[name]}.".startswith(f"{bound}."), name
 
 
 def test_hooks_and_workflow_run_what_ci_runs() -> None:
@@ -59,10 +69,12 @@ def test_hooks_and_workflow_run_what_ci_runs() -> None:
         assert f"\n{entries[tool]} " in ci or f"\n{entries[tool]}\n" in ci, tool
     assert entries["fast-tests"].startswith("python -m pytest ")
     job = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())["jobs"]["checks"]
-    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert job["steps"][-1]["run"] == ".ci/run"
+    matrix = job["strategy"]["matrix"]
+    assert [job["constraints"] for job in matrix["include"]] == ["requirements-oldest.txt"]
     oldest = re.search(r'requires-python = ">=(.+)"', (PROJECT / "pyproject.toml").read_text())
     assert oldest is not None
-    assert job["strategy"]["matrix"]["python"][0] == oldest[1]
+    assert matrix["python"][0] == oldest[1]
 
 
 @pytest.mark.slow
@@ -131,6 +143,7 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
     metadata = next(site.glob("lstm_jax-*.dist-info/METADATA")).read_text()
     assert re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE) == [
         "compare",
+        "equinox",
         "export",
         "plots",
         "train",
@@ -174,7 +187,8 @@ def test_the_source_distribution_has_what_building_needs(tmp_path: Path) -> None
 ONLY_THE_LAYER = """
 import sys
 FORBIDDEN = {"array_record", "filelock", "grain", "importlib_resources", "optax", "orbax", "PIL",
-             "tensorboardX", "tensorflow_datasets", "tyro", "h5py", "onnx", "matplotlib"}
+             "tensorboardX", "tensorflow_datasets", "tyro", "h5py", "onnx", "matplotlib",
+             "equinox"}
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in FORBIDDEN:
@@ -187,22 +201,34 @@ def test_the_layer_needs_little(run_afresh: Run) -> None:
     code = """
 import jax, jax.numpy as jnp
 import lstm_jax
-from lstm_jax import LSTM, LSTMClassifier
+from lstm_jax import LSTM, LSTMClassifier, lstm
+inputs = jnp.ones((2, 4, 5))
 for model in (LSTM(3), LSTM(3, "native"), LSTMClassifier(hidden_size=3)):
-    print(model.init_with_output(jax.random.key(0), jnp.ones((2, 4, 5)))[0].shape)
+    print(model.init_with_output(jax.random.key(0), inputs)[0].shape)
+params = LSTM(3).init(jax.random.key(0), inputs)["params"]["cell"]
+print(lstm(params, inputs)[1].shape)
+FORBIDDEN.remove("optax")  # Flax brings it, and its NNX imports it
+import flax.nnx, lstm_jax.nnx
+print(lstm_jax.nnx.LSTM(flax.nnx.LSTMCell(5, 3, rngs=flax.nnx.Rngs(0)))(inputs).shape)
 for name in ("Config", "load_dataset", "train"):
     try:
         getattr(lstm_jax, name)
     except ImportError as error:
         print(error)
+try:
+    import lstm_jax.equinox
+except ImportError as error:
+    print(error)
 """
     done = run_afresh("-c", ONLY_THE_LAYER + code)
     assert done.returncode == 0, done.stderr
-    *shapes, config, load_dataset, train = done.stdout.splitlines()
-    assert shapes == ["(2, 4, 3)", "(2, 4, 3)", "(2, 10)"]
+    *shapes, config, load_dataset, train, equinox = done.stdout.splitlines()
+    assert shapes == ["(2, 4, 3)", "(2, 4, 3)", "(2, 10)", "(2, 4, 3)", "(2, 4, 3)"]
     how = "which is not installed; to install it: pip install -r requirements-train.txt"
     assert config == f"lstm_jax.Config: this needs the package tyro, {how}"
     assert all(how in line for line in (load_dataset, train))
+    how = how.replace("train", "equinox")
+    assert equinox == f"lstm_jax.equinox: this needs the package equinox, {how}"
 
 
 @pytest.mark.parametrize("command", [["train"], ["--help"]])

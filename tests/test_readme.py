@@ -151,13 +151,16 @@ def test_the_library_example_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
-    (example,) = blocks("docs/layer.md", "python")
+    first, *others = blocks("docs/layer.md", "python")
     names: dict = {}
-    exec(compile(example, "docs/layer.md", "exec"), names)
+    exec(compile(first, "docs/layer.md", "exec"), names)
     assert names["c"].shape == names["h"].shape == (128, 64)
     assert names["outputs"].shape == (128, 28, 64)
     assert names["logits"].shape == (128, 10)
     assert float(capsys.readouterr().out.split()[-1]) > 0.8
+    for example in others:  # they go on from the first
+        exec(compile(example, "docs/layer.md", "exec"), names)
+    assert names["outputs"].shape == (128, 18, 64)
 
 
 def test_the_page_of_options_is_made_from_the_code() -> None:

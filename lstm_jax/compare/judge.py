@@ -1,7 +1,7 @@
 """The judge: the same classifier in float64 NumPy, with its gradient derived by hand, as the reference.
 
 It uses no automatic differentiation and no code of any framework, so it cannot have the same mistakes. The
-tests check it by finite differences. `lstm_jax.lstm` has the equations of the forward pass in the same
+tests check it by finite differences. `lstm_jax.functional` has the equations of the forward pass in the same
 letters.
 
 **Forward**, from c_0 = h_0 = 0, for t = 1 ... T, with rows as vectors:

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lstm_jax import __version__
 from lstm_jax.system.cores import usable_cores
-from lstm_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 # Environment variables that change speed.

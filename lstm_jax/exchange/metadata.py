@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstm_jax import __version__
 from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, DataOptions
 from lstm_jax.errors import ExchangeError
 from lstm_jax.options import Rule, between, flag
-from lstm_jax.version import __version__
 
 # The most bytes of a file, the limit of ONNX. The weights of a model that reads digits are far smaller.
 LARGEST_FILE = 2 * 2**30

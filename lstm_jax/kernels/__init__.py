@@ -11,8 +11,8 @@
     differentiation.py  errors for derivatives that a kernel cannot give
     choice.py           which of them `auto` takes, by measurement
 
-The reference that they are tested against is in `lstm_jax/lstm.py`. The names are here, because whoever reads
-options imports no JAX.
+The reference that they are tested against is in `lstm_jax/functional.py`. The names are here, because whoever
+reads options imports no JAX.
 """
 
 from typing import Literal, get_args

@@ -17,9 +17,10 @@ from jax import Array
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from lstm_jax.kernels import fused
+from lstm_jax.system.versions import is_exported
 
 PADDING = 16  # kPadding in cpp/lstm.h
 
@@ -41,6 +42,7 @@ class Forward(NamedTuple):
         last: the step after which each sequence's state is taken.
         weights: those of all members.
         mask: what h is multiplied by on its way to W_h; None changes nothing.
+        resets: where the state is c0, h0 again before a step; None is nowhere.
     """
 
     x: Float32[Array, "members time batch inputs"]
@@ -49,6 +51,7 @@ class Forward(NamedTuple):
     last: Int32[Array, "members batch"]
     weights: WeightsByGate
     mask: Float32[Array, "members batch hidden"] | None
+    resets: Bool[Array, "members time batch 1"] | None
 
 
 class Backward(NamedTuple):
@@ -59,7 +62,7 @@ class Backward(NamedTuple):
         outputs, cells, gates: its results.
         dc, dh: the gradients by the final state.
         kernels: the kernels of x and of h of each gate.
-        mask: an operand of the forward pass.
+        mask, resets: operands of the forward pass.
         d_outputs: the gradients by the outputs; None where they are zero.
         biases: of each gate; the kernel does not need them, as it has saved the gates.
     """
@@ -75,6 +78,7 @@ class Backward(NamedTuple):
     dh: Float32[Array, "members batch hidden"]
     kernels: tuple[list[Array], list[Array]]
     mask: Float32[Array, "members batch hidden"] | None
+    resets: Bool[Array, "members time batch 1"] | None
     d_outputs: Float32[Array, "members time batch hidden"] | None
     biases: list[Array]
 
@@ -96,7 +100,7 @@ def forward(operands: Forward, num_results: int) -> list[Array]:
     padded = -(-hidden // PADDING) * PADDING
     state, row = (members, batch, hidden), (members, time, batch)
     shapes = [state, state, (*row, hidden), (*row, padded), (*row, 4 * padded)]
-    return _call("lstm_jax_forward", shapes[:num_results], operands, unseen=0, attributes=())
+    return _call("lstm_jax_forward", shapes[:num_results], operands, unseen=0, attributes=_present(operands))
 
 
 def backward(operands: Backward, *, groups: int, wants_dx: bool) -> list[Array]:
@@ -113,9 +117,14 @@ def backward(operands: Backward, *, groups: int, wants_dx: bool) -> list[Array]:
     shapes = [h0.shape] * 2 + [(len(x), groups, *shape) for shape in by_weights]
     if wants_dx:
         shapes.append(x.shape)
-    attributes = (("groups", groups), ("masked", operands.mask is not None))
+    attributes = (("groups", groups), *_present(operands))
     unseen = len(operands.biases)
     return _call("lstm_jax_backward", shapes, operands, unseen=unseen, attributes=attributes)
+
+
+def _present(operands: Operands) -> tuple[tuple[str, bool], ...]:
+    """Say which of the operands that may be missing are there."""
+    return (("masked", operands.mask is not None), ("with_resets", operands.resets is not None))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -128,8 +137,8 @@ def _forward_in_jax(
     operands: Forward, *, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
 ) -> list[Array]:
     run: Callable[..., Any] = functools.partial(_member, keep_outputs=len(shapes) > 2)
-    carry = (operands.c0, operands.h0)
-    (c, h), outputs = jax.vmap(run)(operands.weights, operands.x, carry, operands.last, operands.mask)
+    carry, rest = (operands.c0, operands.h0), (operands.last, operands.mask, operands.resets)
+    (c, h), outputs = jax.vmap(run)(operands.weights, operands.x, carry, *rest)
     private = [jnp.zeros(shape, jnp.float32) for shape in shapes[3:]]
     return [c, h, *([] if outputs is None else [outputs]), *private]
 
@@ -141,9 +150,9 @@ def _backward_in_jax(
     groups = attributes["groups"]
 
     def member(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
-        (x, d_outputs), (carry, last, mask, d_carry) = sequences, states
+        (x, d_outputs, resets), (carry, last, mask, d_carry) = sequences, states
         run: Callable[..., Any] = functools.partial(_member, keep_outputs=True)
-        _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask), weights, x, carry)
+        _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask, resets), weights, x, carry)
         return pull_back((d_carry, d_outputs))
 
     def grouped(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
@@ -154,7 +163,7 @@ def _backward_in_jax(
         states = [state.reshape(-1, state.shape[-1]) for state in d_carry]
         return [*states, *jax.tree.leaves(d_weights), dx.reshape(len(dx), -1, dx.shape[-1])]
 
-    sequences = (operands.x, d_outputs)
+    sequences = (operands.x, d_outputs, operands.resets)
     states = ((operands.c0, operands.h0), operands.last, operands.mask, (operands.dc, operands.dh))
     weights = WeightsByGate(*operands.kernels, operands.biases)
     return jax.vmap(grouped)(weights, sequences, states)[: len(shapes)]
@@ -166,10 +175,18 @@ def _in_groups(array: Array, *, groups: int, axis: int) -> Array:
 
 
 def _member(
-    weights: WeightsByGate, x: Array, carry: Any, last: Array, mask: Array | None, *, keep_outputs: bool
+    weights: WeightsByGate,
+    x: Array,
+    carry: Any,
+    last: Array,
+    mask: Array | None,
+    resets: Array | None,
+    *,
+    keep_outputs: bool,
 ) -> Any:
+    resets = None if resets is None else resets[..., 0]
     together = fused.JoinedWeights(*(jnp.concatenate(by_gate, axis=-1) for by_gate in weights))
-    return fused.steps(jnp.float32, keep_outputs, fused.Flat(together, x, carry, last, mask))
+    return fused.steps(jnp.float32, keep_outputs, fused.Flat(together, x, carry, last, mask, resets))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -222,8 +239,7 @@ def _in_jax(
 
 
 def _lower_on_cpu(context: Any, *operands: Any, **parameters: Any) -> Any:
-    exported = getattr(context.module_context.lowering_parameters, "for_export", False)
-    function = _in_jax if exported else _as_kernel
+    function = _in_jax if is_exported(context) else _as_kernel
     return mlir.lower_fun(function, multiple_results=True)(context, *operands, **parameters)
 
 

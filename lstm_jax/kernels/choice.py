@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import IMPLEMENTATIONS
 from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
+from lstm_jax.system.versions import varies
 
 
 class Work(NamedTuple):
@@ -45,17 +46,17 @@ class Work(NamedTuple):
         inputs: Float[Array, "time *batch inputs"],
         carry: Carry,
         *,
-        mask: Float[Array, "*batch hidden"] | None = None,
+        others: Any = (),
         unroll: int = 1,
     ) -> "Work":
-        """Describe the task of a layer."""
+        """Describe the task of a layer; ``others`` are its further arrays, whose dtype does not matter."""
         leaves = jax.tree.leaves((params, carry))
         given = (jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
         return cls(
             dtypes=frozenset(dtype.name for dtype in (computed_dtype(cell, params, inputs, carry), *given)),
             usual_activations=has_usual_activations(cell),
             unroll=unroll,
-            tracks_devices=any(_varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, mask))),
+            tracks_devices=any(varies(leaf) for leaf in jax.tree.leaves((inputs, leaves, others))),
             symbolic_time=not isinstance(inputs.shape[0], int),
             symbolic=not all(isinstance(size, int) for size in inputs.shape),
             spread=_is_spread(inputs),
@@ -65,15 +66,6 @@ class Work(NamedTuple):
     def of_run(cls, dtype: str) -> "Work":
         """Describe the task of the layers of a run that computes in ``dtype``."""
         return cls(dtypes=frozenset({dtype, "float32"}))
-
-
-def _varies(array: Array) -> bool:
-    """Return whether JAX tracks over which devices of a `shard_map` a value varies.
-
-    JAX 0.10.2 renamed the attribute.
-    """
-    kind = jax.typeof(array)
-    return bool(getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", None))
 
 
 def _is_spread(array: Array) -> bool:

@@ -31,12 +31,32 @@ from lstm_jax.errors import ImplementationError
 Tree = TypeVar("Tree")
 
 
+class Rows(NamedTuple):
+    """The axis of each array that counts the rows of a batch; -1 where there is none.
+
+    Each field is a tuple, with an axis, or a tuple again, for each part of what it is about.
+
+    `vmap` over rows that share their weights makes one larger batch of them, also in the backward pass: the
+    gradients of the weights are summed up there. Else each row would have its own, to be summed up later.
+
+    Attributes:
+        arguments: of the named tuple.
+        residuals: of what the backward pass needs.
+        results: of the results; there may be more of them than a call returns.
+    """
+
+    arguments: tuple[Any, ...]
+    residuals: tuple[Any, ...]
+    results: tuple[Any, ...]
+
+
 def custom_gradient(
     primal: Callable[..., Tree],
     forward: Callable[..., tuple[Tree, Any]],
     backward: Callable[..., Any],
     *,
     statics: int,
+    rows: Rows,
     implementation: str,
 ) -> Callable[..., Tree]:
     """Make a function with a gradient of its own, in reverse mode only.
@@ -51,6 +71,7 @@ def custom_gradient(
             statics, the residuals and the gradients by the results (None where one is zero). It gets
             ``perturbed`` too; what is not perturbed needs no gradient.
         statics: number of arguments before the named tuple: not arrays, and not differentiated.
+        rows: the axes of the batch.
         implementation: the name of the kernel, for the message.
 
     Returns:
@@ -68,7 +89,8 @@ def custom_gradient(
         results, residuals = forward(*fixed, primals, perturbed=perturbed)
         results = _mapped_axis_first(results, primals)
         transpose = functools.partial(backward, *fixed, perturbed=perturbed)
-        return results, _tangents(transpose, residuals, tangents, results, _no_forward_mode(implementation))
+        message = _no_forward_mode(implementation)
+        return results, _tangents(transpose, residuals, tangents, results, message, rows)
 
     return run
 
@@ -175,8 +197,13 @@ def _is_tangent(tangent: Any) -> bool:
 
 
 def _tangents(
-    transpose: Callable[[Any, Any], Any], residuals: Any, tangents: Any, results: Tree, message: str
-) -> Tree:
+    transpose: Callable[[Any, Any], Any],
+    residuals: Any,
+    tangents: Any,
+    results: Any,
+    message: str,
+    rows: Rows | None = None,
+) -> Any:
     """Make the tangents of results; they can be transposed, and nothing else.
 
     Args:
@@ -186,6 +213,7 @@ def _tangents(
         tangents: the tangents of the arguments.
         results: the results, whose tangents these are.
         message: the error if a value is needed.
+        rows: the axes of the batch, if rows can be put together.
     """
     arguments, structure = jax.tree.flatten(tangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
     saved, saved_structure = jax.tree.flatten(residuals)
@@ -204,6 +232,14 @@ def _tangents(
                 found |= zip(jax.tree.leaves(part), jax.tree.leaves(gradient), strict=True)
         return [found.get(place) for place in places]
 
+    row_axes = None
+    if rows is not None:
+        of_arguments = _by_leaf(rows.arguments, tangents)
+        row_axes = _RowAxes(
+            _by_leaf(rows.residuals, residuals),
+            tuple(of_arguments[place] for place in places),
+            _by_leaf(rows.results, results),
+        )
     outcome = _tangent_p.bind(
         *saved,
         *(arguments[place] for place in places),
@@ -211,8 +247,24 @@ def _tangents(
         transpose=by_leaves,
         avals=tuple(jax.typeof(leaf).to_tangent_aval() for leaf in leaves),
         message=message,
+        rows=row_axes,
     )
     return jax.tree.unflatten(result_structure, outcome)
+
+
+class _RowAxes(NamedTuple):
+    """The axes of `Rows`, by leaf."""
+
+    saved: tuple[int, ...]
+    tangents: tuple[int, ...]
+    results: tuple[int, ...]
+
+
+def _by_leaf(prefix: Any, tree: Any) -> tuple[int, ...]:
+    """Return the axis of each leaf; ``prefix`` has an axis, or a tuple of prefixes, for each part."""
+    if isinstance(prefix, tuple):
+        return tuple(axis for part in map(_by_leaf, prefix, tree) for axis in part)
+    return (prefix,) * len(jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)))
 
 
 def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
@@ -220,9 +272,33 @@ def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
 
 
 def _batch_tangent(
-    operands: Any, axes: Any, *, num_saved: int, transpose: Any, avals: Any, message: str
+    operands: Any,
+    axes: Any,
+    *,
+    num_saved: int,
+    transpose: Any,
+    avals: Any,
+    message: str,
+    rows: _RowAxes | None,
 ) -> tuple[list[Array], list[int]]:
     mapped_axis = _Axis.of(operands, axes)
+    if rows is not None and _are_rows_only(axes, rows) and mapped_axis.size and mapped_axis.spec is None:
+        fold = functools.partial(into_rows, size=mapped_axis.size)
+        outcome = _tangent_p.bind(
+            *map(fold, operands[:num_saved], axes[:num_saved], rows.saved),
+            *(
+                tangent if row_axis < 0 else mapped_axis.moved(tangent, axis)
+                for tangent, axis, row_axis in zip(
+                    operands[num_saved:], axes[num_saved:], rows.tangents, strict=True
+                )
+            ),
+            num_saved=num_saved,
+            transpose=functools.partial(_transpose_as_rows, transpose, rows, mapped_axis.size),
+            avals=tuple(map(mapped_axis.before, avals)),
+            message=message,
+            rows=None,
+        )
+        return outcome, [0] * len(outcome)
     # What is the same for all members of a map is repeated: its gradients are then summed up.
     tangents = map(mapped_axis.moved, operands[num_saved:], axes[num_saved:])
     mapped = jax.vmap(transpose, in_axes=(list(axes[:num_saved]), 0))
@@ -233,12 +309,60 @@ def _batch_tangent(
         transpose=mapped,
         avals=tuple(map(mapped_axis.before, avals)),
         message=message,
+        rows=None,
     )
     return outcome, [0] * len(outcome)
 
 
+def _are_rows_only(axes: Any, rows: _RowAxes) -> bool:
+    """Return whether only rows of a batch are mapped, and nothing that they share."""
+    of_operands = (*rows.saved, *rows.tangents)
+    return all(axis is None for axis, row_axis in zip(axes, of_operands, strict=True) if row_axis < 0)
+
+
+def into_rows(x: Array, axis: int | None, row_axis: int, *, size: int) -> Array:
+    """Make more rows of a mapped axis; what has no rows stays as it is."""
+    if row_axis < 0:
+        return x
+    if axis is None:
+        x, axis = jnp.broadcast_to(x, (size, *x.shape)), 0
+    x = jnp.moveaxis(x, axis, row_axis)
+    return x.reshape(*x.shape[:row_axis], -1, *x.shape[row_axis + 2 :])
+
+
+def out_of_rows(x: Array, row_axis: int, *, size: int) -> Array:
+    """Take rows apart again, with the mapped axis first."""
+    x = x.reshape(*x.shape[:row_axis], size, -1, *x.shape[row_axis + 1 :])
+    return jnp.moveaxis(x, row_axis, 0)
+
+
+def _transpose_as_rows(
+    transpose: Callable[[list[Array], list[Array | None]], list[Array | None]],
+    rows: _RowAxes,
+    size: int,
+    saved: list[Array],
+    gradients: list[Array | None],
+) -> list[Array | None]:
+    """Apply ``transpose`` to a mapped axis that was made rows, and take the gradients by rows apart."""
+    merged = [
+        None if gradient is None else into_rows(gradient, 0, axis, size=size)
+        for gradient, axis in zip(gradients, rows.results, strict=True)
+    ]
+    found = transpose(saved, merged)
+    return [
+        gradient if gradient is None or axis < 0 else out_of_rows(gradient, axis, size=size)
+        for gradient, axis in zip(found, rows.tangents, strict=True)
+    ]
+
+
 def _transpose_tangent(
-    gradients: Any, *operands: Any, num_saved: int, transpose: Any, avals: Any, message: str
+    gradients: Any,
+    *operands: Any,
+    num_saved: int,
+    transpose: Any,
+    avals: Any,
+    message: str,
+    rows: _RowAxes | None,
 ) -> list[Any]:
     tangents = operands[num_saved:]
     given = [None if type(gradient) is ad.Zero else gradient for gradient in gradients]

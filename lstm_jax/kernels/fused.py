@@ -22,13 +22,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
-from lstm_jax.kernels.differentiation import custom_gradient
+from lstm_jax.kernels.differentiation import Rows, custom_gradient
 from lstm_jax.kernels.interface import (
     Arguments,
     Carry,
     Results,
+    after_reset,
     as_number,
     by_kind,
     computed_dtype,
@@ -57,6 +58,7 @@ class Flat(NamedTuple):
         carry: the state (c, h) before the first step.
         last: the step after which each sequence's carry is taken; None is the last of all.
         mask: what h is multiplied by on its way to W_h; None changes nothing.
+        resets: where the state is ``carry`` again before a step; None is nowhere.
     """
 
     weights: JoinedWeights
@@ -64,6 +66,7 @@ class Flat(NamedTuple):
     carry: Carry
     last: Int32[Array, " batch"] | None
     mask: Float[Array, "batch hidden"] | None
+    resets: Bool[Array, "time batch"] | None
 
 
 class Saved(NamedTuple):
@@ -88,7 +91,7 @@ def fused(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Res
     Raises:
         ImplementationError: in forward-mode differentiation.
     """
-    params, inputs, carry, lengths, mask = arguments
+    params, inputs, carry, lengths, mask, resets = arguments
     time, *batch = inputs.shape[:-1]
     dtype = computed_dtype(cell, params, inputs, carry)
     c_dtype = promoted(dtype, carry[0])
@@ -102,7 +105,9 @@ def fused(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Res
     last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
     if mask is not None:
         mask = mask.astype(_sum_dtype(dtype)).reshape(size, cell.features)
-    flat = Flat(weights, inputs.reshape(time, size, inputs.shape[-1]), flat_carry, last, mask)
+    if resets is not None:
+        resets = resets.reshape(time, size)
+    flat = Flat(weights, inputs.reshape(time, size, inputs.shape[-1]), flat_carry, last, mask, resets)
     (c, h), outputs = steps(dtype, keep_outputs, flat)
     shape = (*batch, cell.features)
     return (
@@ -117,7 +122,7 @@ def _primal(dtype: Any, keep_outputs: bool, flat: Flat) -> tuple[Carry, Array | 
     Here each gate has products of its own. With a common product, XLA on a CPU computes the activations again
     for each of their uses, unless they are saved.
     """
-    weights, inputs, carry, last, mask = flat
+    weights, inputs, carry, last, mask, resets = flat
     exact = _sum_dtype(dtype)
     by_gate = [
         JoinedWeights(*parts)
@@ -127,7 +132,13 @@ def _primal(dtype: Any, keep_outputs: bool, flat: Flat) -> tuple[Carry, Array | 
     biases = [gate.bias.astype(exact)[None] for gate in by_gate]
     keep_all = keep_outputs or last is not None
 
-    def body(carry: Carry, projected: list[Array]) -> tuple[Carry, tuple[Array | None, Array | None]]:
+    start = _start(dtype, carry)
+
+    def body(
+        carry: Carry, of_step: tuple[list[Array], Array | None]
+    ) -> tuple[Carry, tuple[Array | None, Array | None]]:
+        projected, reset = of_step
+        carry = after_reset(reset, start, carry)
         h_seen = masked(carry[1], mask)
         z = [
             x + _product(h_seen, kernel, dtype) + b
@@ -137,7 +148,7 @@ def _primal(dtype: Any, keep_outputs: bool, flat: Flat) -> tuple[Carry, Array | 
         return (c, h), (c if last is not None else None, h if keep_all else None)
 
     projected = [_projected(dtype, gate.x, inputs) for gate in by_gate]
-    end, (c, h) = lax.scan(body, _start(dtype, carry), projected)
+    end, (c, h) = lax.scan(body, start, (projected, resets))
     if last is not None and c is not None and h is not None:
         end = (_at(last, c), _at(last, h))
     return end, h if keep_outputs else None
@@ -173,7 +184,7 @@ def _gates(z: Sequence[Float[Array, "batch hidden"]]) -> Gates:
     return _sigmoid(z[0]), _sigmoid(z[1]), jnp.tanh(z[2]), _sigmoid(z[3])
 
 
-def _state(gates: Gates, c: Float[Array, "batch hidden"]) -> Carry:
+def _state(gates: Gates, c: Float[Array, "*any hidden"]) -> Carry:
     """Compute the state after a step from its gates and c before it."""
     i, f, g, o = gates
     c = f * c + i * g
@@ -229,12 +240,13 @@ def _forward(
     dtype: Any, keep_outputs: bool, flat: Flat, *, perturbed: Any
 ) -> tuple[tuple[Carry, Array | None], Any]:
     """Compute what `_primal` does, and what the backward pass needs."""
-    weights, inputs, carry, last, mask = flat
+    weights, inputs, carry, last, mask, resets = flat
     start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
     recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 
     def body(t: Array, state: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
         (c, h), before, h_before = state
+        c, h = after_reset(None if resets is None else resets[t], start, (c, h))
         z = projected[t] + _product(masked(h, mask), recurrent, dtype) + bias
         before, gates = _save(before, t, _gates(jnp.split(z, 4, axis=-1)), c)
         return _state(gates, c), before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)
@@ -245,25 +257,33 @@ def _forward(
     end, before, h_before = lax.fori_loop(
         0, as_number(time), body, (start, before, jnp.zeros(shape, projected.dtype))
     )
-    outputs = jnp.concatenate([h_before[1:], end[1][None]])
-    if last is not None:
-        end = (_at(last, jnp.concatenate([before[1:, 4], end[0][None]])), _at(last, outputs))
+    cells: Array | None = None
+    if resets is not None:  # the state before a step is not always the one after the step before
+        i, f, g, o, c_before = (before[:, place] for place in range(5))
+        cells, outputs = _state((i, f, g, o), c_before)
+    else:
+        outputs = jnp.concatenate([h_before[1:], end[1][None]])
+        cells = None if last is None else jnp.concatenate([before[1:, 4], end[0][None]])
+    if last is not None and cells is not None:
+        end = (_at(last, cells), _at(last, outputs))
     return (end, outputs if keep_outputs else None), (flat, Saved(before, h_before, projected))
 
 
 def _backward(
     dtype: Any, keep_outputs: bool, residuals: tuple[Flat, Saved], gradients: Any, *, perturbed: Any
-) -> tuple[JoinedWeights, Array | None, Carry, None, None]:
-    """Compute the gradients by weights, inputs and carry; lengths and mask have none."""
-    (weights, inputs, carry, last, mask), saved = residuals
+) -> tuple[JoinedWeights, Array | None, Carry, None, None, None]:
+    """Compute the gradients by weights, inputs and carry; lengths, mask and resets have none."""
+    (weights, inputs, carry, last, mask, resets), saved = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
     zeros = jnp.zeros_like(saved.h_before[0])
     dc_last, dh_last = (zeros if d is None else d for d in (dc_last, dh_last))
     transposed = weights.h.T.astype(dtype)
 
-    def body(steps_after: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        dc, dh, all_dz = state
+    def body(
+        steps_after: Array, state: tuple[Array, Array, Array, Carry | None]
+    ) -> tuple[Array, Array, Array, Carry | None]:
+        dc, dh, all_dz, of_initial = state
         t = as_number(time) - 1 - steps_after
         i, f, g, o, c_before = (saved.before[t, place] for place in range(5))
         if d_outputs is not None:
@@ -280,12 +300,21 @@ def _backward(
             dh * tanh_c * (o * (1 - o)),
         )
         all_dz, dz = _save_dz(all_dz, t, dz_by_gate)
-        return dc * f, masked(_product(dz, transposed, dtype), mask), all_dz
+        dc, dh = dc * f, masked(_product(dz, transposed, dtype), mask)
+        if resets is not None and of_initial is not None:  # this is the gradient by the initial state, then
+            reset = resets[t][:, None]
+            d_initial = (jnp.where(reset, d, zeros) for d in (dc, dh))
+            of_initial = jax.tree.map(jnp.add, of_initial, tuple(d_initial))
+            dc, dh = (jnp.where(reset, zeros, d) for d in (dc, dh))
+        return dc, dh, all_dz, of_initial
 
     end = (zeros, zeros) if last is not None else (dc_last, dh_last)
-    dc0, dh0, dz = lax.fori_loop(
-        0, as_number(time), body, (*end, saved.scratch)
+    of_initial = None if resets is None else (zeros, zeros)
+    dc0, dh0, dz, of_initial = lax.fori_loop(
+        0, as_number(time), body, (*end, saved.scratch, of_initial)
     )  # the loop overwrites every step of the scratch array
+    if of_initial is not None:
+        dc0, dh0 = dc0 + of_initial[0], dh0 + of_initial[1]
 
     both = jnp.concatenate([inputs.astype(dz.dtype), masked(saved.h_before, mask)], axis=-1)
     if _may_be_in_shards():
@@ -298,7 +327,7 @@ def _backward(
     dx = _product(dz, weights.x, dtype, axes=((2,), (1,))).astype(inputs.dtype) if perturbed.inputs else None
     d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
     d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)
-    return d_weights, dx, d_carry, None, None
+    return d_weights, dx, d_carry, None, None, None
 
 
 def _may_be_in_shards() -> bool:
@@ -306,4 +335,13 @@ def _may_be_in_shards() -> bool:
     return jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes
 
 
-steps = custom_gradient(_primal, _forward, _backward, statics=2, implementation="fused")
+_ROWS = (-1, 1, 0, 0, 0, 1)  # weights, inputs, carry, last, mask, resets
+_SAVED_ROWS = (2, 1, 1)  # before, h_before, scratch
+steps = custom_gradient(
+    _primal,
+    _forward,
+    _backward,
+    statics=2,
+    rows=Rows(arguments=_ROWS, residuals=(_ROWS, _SAVED_ROWS), results=(0, 1)),
+    implementation="fused",
+)

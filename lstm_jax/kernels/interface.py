@@ -4,13 +4,13 @@ Sequences have time first: (T, *B, D) in, (T, *B, H) out, where T counts the tim
 sequences, D the inputs and H the hidden units.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from lstm_jax.kernels.gate_order import GATES
 
@@ -31,6 +31,7 @@ class Arguments(NamedTuple):
             `nn.RNN`, a length of 0 takes the last step of all.
         mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
             `dropout.recurrent_mask`); None changes nothing. It is taken as constant in differentiation.
+        resets: where the state is ``carry`` again before a step, as if a new sequence began; None is nowhere.
     """
 
     params: CellParameters
@@ -38,6 +39,7 @@ class Arguments(NamedTuple):
     carry: Carry
     lengths: Int32[Array, "*batch"] | None = None
     mask: Float[Array, "*batch hidden"] | None = None
+    resets: Bool[Array, "time *batch"] | None = None
 
 
 # The carry after the last step, and the outputs of all steps, the padding included; None if not wanted.
@@ -63,6 +65,14 @@ def masked(h: Float[Array, "*any hidden"], mask: Float[Array, "*batch hidden"] |
     return h if mask is None else h * jnp.broadcast_to(mask.astype(h.dtype), h.shape)
 
 
+def after_reset(reset: Bool[Array, "*batch"] | None, initial: Carry, carry: Carry) -> Carry:
+    """Return the state before a step: the initial one where a new sequence begins."""
+    if reset is None:
+        return carry
+    c, h = (jnp.where(reset[..., None], first, state) for first, state in zip(initial, carry, strict=True))
+    return c, h
+
+
 def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Array]]:
     """Return the kernels of x, the kernels of h and the biases, each in the order of the gates."""
     return (
@@ -70,6 +80,16 @@ def by_kind(params: CellParameters) -> tuple[list[Array], list[Array], list[Arra
         [params[f"h{gate}"]["kernel"] for gate in GATES],
         [params[f"h{gate}"]["bias"] for gate in GATES],
     )
+
+
+def from_kinds(
+    of_inputs: Sequence[Array], of_state: Sequence[Array], biases: Sequence[Array]
+) -> CellParameters:
+    """Return the parameters of kernels of x, kernels of h and biases, each in the order of the gates."""
+    params: dict[str, Mapping[str, Array]] = {}
+    for gate, x_kernel, h_kernel, bias in zip(GATES, of_inputs, of_state, biases, strict=True):
+        params |= {f"i{gate}": {"kernel": x_kernel}, f"h{gate}": {"kernel": h_kernel, "bias": bias}}
+    return params
 
 
 def last_step(

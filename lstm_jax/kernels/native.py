@@ -22,7 +22,13 @@ from jaxtyping import Array
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, calls
 from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, WeightsByGate
-from lstm_jax.kernels.differentiation import custom_gradient, first_order_only
+from lstm_jax.kernels.differentiation import (
+    Rows,
+    custom_gradient,
+    first_order_only,
+    into_rows,
+    out_of_rows,
+)
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import Arguments, Results, by_kind, last_step
 
@@ -37,7 +43,7 @@ def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Re
     """
     if (reason := build.why_not_available()) is not None:
         raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
-    params, inputs, carry, lengths, mask = arguments
+    params, inputs, carry, lengths, mask, resets = arguments
     time, *batch = inputs.shape[:-1]
     if not math.prod(inputs.shape) * cell.features:
         # The kernel needs at least one of everything.
@@ -50,7 +56,9 @@ def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Re
     last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
     if mask is not None:
         mask = mask.astype(jnp.float32).reshape(1, -1, cell.features)
-    c, h, *outputs = _run(keep_outputs, Forward(x, c0, h0, last, weights, mask))
+    if resets is not None:
+        resets = resets.reshape(1, time, -1, 1)
+    c, h, *outputs = _run(keep_outputs, Forward(x, c0, h0, last, weights, mask, resets))
     shape = (*batch, cell.features)
     return (c.reshape(shape), h.reshape(shape)), outputs[0].reshape(time, *shape) if keep_outputs else None
 
@@ -74,9 +82,9 @@ def _forward(keep_outputs: bool, operands: Forward, *, perturbed: Any) -> tuple[
 
 def _backward(
     keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: Any
-) -> tuple[Array | None, Array, Array, None, WeightsByGate, None]:
-    """Compute the gradients by inputs, carry and weights; lengths and mask have none."""
-    (x, c0, h0, last, weights, mask), outputs, cells, gates = residuals
+) -> tuple[Array | None, Array, Array, None, WeightsByGate, None, None]:
+    """Compute the gradients by inputs, carry and weights; lengths, mask and resets have none."""
+    (x, c0, h0, last, weights, mask, resets), outputs, cells, gates = residuals
     dc, dh, *d_outputs = gradients
     dc, dh = (jnp.zeros_like(c0) if d is None else d for d in (dc, dh))
     operands = Backward(
@@ -91,6 +99,7 @@ def _backward(
         dh=dh,
         kernels=(weights.x, weights.h),
         mask=mask,
+        resets=resets,
         d_outputs=d_outputs[0] if keep_outputs else None,
         biases=weights.bias,
     )
@@ -98,10 +107,19 @@ def _backward(
     dc0, dh0, *rest = call(operands)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = WeightsByGate(by_gate[:4], by_gate[4:8], by_gate[8:])
-    return rest[12] if perturbed.x else None, dc0, dh0, None, d_weights, None
+    return rest[12] if perturbed.x else None, dc0, dh0, None, d_weights, None, None
 
 
-_run = custom_gradient(_primal, _forward, _backward, statics=1, implementation="native")
+# x, c0, h0, last, weights, mask, resets
+_ROWS = (2, 1, 1, 1, -1, 1, 2)
+_run = custom_gradient(
+    _primal,
+    _forward,
+    _backward,
+    statics=1,
+    rows=Rows(arguments=_ROWS, residuals=(_ROWS, 2, 2, 2), results=(1, 1, 2)),
+    implementation="native",
+)
 
 # --------------------------------------------------------------------------------------------------
 # The calls, and their rules for vmap
@@ -229,17 +247,12 @@ def _out_of_members(array: Array, size: int) -> Array:
 
 def _into_batch(array: Array, is_batched: bool, size: int) -> Array:
     """Reshape (size, members, [time,] batch, ...) to (members, [time,] size * batch, ...)."""
-    if not is_batched:
-        array = jnp.broadcast_to(array, (size, *array.shape))
-    axis = _batch_axis(array.ndim - 1)
-    array = jnp.moveaxis(array, 0, axis)
-    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+    mapped_axis = 0 if is_batched else None
+    return into_rows(array, mapped_axis, _batch_axis(array.ndim - is_batched), size=size)
 
 
 def _out_of_batch(array: Array, size: int) -> Array:
-    axis = _batch_axis(array.ndim)
-    array = array.reshape(*array.shape[:axis], size, -1, *array.shape[axis + 1 :])
-    return jnp.moveaxis(array, axis, 0)
+    return out_of_rows(array, _batch_axis(array.ndim), size=size)
 
 
 def _batch_axis(ndim: int) -> int:

@@ -3,15 +3,16 @@
 This is done once, before an implementation is chosen, so that all implementations treat them alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
+from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import AxisSize, Carry, CellParameters, as_number, computed_dtype, promoted
 
 
@@ -87,15 +88,78 @@ def as_lengths(given: Any, time: AxisSize, batch: Sequence[AxisSize]) -> Int32[A
     """
     if given is None:
         return None
-    try:
-        lengths = jnp.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"seq_lengths: got {_described(given)}, expected integers") from error
+    lengths = _as_array("seq_lengths", given, "integers")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"seq_lengths: got dtype {lengths.dtype}, expected integers")
     if lengths.shape != tuple(batch):
         raise ValueError(f"seq_lengths: got shape {lengths.shape}, expected {tuple(batch)}, as the batch")
     return jnp.clip(lengths.astype(jnp.int32), 0, as_number(time))
+
+
+def as_cell_parameters(given: Any, num_inputs: int) -> CellParameters:
+    """Return the parameters of an `nn.LSTMCell`, checked.
+
+    Args:
+        given: a tree as `functional.lstm` describes it.
+        num_inputs: the number of features of the inputs.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    expected = "expected the tree of an nn.LSTMCell, {'ii': {'kernel'}, 'hi': {'kernel', 'bias'}, ...}"
+    if not isinstance(given, Mapping):
+        raise ValueError(f"params: got {_described(given)}, {expected}")
+    for name in ("params", "cell"):
+        if name in given:
+            raise ValueError(f"params: got a tree with {name!r} in it, {expected}; use params[{name!r}]")
+    if set(given) != {f"{kind}{gate}" for kind in "ih" for gate in GATES}:
+        raise ValueError(f"params: got {', '.join(map(repr, sorted(map(str, given))))}, {expected}")
+    for name, leaves in given.items():
+        names = {"kernel"} if name[0] == "i" else {"kernel", "bias"}
+        if not isinstance(leaves, Mapping) or set(leaves) != names:
+            got = sorted(leaves) if isinstance(leaves, Mapping) else _described(leaves)
+            raise ValueError(f"params[{name!r}]: got {got}, expected {sorted(names)}")
+    hidden = np.shape(given["hi"]["bias"])[-1:] or (1,)
+    for name, leaves in given.items():
+        rows = (num_inputs,) if name[0] == "i" else hidden
+        for leaf, shape in (("kernel", (*rows, *hidden)), ("bias", hidden)):
+            if leaf in leaves and np.shape(leaves[leaf]) != shape:
+                got = np.shape(leaves[leaf])
+                raise ValueError(f"params[{name!r}][{leaf!r}]: got shape {got}, expected {shape}")
+    return given
+
+
+def as_resets(
+    given: Any, time: AxisSize, batch: Sequence[AxisSize], time_axis: int
+) -> Bool[Array, "time *batch"] | None:
+    """Return where the state is reset, time first.
+
+    Args:
+        given: booleans in the layout of the inputs, without their features; None is nowhere.
+        time: the number of time steps.
+        batch: the shape of the batch.
+        time_axis: the place of the time steps in ``given``.
+
+    Raises:
+        ValueError: if they are something else.
+    """
+    if given is None:
+        return None
+    resets = _as_array("resets", given, "booleans")
+    shape = (*batch[:time_axis], time, *batch[time_axis:])
+    if resets.dtype != jnp.bool_:
+        raise ValueError(f"resets: got dtype {resets.dtype}, expected booleans")
+    if resets.shape != shape:
+        raise ValueError(f"resets: got shape {resets.shape}, expected {shape}, as the inputs")
+    return jnp.moveaxis(resets, time_axis, 0)
+
+
+def resets_in_reverse(resets: Bool[Array, "time *batch"]) -> Bool[Array, "time *batch"]:
+    """Return where to reset the state, in the order of the inputs, if sequences are read from their end.
+
+    Forward, a piece begins at its first step; in reverse at its last, the one before the next piece.
+    """
+    return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
 
 
 def without_spoilt_padding(
@@ -118,6 +182,13 @@ def without_spoilt_padding(
     valid = steps < lengths[None]
     too_large = jnp.asarray(float(jnp.finfo(inputs.dtype).max) ** 0.5, inputs.dtype)
     return jnp.where(valid[..., None] | (jnp.abs(inputs) < too_large), inputs, jnp.zeros_like(inputs))
+
+
+def _as_array(name: str, given: Any, expected: str) -> Array:
+    try:
+        return jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: got {_described(given)}, expected {expected}") from error
 
 
 def _described(given: Any) -> str:

@@ -3,18 +3,37 @@
 Every implementation reads them from here. So a checkpoint of one is a checkpoint of all, and of Flax.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import initializers
 from flax.typing import Dtype, Initializer
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import AxisSize
 from lstm_jax.layer.wrappers import chrono_bias
+
+
+def orthogonal(key: Key[Array, ""], shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """Draw an orthogonal matrix as `jax.nn.initializers.orthogonal` does, in any dtype of floats.
+
+    JAX decomposes matrices in float32 and float64 only. What is narrower is drawn in float32 and rounded.
+
+    Args:
+        key: the random key.
+        shape: two or more axes; the last counts the columns.
+        dtype: of the result.
+    """
+    if jnp.dtype(dtype).itemsize < jnp.dtype(jnp.float32).itemsize:
+        return _ORTHOGONAL(key, shape, jnp.float32).astype(dtype)
+    return _ORTHOGONAL(key, shape, dtype)
+
+
+_ORTHOGONAL = initializers.orthogonal()
 
 
 class LSTMCellParameters(nn.Module):

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import devices
+from lstm_jax import __version__, devices
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import VALIDATION_SIZE, Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
@@ -39,7 +39,6 @@ from lstm_jax.runs.summary import (
 )
 from lstm_jax.system.signals import Interrupted, StopSignals
 from lstm_jax.training import Method, TrainEpoch, TrainState, compile_train_epoch, init_state_on
-from lstm_jax.version import __version__
 
 # Seconds that one call of the compiled program takes. Between calls, the loop looks for signals and moves the
 # progress bar. Not less: each call allocates memory for all that a step saves, and with shorter calls, large

@@ -12,6 +12,7 @@ import jaxlib
 import optax
 from jax.sharding import Mesh
 
+from lstm_jax import __version__
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import Dataset
 from lstm_jax.model import Params
@@ -22,7 +23,6 @@ from lstm_jax.runs.run_directory import Record
 from lstm_jax.runs.seeds import in_words
 from lstm_jax.runs.spread import spread_of
 from lstm_jax.training import TrainState
-from lstm_jax.version import __version__
 
 
 def over_seeds(config: Config, figures: Sequence[Record]) -> Record:

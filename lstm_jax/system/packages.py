@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lstm_jax.errors import ExchangeError, one_line
 
 # The extras in pyproject.toml. Each corresponds to a requirements file: requirements-export.txt, and so on.
-Extra = Literal["compare", "export", "plots", "train"]
+Extra = Literal["compare", "equinox", "export", "plots", "train"]
 
 _ROOT = Path(__file__).parents[2]
 

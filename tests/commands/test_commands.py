@@ -19,6 +19,8 @@ from lstm_jax.runs.loop import train
 from lstm_jax.runs.trained import load_trained
 from tests.helpers.project import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ from lstm_jax.errors import ConfigError
 from tests.helpers import programs
 from tests.helpers.project import PROJECT, Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("kind", "options", "told"),
@@ -100,13 +102,13 @@ print(sorted({"jax", "matplotlib", "scipy", "torch"} & set(sys.modules)), *COMMA
     assert done.stdout.startswith("[] "), done.stderr
 
 
-@pytest.mark.slow
 def test_compare_is_stopped_and_goes_on(environment: dict[str, str], tmp_path: Path) -> None:
     """Ctrl-C in the midst of the rounds; the same command then measures, and a third time reports again."""
     options = "--quick --frameworks flax-scan --hidden-size 2 --batch-size 2 --time-steps 2 --repeats 1"
     words = [sys.executable, "-m", "lstm_jax", "compare", *options.split(), "--output", str(tmp_path)]
-    pipes = {"cwd": PROJECT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, text=True, **pipes) as program:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        words, text=True, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
         assert next(line for line in program.stderr if "gets ready" in line)
         program.send_signal(signal.SIGINT)
         output, errors = program.communicate(timeout=120)  # which waits for all that have its pipes
@@ -127,7 +129,6 @@ def test_compare_is_stopped_and_goes_on(environment: dict[str, str], tmp_path: P
     assert "<table" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_benchmark_on_two_devices(run: Run, tmp_path: Path) -> None:
     sizes = ["--hidden-size", "4", "--batch-size", "4", "--time-steps", "3", "--inputs", "2"]
     short = ["--rounds", "1", "--seconds", "0.001", "--devices", "2", "--implementations", "fused"]

@@ -19,6 +19,8 @@ from lstm_jax.options import flag, options_of
 from tests.helpers import programs
 from tests.helpers.project import PROJECT, Run
 
+pytestmark = pytest.mark.slow
+
 
 def test_help_names_and_explains_every_option(run: Run) -> None:
     done = run("train.py", "--help")
@@ -171,7 +173,6 @@ def test_a_run_prints_a_line_per_epoch_and_is_not_repeated(run: Run, tmp_path: P
     assert "--seed 0 there, 3 now" in other.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_command_continues(
     sent: signal.Signals, environment: dict[str, str], run: Run, tmp_path: Path
@@ -208,7 +209,6 @@ def listens(process: subprocess.Popen[str]) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "delay"),
     [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.5), (signal.SIGINT, 1.0)],

@@ -35,6 +35,8 @@ from tests.helpers.adapter_checks import (
 )
 from tests.helpers.project import Run
 
+pytestmark = pytest.mark.slow
+
 MODULES = ("ours", "flax_linen", "flax_nnx", "equinox_lstm", "haiku_lstm")
 ALL = {each.adapter: each for each in (*FRAMEWORKS.values(), *BENCHMARKED.values())}
 NAMES = [adapter for adapter in ALL if adapter.split(":")[0] in MODULES]
@@ -62,7 +64,6 @@ def test_all_are_tested() -> None:
     assert {adapter.split(":")[0] for adapter in ALL} == {*MODULES, *in_others}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_computes_what_the_judge_does(name: str, caplog: pytest.LogCaptureFixture) -> None:
     again = partial(nothing_compiles, caplog)

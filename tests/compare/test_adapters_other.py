@@ -30,8 +30,9 @@ from tests.helpers.adapter_checks import (
     keras_train,
 )
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("name", ["keras-jax", "keras-tensorflow"])
 def test_keras(name: str) -> None:
     framework = FRAMEWORKS[name]
@@ -77,7 +78,6 @@ def torch() -> Iterator[Any]:
 
 
 # PyTorch uses itself what it calls deprecated, when it imports its compiler.
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["PyTorch", "Compiled"])
 def test_pytorch(torch: Any, name: str) -> None:

@@ -30,6 +30,8 @@ from tests.helpers.mnist import (
     python,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
@@ -400,7 +402,6 @@ def test_two_processes_at_once(tmp_path):
     np.testing.assert_array_equal(batch.image, oracle()["train_images"][some])
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("mnist_archives")
 def test_killed_processes_leave_nothing_that_harms(tmp_path):
     def start_and_kill(code: str, text: str, seconds: float, number: signal.Signals) -> None:

@@ -29,6 +29,8 @@ from tests.helpers.mnist import oracle
 from tests.helpers.project import PROJECT, Run
 from tests.helpers.weights import assert_same_bits, random_params
 
+pytestmark = pytest.mark.slow
+
 # Logits of a trained model reach 10, and frameworks round float32 sums in other orders, 28 times one after
 # the other: some units in the seventh digit. A forgotten bias or an exchanged gate changes the first.
 EQUAL = {"rtol": 1e-5, "atol": 5e-5}
@@ -102,7 +104,6 @@ def run_printed(code: str, images: np.ndarray, folder: Path, environment: dict[s
     return np.asarray(names["logits"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_exported_weights_give_equal_logits_on_the_whole_test_set(
     name: str,
@@ -147,7 +148,6 @@ def test_metadata_says_what_the_file_is(trained: Trained) -> None:
         assert len(safetensors.deserialize(content)) > 10
 
 
-@pytest.mark.slow
 def test_import_makes_a_run_to_evaluate_and_to_export(
     run: Run, run_dir: Path, trained: Trained, tmp_path: Path
 ) -> None:
@@ -194,7 +194,6 @@ TASKS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", formats.FORMATS)
 @pytest.mark.parametrize("options", TASKS, ids=lambda options: options["task"])
 def test_what_a_run_reads_survives_export_and_import(

@@ -21,6 +21,8 @@ from lstm_jax.exchange.onnx_files import onnx_model
 from lstm_jax.kernels import interface
 from tests.helpers.weights import assert_same_bits, model_of, random_params
 
+pytestmark = pytest.mark.slow
+
 # Frameworks round a float32 sum in other orders, and their sigmoid and tanh differ in the last digits: after
 # seven steps of three layers, that is some units in the seventh digit of logits near 3. Two gates in the
 # wrong order, or a bias forgotten, change the first.
@@ -231,7 +233,6 @@ def keras_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ARCHITECTURES)), ids=lambda number: label(ARCHITECTURES[number]))
 def test_keras_computes_the_same(keras_folder: Path, number: int) -> None:
     logits = np.load(keras_folder / f"{number}.logits.npy")

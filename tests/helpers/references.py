@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lstm_jax import kernels, lstm
+from lstm_jax import functional, kernels
+from tests.helpers.compilation import OPTIMIZED
 
 Tree = Any  # nested dicts and tuples of arrays
 
@@ -172,10 +173,6 @@ def step_by_step(layer: nn.Module, case: Case, **options: Any) -> tuple[Tree, Tr
     return results, pull_back(random_like(results))
 
 
-# As users compile: most tests do not (see conftest.py), and rounding depends on it.
-OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
-
-
 def results_and_gradients(
     layer: nn.Module, case: Case, *, optimized: bool = False, **options: Any
 ) -> tuple[Tree, Tree]:
@@ -220,7 +217,7 @@ def assert_equal(actual: Tree, expected: Tree, *, rtol: float = 0.0, atol: float
 
 # `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
 # of the initial values, have it in their lists.
-each_implementation = pytest.mark.parametrize("implementation", lstm.IMPLEMENTATIONS)
+each_implementation = pytest.mark.parametrize("implementation", functional.IMPLEMENTATIONS)
 FAST = ["fused", "native"]
 each_fast = pytest.mark.parametrize("implementation", FAST)
 # Of what the kernels do not do, they say so; see test_kernel_transformations.py.

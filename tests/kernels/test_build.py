@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lstm_jax import LSTM, config, lstm
+from lstm_jax import LSTM, config, functional
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, choice
 from lstm_jax.kernels.build import NotAvailableError
@@ -344,7 +344,7 @@ TASK = Work(dtypes=frozenset({"float32"}))
 
 
 def test_every_name_but_auto_means_itself() -> None:
-    assert [choose(name, TASK) for name in lstm.IMPLEMENTATIONS] == list(lstm.IMPLEMENTATIONS)
+    assert [choose(name, TASK) for name in functional.IMPLEMENTATIONS] == list(functional.IMPLEMENTATIONS)
     with pytest.raises(
         ImplementationError, match="got 'cudnn', expected auto, scan, unrolled, fused, native"
     ):

@@ -78,9 +78,10 @@ void RunBackward(Args&&... args) {
 
 // The two passes, each with products of one kind.
 template <class ForwardProducts, class BackwardProducts>
-Results<float> Kernel(const Problem& p, bool masked, Index threads) {
+Results<float> Kernel(const Problem& p, Use use, Index threads) {
   const Sizes& s = p.s;
-  const float* const mask = masked ? p.mask.data() : nullptr;
+  const float* const mask = use.mask ? p.mask.data() : nullptr;
+  const bool* const resets = use.resets ? p.resets.get() : nullptr;
   Results<float> out(s);
   const Index steps = s.members * s.time * s.batch;
   Floats cells(steps * s.padded()), gates(steps * kGates * s.padded());
@@ -90,7 +91,7 @@ Results<float> Kernel(const Problem& p, bool masked, Index threads) {
   }
   const auto forward = [&](const ForwardResults& results) {
     Threads pool;
-    const ForwardArgs args{p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask};
+    const ForwardArgs args{p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask, resets};
     RunForward<ForwardProducts>(pool, threads, s, args, results);
   };
   forward({out.c.data(), out.h.data(), out.y.data(), cells.data(), gates.data()});
@@ -109,7 +110,8 @@ Results<float> Kernel(const Problem& p, bool masked, Index threads) {
     }
     Threads pool;
     const BackwardArgs args{p.x.data(),   p.c0.data(),   p.h0.data(),  p.last.data(), weights,   out.y.data(),
-                            cells.data(), gates.data(),  p.dc.data(),  p.dh.data(),   d_outputs, mask};
+                            cells.data(), gates.data(),  p.dc.data(),  p.dh.data(),   d_outputs, mask,
+                            resets};
     RunBackward<BackwardProducts>(pool, threads, s, args,
                                   BackwardResults{results.dc0.data(), results.dh0.data(), d,
                                                   wants_dx ? results.dx.data() : nullptr});
@@ -255,16 +257,16 @@ void CheckLargePages() {
 void CheckPublic() {
   for (const Sizes& s : {Sizes{1, 3, 64, 28, 64}, Sizes{1, 3, 64, 28, 64, 4}, Sizes{1, 3, 5, 4, 7}}) {
     const Problem p(s, 1);
-    Results<float> expected = Kernel<ForwardVectors, BackwardVectors>(p, false, 1);
+    Results<float> expected = Kernel<ForwardVectors, BackwardVectors>(p, Use{}, 1);
     const char* products = "vectors";
 #ifdef LSTM_JAX_TILES
     if (s.batch == 64 && s.groups == 1 && amx::Available()) {
-      expected = Kernel<ForwardTiles, BackwardTiles>(p, false, 1);
+      expected = Kernel<ForwardTiles, BackwardTiles>(p, Use{}, 1);
       products = "tiles";
     }
 #endif
     for (const Index threads : {0, 1}) {
-      const Results<float> got = Kernel<Chosen, Chosen>(p, false, threads);
+      const Results<float> got = Kernel<Chosen, Chosen>(p, Use{}, threads);
       for (std::size_t i = 0; i < got.All().size(); ++i) {
         if (*got.All()[i] != *expected.All()[i]) {
           std::printf("not the bits of %s\n", products), std::exit(1);
@@ -298,27 +300,27 @@ int main() {
   bool vectors = false, tiles = false;
   for (const Sizes& s : cases) {
     const Problem problem(s, ++seed);
-    for (const bool masked : {false, true}) {
-      const Results<double> expected = Plain(problem, masked);
+    for (const Use use : {Use{false, false}, Use{seed % 2 == 0, seed % 2 != 0}, Use{true, true}}) {
+      const Results<double> expected = Plain(problem, use);
       for (const Index threads : {1, 2, 5}) {
         const auto compare = [&](const char* with, const Results<float>& got) {
           for (std::size_t i = 0; i < got.All().size(); ++i) {
             const double difference = Difference(*got.All()[i], *expected.All()[i]);
             if (difference < 1e-5) continue;  // float32 sums of some hundred terms: a few times 1e-7
-            std::printf("result %zu of case %u%s with %s and %d threads differs by %g\n", i, seed,
-                        masked ? " with a mask" : "", with, int(threads), difference);
+            std::printf("result %zu of case %u%s%s with %s and %d threads differs by %g\n", i, seed,
+                        use.mask ? " with a mask" : "", use.resets ? " with resets" : "", with, int(threads), difference);
             std::exit(1);
           }
         };
 #ifndef LSTM_JAX_EMULATE_TILES  // other builds have real vectors
-        compare("vectors", Kernel<ForwardVectors, BackwardVectors>(problem, masked, threads));
+        compare("vectors", Kernel<ForwardVectors, BackwardVectors>(problem, use, threads));
         vectors = true;
 #endif
 #ifdef LSTM_JAX_TILES
         if (!amx::Available()) continue;
         // Tiles are right for any sizes, but not for several groups. Emulated ones are slow: not all combinations.
-        if (s.groups > 1 || threads != (masked ? 5 : 2)) continue;
-        compare("tiles", Kernel<ForwardTiles, BackwardTiles>(problem, masked, threads));
+        if (s.groups > 1 || threads != (use.mask ? 5 : 2)) continue;
+        compare("tiles", Kernel<ForwardTiles, BackwardTiles>(problem, use, threads));
         tiles = true;
 #endif
       }

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -16,11 +17,17 @@ namespace lstm_jax {
 using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 
+// What of a problem is used.
+struct Use {
+  bool mask, resets;
+};
+
 struct Problem {
   Sizes s;
   Floats x, c0, h0, dc, dh, dy, mask;
   std::array<Floats, kGates> wx, wh, b;
   std::vector<std::int32_t> last;
+  std::unique_ptr<bool[]> resets;  // no std::vector<bool>: the kernel reads bytes
 
   Problem(Sizes sizes, unsigned seed) : s(sizes) {
     std::mt19937 random(seed);
@@ -42,6 +49,8 @@ struct Problem {
     }
     last.resize(rows);
     for (auto& step : last) step = static_cast<std::int32_t>(random() % s.time);
+    resets = std::make_unique<bool[]>(steps);
+    for (Index i = 0; i < steps; ++i) resets[i] = random() % 4 == 0;
   }
 };
 
@@ -73,7 +82,7 @@ struct Results {
 inline double Logistic(double x) { return 1 / (1 + std::exp(-x)); }
 
 // One sequence at a time, one unit at a time.
-inline Results<double> Plain(const Problem& p, bool masked) {
+inline Results<double> Plain(const Problem& p, Use use) {
   const Sizes& s = p.s;
   const Index T = s.time, D = s.inputs, H = s.hidden;
   Results<double> out(s);
@@ -81,10 +90,15 @@ inline Results<double> Plain(const Problem& p, bool masked) {
     for (Index row = 0; row < s.batch; ++row) {
       const Index r = m * s.batch + row, group = m * s.groups + row / (s.batch / s.groups);
       const auto at = [&](Index t) { return (m * T + t) * s.batch + row; };
-      const auto mask = [&](Index k) { return masked ? double(p.mask[r * H + k]) : 1.0; };
-      std::vector<Doubles> gates(T, Doubles(kGates * H)), c(T + 1, Doubles(H)), h(T + 1, Doubles(H));
-      for (Index j = 0; j < H; ++j) c[0][j] = p.c0[r * H + j], h[0][j] = p.h0[r * H + j];
+      const auto mask = [&](Index k) { return use.mask ? double(p.mask[r * H + k]) : 1.0; };
+      const auto begins = [&](Index t) { return t == 0 || (use.resets && p.resets[at(t)]); };
+      // Of each step: the gates, the state before and the state after.
+      std::vector<Doubles> gates(T, Doubles(kGates * H)), c(T, Doubles(H)), h = c, c_after = c, h_after = c;
       for (Index t = 0; t < T; ++t) {
+        for (Index j = 0; j < H; ++j) {
+          c[t][j] = begins(t) ? p.c0[r * H + j] : c_after[t - 1][j];
+          h[t][j] = begins(t) ? p.h0[r * H + j] : h_after[t - 1][j];
+        }
         for (Index j = 0; j < H; ++j) {
           double gate[kGates];
           for (int g = 0; g < kGates; ++g) {
@@ -94,9 +108,9 @@ inline Results<double> Plain(const Problem& p, bool masked) {
             gate[g] = g == 2 ? std::tanh(z) : Logistic(z);
             gates[t][g * H + j] = gate[g];
           }
-          c[t + 1][j] = gate[1] * c[t][j] + gate[0] * gate[2];
-          h[t + 1][j] = gate[3] * std::tanh(c[t + 1][j]);
-          out.y[at(t) * H + j] = h[t + 1][j];
+          c_after[t][j] = gate[1] * c[t][j] + gate[0] * gate[2];
+          h_after[t][j] = gate[3] * std::tanh(c_after[t][j]);
+          out.y[at(t) * H + j] = h_after[t][j];
         }
       }
       Doubles dh(H), dc(H);
@@ -105,11 +119,11 @@ inline Results<double> Plain(const Problem& p, bool masked) {
         for (Index j = 0; j < H; ++j) {
           dh[j] += p.dy[at(t) * H + j];
           if (p.last[r] == t) {
-            out.c[r * H + j] = c[t + 1][j], out.h[r * H + j] = h[t + 1][j];
+            out.c[r * H + j] = c_after[t][j], out.h[r * H + j] = h_after[t][j];
             dc[j] += p.dc[r * H + j], dh[j] += p.dh[r * H + j];
           }
           const double i = gates[t][j], f = gates[t][H + j], g = gates[t][2 * H + j], o = gates[t][3 * H + j];
-          const double tanh_c = std::tanh(c[t + 1][j]);
+          const double tanh_c = std::tanh(c_after[t][j]);
           dc[j] += dh[j] * o * (1 - tanh_c * tanh_c);
           dz[j] = dc[j] * g * i * (1 - i);
           dz[H + j] = dc[j] * c[t][j] * f * (1 - f);
@@ -132,8 +146,10 @@ inline Results<double> Plain(const Problem& p, bool masked) {
           }
         }
         dh = before;
+        if (!begins(t)) continue;
+        for (Index j = 0; j < H; ++j) out.dc0[r * H + j] += dc[j], out.dh0[r * H + j] += dh[j];
+        std::fill(dc.begin(), dc.end(), 0), std::fill(dh.begin(), dh.end(), 0);
       }
-      for (Index j = 0; j < H; ++j) out.dc0[r * H + j] = dc[j], out.dh0[r * H + j] = dh[j];
     }
   }
   return out;

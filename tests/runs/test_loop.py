@@ -28,6 +28,8 @@ from tests.helpers.project import Run
 from tests.helpers.runs import Listener, train_until_told
 from tests.kill_and_resume import figures_of, kill_at_random_moments, state_digest, train_command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
@@ -36,7 +38,6 @@ def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
     return {**places, "hidden_size": 4, "batch_size": 440, "epochs": 3, "devices": 1}
 
 
-@pytest.mark.slow
 def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_path: Path) -> None:
     # The real model on the real images; a wrong label order, scale or row order stays near 10 %.
     result = train(Config.of(data_dir=data_dir, run_dir=tmp_path / "run", steps=150, devices=1))
@@ -93,7 +94,6 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(small: dict[str, Any],
     assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), [("memory", signal.SIGTERM), ("stream", signal.SIGINT)])
 def test_stopped_anywhere_it_goes_on_to_the_same_bits(
     small: dict[str, Any], tmp_path: Path, kind: str, number: signal.Signals
@@ -179,7 +179,6 @@ def test_a_run_may_go_on_with_another_number_of_devices(
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_run_may_go_on_with_another_implementation(small: dict[str, Any], tmp_path: Path) -> None:
     whole = train(Config.of(**{**small, "run_dir": tmp_path / "whole", "implementation": "scan"}))
     for implementation, after in (("scan", 1), ("native", 1), ("fused", None)):
@@ -296,7 +295,6 @@ def test_plans() -> None:
         Plan.of(Config(), 100)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(
     kind: str, tmp_path: Path, environment: dict[str, str]
@@ -369,7 +367,6 @@ DIFFERENT: list[tuple[list[dict[str, Any]], str]] = [
 TOGETHER: dict[str, dict[str, Any]] = {"memory": {}, "stream": {"input": "stream"}, "seeds": {"seeds": 2}}
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(
     small: dict[str, Any], tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -27,6 +27,8 @@ from lstm_jax.system.signals import Interrupted, StopSignals
 from tests.helpers.runs import Listener, train_until_told
 from tests.kill_and_resume import figures_of, state_digest
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH = 2
 BATCH_SIZE = 16
 
@@ -207,7 +209,6 @@ def test_a_signal_without_a_handler_does_what_it_does(monkeypatch: pytest.Monkey
     assert len(raised) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("seeds", "first", "longer"),
@@ -241,7 +242,6 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(
     assert kept == {path: path.read_bytes() for path in small["run_dir"].glob("*.json*")}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_killed_anywhere_a_run_that_becomes_longer_loses_nothing(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -300,7 +300,6 @@ def test_where_the_learning_rate_follows_from_the_length_it_is_said_how_to_go_on
     assert FORMATS["safetensors"].file_name == WEIGHTS_FILE
 
 
-@pytest.mark.slow
 def test_patience_ends_a_run_and_more_of_it_goes_on(
     small: dict[str, Any], tmp_path: Path, script: Script
 ) -> None:
@@ -343,7 +342,6 @@ def test_patience_needs_validation() -> None:
         Config.of(patience=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_the_best_state_is_kept_beside_the_newest(
     small: dict[str, Any], tmp_path: Path, script: Script, seeds: int

@@ -17,6 +17,8 @@ from tests.helpers.project import Run
 from tests.helpers.runs import EVERY_OPTION, Listener, train_until_told
 from tests.kill_and_resume import figures_of, state_digest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=EVERY_OPTION)
 def every_option(request: pytest.FixtureRequest) -> dict[str, Any]:
@@ -35,7 +37,6 @@ def averaged_run(small: dict[str, Any], every_option: dict[str, Any]) -> Any:
     return train(Config.of(**small, **every_option))
 
 
-@pytest.mark.slow
 def test_an_averaged_run_is_judged_and_used_by_its_average(
     averaged_run: Any, small: dict[str, Any], every_option: dict[str, Any]
 ) -> None:
@@ -54,7 +55,6 @@ def test_an_averaged_run_is_judged_and_used_by_its_average(
     assert digest(again.params) == digest(average)
 
 
-@pytest.mark.slow
 def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
     averaged_run: Any, small: dict[str, Any], every_option: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -99,7 +99,6 @@ def test_training_on_all_images_has_no_validation(small: dict[str, Any]) -> None
     assert train(Config.of(**{**small, "batch_size": 1440}, train_on_all=True)).summary == result.summary
 
 
-@pytest.mark.slow
 def test_a_run_of_pixels_is_trained_evaluated_and_used(run: Run, tmp_path: Path) -> None:
     options = ["--run-dir", tmp_path / "run", "--hidden-size", "3", "--steps", "1", "--train-on-all"]
     recipe = ["--recipe", "permuted", "--permutation-seed", "bit-reversal", "--remat", "28"]

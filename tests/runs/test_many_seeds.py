@@ -23,6 +23,8 @@ from tests.helpers.mnist import TEST, oracle
 from tests.helpers.runs import EVERY_OPTION, Listener, by_numpy, train_until_told
 from tests.kill_and_resume import figures_of, state_digest
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (2, 3, 4)
 # Student's t of 2 degrees of freedom, from a table.
 T_OF_THREE = 4.303
@@ -149,7 +151,6 @@ def test_a_finished_run_is_not_repeated_and_gives_all_back(many: Any, data_dir: 
     assert told in " ".join(listener.messages)
 
 
-@pytest.mark.slow
 def test_stopped_anywhere_they_go_on_to_the_same_bits(small: dict[str, Any], tmp_path: Path) -> None:
     # With everything that is random or averaged; and without validation, so that nothing is best.
     options = {"train_on_all": True, "augment_rotation": 10.0, "batch_size": 3600}

@@ -82,8 +82,10 @@ class Programs(NamedTuple):
 
 def joined(cell: Mapping[str, Any], gates: str) -> tuple[Array, Array, Array]:
     """Return input kernel (D, 4H), recurrent kernel (H, 4H) and bias (4H,) of a cell, gates in this order."""
-    kernels = (jnp.concatenate([cell[f"{kind}{gate}"]["kernel"] for gate in gates], axis=1) for kind in "ih")
-    return *kernels, jnp.concatenate([cell[f"h{gate}"]["bias"] for gate in gates])  # type: ignore[return-value]
+    of_inputs, of_state = (
+        jnp.concatenate([cell[f"{kind}{gate}"]["kernel"] for gate in gates], axis=1) for kind in "ih"
+    )
+    return of_inputs, of_state, jnp.concatenate([cell[f"h{gate}"]["bias"] for gate in gates])
 
 
 def adam(learning_rate: float | Array, decay: Decay | None) -> optax.GradientTransformation:

@@ -8,6 +8,7 @@
 //     dh_{t-1} = dz_t W_h^T           dc_{t-1} = dc_t * f            dx_t = dz_t W_x^T
 //     dW_x = sum_t x_t^T dz_t         dW_h = sum_t h_{t-1}^T dz_t    db = sum_t dz_t
 //
+// Where the state is the initial one again before a step, dh_{t-1} and dc_{t-1} are a part of dh_0 and dc_0.
 // With a mask m, W_h sees m * h_{t-1}: dh_{t-1} = m * (dz_t W_h^T), dW_h = sum_t (m * h_{t-1})^T dz_t.
 
 #ifndef LSTM_JAX_BACKWARD_H_
@@ -29,6 +30,7 @@ struct BackwardArgs {
   const float *dc_last, *dh_last;        // gradients by the final state
   const float* d_outputs = nullptr;      // by h of all steps, or nullptr if they are zero
   const float* mask = nullptr;           // as in the forward pass
+  const bool* resets = nullptr;          // as in the forward pass
 };
 
 struct BackwardResults {
@@ -89,9 +91,20 @@ inline std::array<Vec, kGates> GateGradients(const Sizes& s, const GateStep& ste
   return dz;
 }
 
-// Floats of scratch memory for `rows` rows: dh, dc, and h of some steps with its mask.
+// Floats of scratch memory for `rows` rows: dh, dc, c after a reset, and h of some steps with its mask or after resets.
 inline Index BackwardScratch(const Sizes& s, Index rows) {
-  return Aligned(rows * (2 * s.padded() + StepsAtOnce(s, rows) * s.hidden));
+  return Aligned(rows * (3 * s.padded() + StepsAtOnce(s, rows) * s.hidden));
+}
+
+// The gradients by the state before a step, of the rows in which a new sequence begins, are gradients by the initial
+// state: add them there, and leave none for the step before.
+inline void MoveToInitial(const bool* resets, Index rows, Index columns, float* from, Index row_floats, float* initial) {
+  for (Index r = 0; r < rows; ++r) {
+    if (!resets[r]) continue;
+    float* const row = from + r * row_floats;
+    for (Index unit = 0; unit < columns; ++unit) initial[r * columns + unit] += row[unit];
+    std::fill_n(row, row_floats, 0.0f);
+  }
 }
 
 // `sums` gets the gradients of the weights of each group in these rows, in the order of packed weights.
@@ -108,11 +121,16 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
   };
   float* const dh = scratch;
   float* const dc = dh + rows * padded;
-  float* const h_masked = dc + rows * padded;
+  float* const c_reset = dc + rows * padded;
+  float* const h_seen = c_reset + rows * padded;
   const Index steps_at_once = StepsAtOnce(s, rows);
   const float* const mask = args.mask == nullptr ? nullptr : args.mask + first * hidden;
+  const auto resets_of = [&](Index t) { return args.resets == nullptr ? nullptr : args.resets + row_of(t); };
+  const bool h_is_changed = mask != nullptr || args.resets != nullptr;  // on its way to W_h
   Products products(s, rows, steps_at_once, scratch + BackwardScratch(s, rows));
   std::fill_n(dh, 2 * rows * padded, 0.0f);
+  std::fill_n(results.dh0 + first * hidden, rows * hidden, 0.0f);
+  std::fill_n(results.dc0 + first * hidden, rows * hidden, 0.0f);
 
   for (Index end = s.time; end > 0;) {
     const Index begin = std::max<Index>(end - steps_at_once, 0);
@@ -128,7 +146,13 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
           if (args.d_outputs != nullptr) dh[r * padded + unit] += args.d_outputs[(now + r) * hidden + unit];
         }
       }
+      const bool* const resets = t == 0 ? nullptr : resets_of(t);  // before the first step it is the initial one
+      const bool any_reset = AnyReset(resets, rows);
       const float* c_before = t == 0 ? args.c0 + first * hidden : args.cells + row_of(t - 1) * padded;
+      if (any_reset) {
+        AfterReset(resets, rows, args.c0 + first * hidden, hidden, c_before, padded, c_reset);
+        c_before = c_reset;
+      }
       const Upcoming next{args.gates + row_of(std::max<Index>(t - 1, 0)) * kGates * padded,
                           args.cells + row_of(std::max<Index>(t - 2, 0)) * padded, args.x + now * s.inputs,
                           h_before(t)};
@@ -139,19 +163,29 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
       for (Index r = 0; mask != nullptr && r < rows; ++r) {
         for (Index unit = 0; unit < hidden; ++unit) dh[r * padded + unit] *= mask[r * hidden + unit];
       }
+      if (any_reset) {
+        MoveToInitial(resets, rows, hidden, dh, padded, results.dh0 + first * hidden);
+        MoveToInitial(resets, rows, hidden, dc, padded, results.dc0 + first * hidden);
+      }
       if (results.dx != nullptr) {
         products.MultiplyTransposed(packed_x, s.inputs, results.dx + now * s.inputs, s.inputs);
       }
     }
     const Index floats = rows * hidden;
-    for (Index t = begin; mask != nullptr && t < end; ++t) {
-      Masked(h_before(t), mask, floats, h_masked + (t - begin) * floats);
+    for (Index t = begin; h_is_changed && t < end; ++t) {
+      float* const to = h_seen + (t - begin) * floats;
+      const float* h = h_before(t);
+      if (args.resets != nullptr) {
+        AfterReset(resets_of(t), rows, args.h0 + first * hidden, hidden, h, hidden, to);
+        h = to;
+      }
+      Masked(h, mask, floats, to);
     }
     const Index next = std::min(begin + 1, end - 1);
     const auto x_of = [&](Index t) { return args.x + row_of(t) * s.inputs; };
     const StepRows x{x_of(begin), x_of(next), s.batch * s.inputs, s.inputs};
-    const StepRows h = mask == nullptr ? StepRows{h_before(begin), h_before(next), s.batch * hidden, hidden}
-                                       : StepRows{h_masked, h_masked + floats, floats, hidden};
+    const StepRows h = h_is_changed ? StepRows{h_seen, h_seen + floats, floats, hidden}
+                                    : StepRows{h_before(begin), h_before(next), s.batch * hidden, hidden};
     products.End(x, h);
     const bool add = end < s.time;  // the first of these passes writes the sums, so they need no zeros
     for (Index group = 0; group < groups; ++group) {
@@ -163,8 +197,10 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
     end = begin;
   }
   for (Index r = 0; r < rows; ++r) {
-    std::copy_n(dh + r * padded, hidden, results.dh0 + (first + r) * hidden);
-    std::copy_n(dc + r * padded, hidden, results.dc0 + (first + r) * hidden);
+    for (Index unit = 0; unit < hidden; ++unit) {
+      results.dh0[(first + r) * hidden + unit] += dh[r * padded + unit];
+      results.dc0[(first + r) * hidden + unit] += dc[r * padded + unit];
+    }
   }
 }
 

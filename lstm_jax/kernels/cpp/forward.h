@@ -15,7 +15,8 @@ struct ForwardArgs {
   const float *c0, *h0;      // (members, B, H)
   const std::int32_t* last;  // (members, B): the step, from 0, after which a sequence's final state is taken
   Weights<const float> weights;
-  const float* mask = nullptr;  // (members, B, H): of h on its way to the next step, or nullptr
+  const float* mask = nullptr;   // (members, B, H): of h on its way to the next step, or nullptr
+  const bool* resets = nullptr;  // (members, T, B): where the state is c0, h0 again before a step, or nullptr
 };
 
 struct ForwardResults {
@@ -82,7 +83,7 @@ class Activations {
   const Step step_;
 };
 
-// Floats of scratch memory for `rows` rows: c, h before and after a step, and h with its mask.
+// Floats of scratch memory for `rows` rows: c, h before and after a step, and h with its mask or after a reset.
 inline Index ForwardScratch(const Sizes& s, Index rows) { return Aligned(rows * (s.padded() + 3 * s.hidden)); }
 
 template <class Products>
@@ -102,6 +103,13 @@ void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults&
   const float *h = args.h0 + first * s.hidden, *c = c_here;
   for (Index t = 0; t < s.time; ++t) {
     const Index now = (member * s.time + t) * s.batch + rows.begin;
+    const bool* const resets = args.resets == nullptr ? nullptr : args.resets + now;
+    if (AnyReset(resets, rows.size())) {
+      AfterReset(resets, rows.size(), args.h0 + first * s.hidden, s.hidden, h, s.hidden, h_masked);
+      AfterReset(resets, rows.size(), args.c0 + first * s.hidden, s.hidden, c, padded, c_here);
+      h = h_masked;
+      c = c_here;
+    }
     const float* const h_seen = Masked(h, mask, rows.size() * s.hidden, h_masked);
     Step step{args.x + now * s.inputs, h_seen, c, h_here + t % 2 * rows.size() * s.hidden, c_here, nullptr};
     if (results.outputs != nullptr) step.h_next = results.outputs + now * s.hidden;

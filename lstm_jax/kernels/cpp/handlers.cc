@@ -58,10 +58,12 @@ class Call {
  private:
   template <class T>
   T* Data(const ffi::AnyBuffer& buffer, const char* name, const Shape& shape) {
-    constexpr ffi::DataType dtype = std::is_same_v<T, float> ? ffi::F32 : ffi::S32;
+    constexpr ffi::DataType dtype =
+        std::is_same_v<T, float> ? ffi::F32 : std::is_same_v<T, bool> ? ffi::PRED : ffi::S32;
     const Shape got(buffer.dimensions().begin(), buffer.dimensions().end());
     if (buffer.element_type() != dtype) {
-      Refuse(std::string(name) + ": expected " + (dtype == ffi::F32 ? "float32" : "int32"));
+      Refuse(std::string(name) + ": expected " +
+             (dtype == ffi::F32 ? "float32" : dtype == ffi::PRED ? "booleans" : "int32"));
     } else if (got != shape) {
       Refuse(std::string(name) + ": got shape " + AsText(got) + ", expected " + AsText(shape));
     }
@@ -130,14 +132,17 @@ ffi::Error Finish(const char* name, const Call& call, const Run& run) {
   return ffi::Error::Success();
 }
 
-// (x, c0, h0, last, 12 weights [, mask]) -> (c_last, h_last [, outputs [, cells, gates]])
-ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+// (x, c0, h0, last, 12 weights [, mask if `masked`] [, resets if `with_resets`])
+// -> (c_last, h_last [, outputs [, cells, gates]])
+ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool masked,
+                      bool with_resets) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, 1);
   const Shape state{s.members, s.batch, s.hidden};
   ForwardArgs in{call.Arg(0, "x", {s.members, s.time, s.batch, s.inputs}), call.Arg(1, "c0", state),
                  call.Arg(2, "h0", state), ReadLast(call, s), ReadWeights(call, s, 4, true)};
-  if (call.num_args() > 16) in.mask = call.Arg(16, "mask", state);
+  if (masked) in.mask = call.Arg(16, "mask", state);
+  if (with_resets) in.resets = call.Arg<bool>(masked ? 17 : 16, "resets", {s.members, s.time, s.batch, 1});
   ForwardResults out{call.Ret(0, "c_last", state), call.Ret(1, "h_last", state)};
   if (call.num_rets() > 2) out.outputs = call.Ret(2, "outputs", {s.members, s.time, s.batch, s.hidden});
   if (call.num_rets() > 3) {
@@ -147,10 +152,11 @@ ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
   return Finish("forward", call, [&] { Forward(pool, pool.num_threads(), s, in, out); });
 }
 
-// (x, c0, h0, last, outputs, cells, gates, dc_last, dh_last, 8 kernels [, mask if `masked`] [, d_outputs])
+// (x, c0, h0, last, outputs, cells, gates, dc_last, dh_last, 8 kernels [, mask if `masked`]
+// [, resets if `with_resets`] [, d_outputs])
 // -> (dc0, dh0, 12 gradients of weights [, dx])
 ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups,
-                       bool masked) {
+                       bool masked, bool with_resets) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, groups);
   const Shape state{s.members, s.batch, s.hidden};
@@ -166,8 +172,9 @@ ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   in.dc_last = call.Arg(7, "dc_last", state);
   in.dh_last = call.Arg(8, "dh_last", state);
   in.weights = ReadWeights(call, s, 9, false);
-  const std::size_t rest = masked ? 18 : 17;
-  if (masked) in.mask = call.Arg(17, "mask", state);
+  std::size_t rest = 17;
+  if (masked) in.mask = call.Arg(rest++, "mask", state);
+  if (with_resets) in.resets = call.Arg<bool>(rest++, "resets", {s.members, s.time, s.batch, 1});
   if (call.num_args() > rest) in.d_outputs = call.Arg(rest, "d_outputs", h);
   BackwardResults out{};
   out.dc0 = call.Ret(0, "dc0", state);
@@ -185,7 +192,18 @@ ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
 }  // namespace lstm_jax
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, lstm_jax::RunForward,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<bool>("masked")
+                                  .Attr<bool>("with_resets"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     lstm_jax_backward, lstm_jax::RunBackward,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<std::int64_t>("groups").Attr<bool>("masked"));
+    ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .RemainingArgs()
+        .RemainingRets()
+        .Attr<std::int64_t>("groups")
+        .Attr<bool>("masked")
+        .Attr<bool>("with_resets"));

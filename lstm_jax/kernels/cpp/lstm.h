@@ -1,5 +1,5 @@
 // What the forward and the backward pass have in common: sizes, arrays, shares of the work, products.
-// Notation and equations are those of lstm_jax/lstm.py.
+// Notation and equations are those of lstm_jax/functional.py.
 //
 // How the kernel gets close to what the machine can do:
 //
@@ -159,6 +159,26 @@ inline const float* Masked(const float* h, const float* mask, Index floats, floa
   if (mask == nullptr) return h;
   for (Index i = 0; i < floats; ++i) to[i] = h[i] * mask[i];
   return to;
+}
+
+// Whether a new sequence begins before a step in any of some rows.
+inline bool AnyReset(const bool* resets, Index rows) {
+  return resets != nullptr && std::any_of(resets, resets + rows, [](bool reset) { return reset; });
+}
+
+// The state before a step in which some rows begin a new sequence: that of the step before, or `initial`. Rows of
+// `columns` floats; those of `state` and `to` are `row_floats` apart, those of `initial` are not padded.
+inline void AfterReset(const bool* resets, Index rows, const float* initial, Index columns, const float* state,
+                       Index row_floats, float* to) {
+  for (Index r = 0; r < rows; ++r) {
+    float* const row = to + r * row_floats;
+    if (resets[r]) {
+      std::copy_n(initial + r * columns, columns, row);
+      std::fill(row + columns, row + row_floats, 0.0f);
+    } else if (to != state) {
+      std::copy_n(state + r * row_floats, row_floats, row);
+    }
+  }
 }
 
 // Some rows of each of some steps, of `columns` floats without gaps.

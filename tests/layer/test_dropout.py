@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from lstm_jax import LSTM, LSTMClassifier
-from lstm_jax.dropout import recurrent_mask, without_some_weights
+from lstm_jax.layer.dropout import recurrent_mask, without_some_weights
 from tests.helpers.references import (
     BFLOAT16,
     FLOAT32,

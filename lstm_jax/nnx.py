@@ -1,0 +1,165 @@
+"""The LSTM layer for Flax NNX: the cells of NNX, computed by `functional.lstm`."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lstm_jax.functional import as_rnn_returns, lstm
+from lstm_jax.kernels.gate_order import GATES
+from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds
+from lstm_jax.layer.arguments import check_inputs
+
+
+class LSTM(nnx.RNN):
+    """A drop-in for ``nnx.RNN(cell, ...)`` with an LSTM cell: same state, same options, same numbers.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from lstm_jax.nnx import LSTM
+        >>> layer = LSTM(nnx.LSTMCell(28, 64, rngs=nnx.Rngs(0)))
+        >>> layer(jnp.ones((128, 28, 28))).shape  # (batch, time, features)
+        (128, 28, 64)
+
+    The cell holds the weights, as in `nnx.RNN`. So the state of the one is a state of the other, and a
+    checkpoint, too.
+    """
+
+    def __init__(
+        self,
+        cell: Any,
+        *,
+        implementation: str = "auto",
+        remat: int | None = None,
+        return_outputs: bool = True,
+        **options: Any,
+    ) -> None:
+        """Make a layer of a cell.
+
+        Args:
+            cell: an `nnx.LSTMCell` or an `nnx.OptimizedLSTMCell`, with sizes, activations and dtypes.
+            implementation: how to compute it: ``auto`` (the fastest that works here), ``scan``,
+                ``unrolled``, ``fused`` or ``native``, see `functional.lstm`.
+            remat: number of parts to cut the time steps into, to save memory in the backward pass; None
+                saves all that the backward pass needs.
+            return_outputs: False returns the carry alone, and stores no outputs of the steps before the last.
+            options: those of `nnx.RNN`: ``time_major``, ``return_carry``, ``reverse``, ``keep_order``,
+                ``unroll``, ``rngs``. (``state_axes`` and ``broadcast_rngs`` are about states that these cells
+                do not have.)
+
+        Raises:
+            TypeError: if the cell is another one.
+        """
+        _parameters(cell)  # refuses another cell
+        super().__init__(cell, **options)
+        self.implementation = implementation
+        self.remat = remat
+        self.return_outputs = return_outputs
+
+    def __call__(
+        self,
+        inputs: Float[Array | np.ndarray, "*batch_and_time inputs"],
+        *,
+        initial_carry: Any = None,
+        seq_lengths: Any = None,
+        resets: Any = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ) -> (
+        Float[Array, "*batch_and_time hidden"] | tuple[Carry, Float[Array, "*batch_and_time hidden"]] | Carry
+    ):
+        """Apply the LSTM to sequences.
+
+        Args:
+            inputs: (*batch, time, inputs), or (time, *batch, inputs) if ``time_major``.
+            initial_carry: the state (c, h) before the first step, each (*batch, hidden); the default is what
+                the cell gives (zeros).
+            seq_lengths: the length of each sequence, integers (*batch), see `functional.lstm`.
+            resets: booleans in the layout of ``inputs``; True where a new sequence begins, see
+                `functional.lstm`. `nnx.RNN` has no such argument.
+            return_carry: overrides the option of the layer.
+            time_major: overrides the option of the layer.
+            reverse: overrides the option of the layer.
+            keep_order: overrides the option of the layer.
+            rngs: random keys for the initial carry.
+
+        Returns:
+            The outputs h_t of all steps, in the layout of ``inputs``; with ``return_carry`` the pair of
+            the final state (c, h) and these outputs; with ``return_outputs=False`` the final state.
+
+        Raises:
+            ValueError: as `functional.lstm` does.
+        """
+        return_carry = self.return_carry if return_carry is None else return_carry
+        time_major = self.time_major if time_major is None else time_major
+        cell: Any = self.cell  # one of two kinds, see `_parameters`
+        check_inputs(inputs)
+        if initial_carry is None:
+            rngs = self.rngs if rngs is None else rngs
+            time_axis = 0 if time_major else inputs.ndim - 2
+            shape = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
+            stream = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs  # as `nnx.RNN` does
+            initial_carry = cell.initialize_carry(shape, stream)
+        carry, outputs = lstm(
+            _parameters(cell),
+            inputs,
+            initial_carry,
+            seq_lengths=seq_lengths,
+            resets=resets,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            time_major=time_major,
+            return_carry=return_carry or not self.return_outputs,
+            return_outputs=self.return_outputs,
+            implementation=self.implementation,
+            unroll=self.unroll,
+            remat=self.remat,
+            gate_fn=cell.gate_fn,
+            activation_fn=cell.activation_fn,
+            dtype=cell.dtype,
+        )
+        return as_rnn_returns(carry, outputs, return_carry=return_carry)
+
+
+def _parameters(cell: Any) -> CellParameters:
+    """Return the weights of a cell, as `nn.LSTMCell` of Linen names them.
+
+    Raises:
+        TypeError: if it is not a cell of an LSTM, or one of its layers is no `nnx.Linear` any more.
+    """
+    of_inputs: list[Any]
+    of_state: list[Any]
+    biases: list[Any]
+    if type(cell) is nnx.OptimizedLSTMCell:
+        _check_linear(cell, ("dense_i", "dense_h"))
+        of_inputs = jnp.split(cell.dense_i.kernel[...], len(GATES), axis=-1)
+        of_state = jnp.split(cell.dense_h.kernel[...], len(GATES), axis=-1)
+        bias: Any = cell.dense_h.bias
+        biases = jnp.split(bias[...], len(GATES), axis=-1)
+    elif type(cell) is nnx.LSTMCell:
+        names = [f"{gate}_" if gate == "f" else gate for gate in GATES]  # `if` is a word of Python
+        _check_linear(cell, (*(f"i{name}" for name in names), *(f"h{gate}" for gate in GATES)))
+        of_inputs = [getattr(cell, f"i{name}").kernel[...] for name in names]
+        of_state = [getattr(cell, f"h{gate}").kernel[...] for gate in GATES]
+        biases = [getattr(cell, f"h{gate}").bias[...] for gate in GATES]
+    else:
+        kind = type(cell).__name__
+        raise TypeError(f"cell: got a {kind}, expected an nnx.LSTMCell or an nnx.OptimizedLSTMCell")
+    return from_kinds(of_inputs, of_state, biases)
+
+
+def _check_linear(cell: Any, names: tuple[str, ...]) -> None:
+    """Refuse a cell of which a layer was replaced, by one with adapters, say: its weights are not all."""
+    for name in names:
+        part = getattr(cell, name)
+        if type(part) is not nnx.Linear:
+            raise TypeError(
+                f"cell.{name}: got a {type(part).__name__}, expected an nnx.Linear; use nnx.RNN for this cell"
+            )

@@ -1,0 +1,164 @@
+"""The layer for Equinox against ``eqx.nn.LSTMCell`` in a scan: results, gradients, training."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lstm_jax.equinox import LSTM
+from tests.helpers.references import FLOAT32, Tree, assert_equal, random_like
+
+TIME, BATCH, INPUTS, HIDDEN = 6, 4, 3, 5
+
+
+class Scanned(eqx.Module):
+    """As Equinox's documentation writes it."""
+
+    cell: eqx.nn.LSTMCell
+
+    def __call__(self, inputs: Any, hidden: Any = None) -> Any:
+        def step(state: Any, x: Any) -> Any:
+            state = self.cell(x, state)
+            return state, state[0]
+
+        zeros = jnp.zeros(self.cell.hidden_size)
+        return jax.lax.scan(step, (zeros, zeros) if hidden is None else hidden, inputs)
+
+
+def a_cell(use_bias: bool = True) -> eqx.nn.LSTMCell:
+    return eqx.nn.LSTMCell(INPUTS, HIDDEN, use_bias=use_bias, key=jax.random.key(1))
+
+
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(5).standard_normal(shape), jnp.float32)
+
+
+def results_and_gradients(run: Any, *arguments: Any) -> tuple[Tree, Tree]:
+    @eqx.filter_jit
+    def both(*arguments: Any) -> tuple[Tree, Tree]:
+        results, pull_back = eqx.filter_vjp(run, *arguments)
+        return results, pull_back(random_like(results))
+
+    return both(*arguments)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "scan", "fused"])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_it_is_the_cell_in_a_scan(use_bias: bool, implementation: str) -> None:
+    cell, state = a_cell(use_bias), (normal(HIDDEN), -normal(HIDDEN))
+
+    def one(layer: Any) -> Any:
+        # By the cell, so that the gradients are trees of the same kind.
+        return lambda cell, x, state: layer(cell)(x, state)
+
+    ours = one(lambda cell: LSTM(cell, implementation))
+    expected = results_and_gradients(one(Scanned), cell, normal(TIME, INPUTS), state)
+    assert_equal(results_and_gradients(ours, cell, normal(TIME, INPUTS), state), expected, **FLOAT32)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "scan", "fused"])
+@pytest.mark.parametrize("axes", [(None, 0, None), (None, 0, 0), (0, 0, None), (0, None, 0)], ids=str)
+def test_under_vmap(axes: tuple[Any, ...], implementation: str) -> None:
+    cell: Any = a_cell()
+    if axes[0] == 0:
+        cell = eqx.filter_vmap(lambda key: eqx.nn.LSTMCell(INPUTS, HIDDEN, key=key))(
+            jax.random.split(jax.random.key(2), BATCH)
+        )
+    inputs = normal(BATCH, TIME, INPUTS) if axes[1] == 0 else normal(TIME, INPUTS)
+    states = [normal(BATCH, HIDDEN) if axes[2] == 0 else normal(HIDDEN) for _ in range(2)]
+
+    def many(layer: Any) -> Any:
+        def run(cell: Any, x: Any, h: Any, c: Any) -> Any:
+            return eqx.filter_vmap(
+                lambda cell, x, h, c: layer(cell)(x, (h, c)),
+                in_axes=(eqx.if_array(0) if axes[0] == 0 else None, axes[1], axes[2], axes[2]),
+            )(cell, x, h, c)
+
+        return run
+
+    ours = many(lambda cell: LSTM(cell, implementation))
+    expected = results_and_gradients(many(Scanned), cell, inputs, states[0], -states[1])
+    assert_equal(results_and_gradients(ours, cell, inputs, states[0], -states[1]), expected, **FLOAT32)
+
+
+def test_gradients_of_each_example() -> None:
+    def of_each(layer: Any) -> Any:
+        def loss(cell: Any, x: Any) -> Any:
+            (h, c), outputs = layer(cell)(x)
+            return jnp.sum(h * normal(HIDDEN)) + jnp.sum(c**2) + jnp.sum(outputs * normal(TIME, HIDDEN))
+
+        return eqx.filter_jit(eqx.filter_vmap(eqx.filter_grad(loss), in_axes=(None, 0)))
+
+    arguments = (a_cell(), normal(BATCH, TIME, INPUTS))
+    assert_equal(of_each(LSTM)(*arguments), of_each(Scanned)(*arguments), **FLOAT32)
+
+
+def test_it_trains_as_the_cell_does() -> None:
+    class Classifier(eqx.Module):
+        lstm: Any
+        head: eqx.nn.Linear
+
+        def __call__(self, x: Any) -> Any:
+            (h, _), _ = self.lstm(x)
+            return self.head(h)
+
+    def losses(layer: Any) -> list[float]:
+        model = Classifier(layer(a_cell()), eqx.nn.Linear(HIDDEN, 2, key=jax.random.key(3)))
+        optimizer = optax.adam(0.05)
+        state = optimizer.init(eqx.filter(model, eqx.is_array))
+
+        @eqx.filter_jit
+        def step(model: Any, state: Any, x: Any) -> Any:
+            def loss(model: Any) -> Any:
+                labels = jnp.arange(BATCH) % 2
+                return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), labels).mean()
+
+            value, gradients = eqx.filter_value_and_grad(loss)(model)
+            updates, state = optimizer.update(gradients, state, eqx.filter(model, eqx.is_array))
+            return eqx.apply_updates(model, updates), state, value
+
+        found = []
+        for _ in range(5):
+            model, state, value = step(model, state, normal(BATCH, TIME, INPUTS))
+            found.append(float(value))
+        return found
+
+    found, expected = losses(LSTM), losses(Scanned)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert expected[-1] < expected[0]
+
+
+@pytest.mark.parametrize("implementation", ["fused", "native"])
+def test_vmap_in_a_gradient_sums_up_in_the_kernel(implementation: str) -> None:
+    """Else each example would have weight gradients of its own, and with 128 of them that is slow."""
+
+    def loss(layer: Any, x: Any) -> Any:
+        (h, _), _ = jax.vmap(layer)(x)
+        return jnp.sum(h**2)
+
+    jaxpr = jax.make_jaxpr(eqx.filter_grad(loss))(LSTM(a_cell(), implementation), normal(BATCH, TIME, INPUTS))
+    of_each = f"[{BATCH},{INPUTS},{HIDDEN}]", f"[{BATCH},{INPUTS + HIDDEN},{4 * HIDDEN}]"
+    grouped = f"[1,{BATCH},{INPUTS},{HIDDEN}]"
+    assert not any(shape in str(jaxpr) for shape in (*of_each, grouped))
+
+
+def test_options() -> None:
+    cell, x = a_cell(), normal(TIME, INPUTS)
+    state, outputs = Scanned(cell)(x[::-1])
+    assert_equal(LSTM(cell)(x, reverse=True, keep_order=True), (state, outputs[::-1]), **FLOAT32)
+    resets = np.arange(TIME) == 2
+    state, second = Scanned(cell)(x[2:])
+    found = LSTM(cell)(x, resets=resets)
+    assert_equal(found, (state, jnp.concatenate([Scanned(cell)(x[:2])[1], second])), **FLOAT32)
+    (h, _), _ = LSTM(cell)(x, seq_lengths=4)
+    assert_equal(h, Scanned(cell)(x[:4])[0][0], **FLOAT32)
+    assert_equal(LSTM(cell, "scan", remat=3)(x), Scanned(cell)(x), **FLOAT32)
+
+
+def test_other_cells_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^cell: got a GRUCell, expected an eqx.nn.LSTMCell$"):
+        LSTM(eqx.nn.GRUCell(3, 5, key=jax.random.key(0)))
