@@ -136,14 +136,18 @@ def test_the_commands_run(
 
 
 def test_the_layer_in_the_readme() -> None:
+    import equinox as eqx
     import jax
     import jax.numpy as jnp
+    from flax import nnx
 
-    (example,) = blocks("README.md", "python")
-    names: dict = {"jax": jax, "images": jnp.ones((3, 28, 28))}
-    exec(compile(example, "README.md", "exec"), names)
-    assert names["c"].shape == names["h"].shape == (3, 64)
-    assert names["outputs"].shape == (3, 28, 64)
+    names: dict = {"jax": jax, "nnx": nnx, "eqx": eqx, "images": jnp.ones((3, 28, 28))}
+    examples = blocks("README.md", "python")
+    assert len(examples) == 2
+    for example in examples:  # the second goes on from the first
+        exec(compile(example, "README.md", "exec"), names)
+        assert names["c"].shape == names["h"].shape == (3, 64)
+        assert names["outputs"].shape == (3, 28, 64)
 
 
 def test_the_library_example_runs(

@@ -246,20 +246,28 @@ def test_the_wheel_of_a_platform(name: str, tools: dict[str, str], tmp_path: Pat
     told = " ".join(shown.stdout.split())
     assert f'is consistent with the following platform tag: "{platform.tag}"' in told
     if platform == library.platform_here():
-        site = tmp_path / "site"
-        subprocess.run([*PIP, "install", "--no-deps", "--target", site, wheel], check=True, timeout=600)
-        names = [path.name.rpartition("-")[0] for path in (site / "lstm_jax/kernels/prebuilt").iterdir()]
-        assert sorted(names) == sorted(variant.name for variant in platform.variants)
-        bare = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "PATH": str(tmp_path / "nothing")}
-        done = subprocess.run(
-            [sys.executable, PROJECT / "tests" / "wheel_check.py"],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=bare | {"JAX_PLATFORMS": "cpu"},
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.endswith(f" of {site / 'lstm_jax' / '__init__.py'}\n")
+        use_installed(wheel, platform, tmp_path)
+
+
+def use_installed(wheel: Path, platform: library.Platform, folder: Path) -> None:
+    """Install a wheel, and all that it asks for, in a new environment; use it where no compiler is found."""
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=600)
+    python = environment / "bin" / "python"
+    pip = [python, "-m", *PIP[2:]]
+    subprocess.run([*pip, "install", "--no-compile", wheel], check=True, timeout=1200)
+    bare = {"HOME": str(folder), "PATH": str(folder / "nothing"), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [python, PROJECT / "tests" / "wheel_check.py"], capture_output=True, text=True, cwd=folder, env=bare
+    )
+    assert done.returncode == 0, done.stderr
+    package = next(environment.glob("lib/python*/site-packages/lstm_jax"))
+    variant = library.best_variant()
+    assert variant is not None
+    assert done.stdout == f"two steps with {variant.name} of {package / '__init__.py'}\n"
+    names = [path.name.rpartition("-")[0] for path in (package / "kernels" / "prebuilt").iterdir()]
+    assert sorted(names) == sorted(variant.name for variant in platform.variants)
+    assert not list(environment.glob("lib/python*/site-packages/tensorflow_datasets"))
 
 
 def test_the_kernel_for_arm_agrees_with_its_equations(tools: dict[str, str], tmp_path: Path) -> None:
