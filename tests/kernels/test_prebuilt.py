@@ -17,6 +17,7 @@ from tests.helpers import programs
 from tests.helpers.project import PROJECT, copy_source
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+SECONDS = 3600  # for a build: ten minutes on a quiet machine, if zig has to build its C++ library first
 
 # What /proc/cpuinfo says of some processors.
 HASWELL = "fpu sse4_2 movbe xsave avx f16c rdrand abm bmi1 avx2 bmi2 fma"
@@ -235,7 +236,7 @@ def test_the_wheel_of_a_platform(name: str, tools: dict[str, str], tmp_path: Pat
     subprocess.run(
         [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, source],
         check=True,
-        timeout=1200,
+        timeout=SECONDS,
         env=tools | {"LSTM_JAX_TARGET": name},
     )
     (wheel,) = wheels.iterdir()
@@ -255,7 +256,7 @@ def use_installed(wheel: Path, platform: library.Platform, folder: Path) -> None
     subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=600)
     python = environment / "bin" / "python"
     pip = [python, "-m", *PIP[2:]]
-    subprocess.run([*pip, "install", "--no-compile", wheel], check=True, timeout=1200)
+    subprocess.run([*pip, "install", "--no-compile", wheel], check=True, timeout=SECONDS)
     bare = {"HOME": str(folder), "PATH": str(folder / "nothing"), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [python, PROJECT / "tests" / "wheel_check.py"], capture_output=True, text=True, cwd=folder, env=bare
@@ -288,7 +289,7 @@ def test_the_kernel_for_arm_agrees_with_its_equations(tools: dict[str, str], tmp
             program,
         ],
         check=True,
-        timeout=1200,
+        timeout=SECONDS,
         env=tools,
     )
     assert native_builds.run_program([emulator, program]) in native_builds.expected_of("plain")
