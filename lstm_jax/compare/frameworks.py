@@ -83,6 +83,10 @@ UNROLLED = Framework(
     "lstm_jax, reference with its loop written out", "ours:Unrolled", ("#F5B98C", "v"), FLAX, **SLOW
 )
 NATIVE = Framework("lstm_jax, C++ kernel", "ours:Native", ("#B84A00", "o"), FLAX)
+NATIVE_NNX = Framework("lstm_jax.nnx, C++ kernel", "ours_nnx:Native", ("#8C3800", "H"), FLAX, in_quick=False)
+NATIVE_EQUINOX = Framework(
+    "lstm_jax.equinox, C++ kernel", "ours_equinox:Native", ("#FF8A33", "^"), EQUINOX, in_quick=False
+)
 FUSED = Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", ("#D55E00", "s"), FLAX)
 FLAX_RNN = Framework(
     "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)",
@@ -91,22 +95,24 @@ FLAX_RNN = Framework(
     FLAX,
     in_quick=False,
 )
+FLAX_NNX = Framework("Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", ("#5AA9DB", "d"), FLAX)
+EQUINOX_SCAN = Framework(
+    "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", ("#006B4E", "D"), EQUINOX
+)
 PYTORCH = Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", ("#000000", "X"), TORCH)
 
 # The frameworks of `compare`, in the order of tables and pictures.
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
         "lstm_jax-native": NATIVE,
+        "lstm_jax-nnx": NATIVE_NNX,
+        "lstm_jax-equinox": NATIVE_EQUINOX,
         "lstm_jax-fused": FUSED,
         "lstm_jax-unrolled": UNROLLED,
         "flax-rnn": FLAX_RNN,
         "flax-scan": Framework("Flax Linen, nn.scan(nn.LSTMCell)", "flax_linen:Scan", ("#0072B2", ">"), FLAX),
-        "flax-nnx": Framework(
-            "Flax NNX, nnx.RNN(nnx.OptimizedLSTMCell)", "flax_nnx:NNX", ("#5AA9DB", "d"), FLAX
-        ),
-        "equinox": Framework(
-            "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", ("#006B4E", "D"), EQUINOX
-        ),
+        "flax-nnx": FLAX_NNX,
+        "equinox": EQUINOX_SCAN,
         "haiku": Framework(
             "Haiku, hk.LSTM in hk.dynamic_unroll",
             "haiku_lstm:Haiku",
@@ -136,16 +142,21 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     }
 )
 
-# The frameworks of `benchmark`, in order: Flax's layers, the implementations of this package, PyTorch.
+# The frameworks of `benchmark`, in order: the layers of Flax and Equinox, the implementations of this package
+# and its layers for NNX and Equinox, PyTorch.
 BASELINE = "flax"
 BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
     {
         BASELINE: Framework("Flax Linen, nn.RNN(nn.LSTMCell)", "flax_linen:RNN", ("#0072B2", ">"), FLAX),
         "flax-optimized": FLAX_RNN,
-        "scan": Framework("lstm_jax, reference", "ours:Scan", ("#EB8F47", "^"), FLAX),
+        "flax-nnx": FLAX_NNX,
+        "equinox": EQUINOX_SCAN,
+        "scan": Framework("lstm_jax, reference", "ours:Scan", ("#EB8F47", "P"), FLAX),
         "unrolled": UNROLLED._replace(longest=None),
         "fused": FUSED,
         "native": NATIVE,
+        "native-nnx": NATIVE_NNX,
+        "native-equinox": NATIVE_EQUINOX,
         "pytorch": PYTORCH,
     }
 )

@@ -78,7 +78,7 @@ def test_what_is_left_out_is_told() -> None:
     assert missing.why_not(time=28) == "not installed: pip install no-such-pip-name"
     assert UNROLLED.why_not(time=28) is None
     assert "112 time steps" in (UNROLLED.why_not(time=784) or "")
-    left_out = {"lstm_jax-unrolled", "flax-rnn", "pytorch-compile"}
+    left_out = {"lstm_jax-nnx", "lstm_jax-equinox", "lstm_jax-unrolled", "flax-rnn", "pytorch-compile"}
     assert Compare(quick=True).names() == tuple(name for name in FRAMEWORKS if name not in left_out)
     assert Compare(quick=True, frameworks="flax-rnn").names() == ("flax-rnn",)
 

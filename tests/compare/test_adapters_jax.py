@@ -37,7 +37,7 @@ from tests.helpers.project import Run
 
 pytestmark = pytest.mark.slow
 
-MODULES = ("ours", "flax_linen", "flax_nnx", "equinox_lstm", "haiku_lstm")
+MODULES = ("ours", "ours_nnx", "ours_equinox", "flax_linen", "flax_nnx", "equinox_lstm", "haiku_lstm")
 ALL = {each.adapter: each for each in (*FRAMEWORKS.values(), *BENCHMARKED.values())}
 NAMES = [adapter for adapter in ALL if adapter.split(":")[0] in MODULES]
 

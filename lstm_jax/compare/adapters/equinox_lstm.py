@@ -10,6 +10,7 @@ The cell has the state (h, c), kernels (4H, D) and (4H, H), and one bias; ``eqx.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -22,29 +23,38 @@ from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree,
 from lstm_jax.compare.size import Size
 from lstm_jax.exchange.layouts import Params
 
+Layer = Callable[[eqx.nn.LSTMCell, Float32[Array, "time inputs"]], Float32[Array, " hidden"]]
+
+
+def last_output(cell: eqx.nn.LSTMCell, image: Float32[Array, "time inputs"]) -> Float32[Array, " hidden"]:
+    """Scan a cell over the rows of an image, and return the last output."""
+    zeros = jnp.zeros(cell.hidden_size)
+    (h, _), _ = jax.lax.scan(lambda state, x: (cell(x, state), None), (zeros, zeros), image)
+    return h
+
 
 class Classifier(eqx.Module):
     """An LSTM and a linear layer, for a single image."""
 
     cell: eqx.nn.LSTMCell
     head: eqx.nn.Linear
+    layer: Layer = eqx.field(static=True)
 
-    def __init__(self, size: Size, *, key: Array) -> None:
+    def __init__(self, size: Size, layer: Layer, *, key: Array) -> None:
         cell_key, head_key = jax.random.split(key)
         self.cell = eqx.nn.LSTMCell(size.inputs, size.hidden, key=cell_key)
         self.head = eqx.nn.Linear(size.hidden, NUM_CLASSES, key=head_key)
+        self.layer = layer
 
     def __call__(self, image: Float32[Array, "time inputs"]) -> Float32[Array, " classes"]:
         """Compute the logits of one image."""
-        zeros = jnp.zeros(self.cell.hidden_size)
-        (h, _), _ = jax.lax.scan(lambda state, x: (self.cell(x, state), None), (zeros, zeros), image)
-        return self.head(h)
+        return self.head(self.layer(self.cell, image))
 
 
 @functools.cache
-def classifier(size: Size) -> Model:
+def classifier(size: Size, layer: Layer = last_output) -> Model:
     """Make a model of the module; its parameters are the module itself."""
-    skeleton = eqx.filter_eval_shape(Classifier, size, key=jax.random.key(0))
+    skeleton = eqx.filter_eval_shape(Classifier, size, layer, key=jax.random.key(0))
 
     def logits(own: Tree, images: Images) -> Logits:
         return jax.vmap(own)(images)

@@ -10,6 +10,8 @@ The cell has kernels (D, 4H) and (H, 4H), and one bias.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
@@ -20,12 +22,12 @@ from lstm_jax.exchange.layouts import Params
 
 
 class Classifier(nnx.Module):
-    """``nnx.RNN`` and a dense layer."""
+    """A layer of `nnx.OptimizedLSTMCell`, such as ``nnx.RNN``, and a dense layer."""
 
-    def __init__(self, size: Size, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, size: Size, layer: Callable[..., Any], *, rngs: nnx.Rngs) -> None:
         cell = nnx.OptimizedLSTMCell(size.inputs, size.hidden, rngs=rngs)
         # rngs=False: else it would keep a stream of random keys for initial carries. The call passes one.
-        self.lstm = nnx.RNN(cell, return_carry=True, rngs=False)
+        self.lstm = layer(cell, return_carry=True, rngs=False)
         self.head = nnx.Linear(size.hidden, NUM_CLASSES, rngs=rngs)
 
     def __call__(self, images: Images) -> Logits:
@@ -35,9 +37,9 @@ class Classifier(nnx.Module):
 
 
 @functools.cache
-def classifier(size: Size) -> Model:
+def classifier(size: Size, layer: Callable[..., Any] = nnx.RNN) -> Model:
     """Make a model of the module; its parameters are a nested dictionary of arrays."""
-    structure, _ = nnx.split(nnx.eval_shape(lambda: Classifier(size, rngs=nnx.Rngs(0))))
+    structure, _ = nnx.split(nnx.eval_shape(lambda: Classifier(size, layer, rngs=nnx.Rngs(0))))
 
     def logits(own: Tree, images: Images) -> Logits:
         return nnx.merge(structure, own)(images)

@@ -22,7 +22,9 @@ from jaxtyping import Array, Float32, Int32
 from lstm_jax.compare.adapter import Decay, Trainer
 from lstm_jax.compare.size import Size
 from lstm_jax.devices import DATA_AXIS, make_mesh, mean_over_devices, place, replicated
+from lstm_jax.errors import ImplementationError
 from lstm_jax.exchange.layouts import Params
+from lstm_jax.kernels.build import why_not_available
 
 Tree: TypeAlias = Any  # the parameters of a framework: a pytree of float32 arrays
 Images: TypeAlias = Float32[Array, "batch time inputs"]
@@ -222,3 +224,14 @@ class InJax(Trainer):
         """Convert gradients to the layout of the parameters."""
         _, transpose = jax.vjp(self._model.to_own, self._params)
         return jax.tree.map(np.asarray, transpose(gradients)[0])
+
+
+class InKernel(InJax):
+    """An adapter of a model that computes with this package's C++ kernel."""
+
+    def __init__(
+        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
+    ) -> None:
+        if (reason := why_not_available()) is not None:
+            raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
+        super().__init__(size, params, learning_rate=learning_rate, decay=decay)

@@ -8,12 +8,8 @@ import functools
 from functools import partial
 
 from lstm_jax import LSTMClassifier
-from lstm_jax.compare.adapter import Decay
-from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
+from lstm_jax.compare.adapters.in_jax import Images, InJax, InKernel, Logits, Model, Tree
 from lstm_jax.compare.size import Size
-from lstm_jax.errors import ImplementationError
-from lstm_jax.exchange.layouts import Params
-from lstm_jax.kernels.build import why_not_available
 
 
 @functools.cache
@@ -27,17 +23,10 @@ def classifier(size: Size, implementation: str) -> Model:
     return Model(logits, to_own=lambda params: params)
 
 
-class Native(InJax):
+class Native(InKernel):
     """The C++ kernel."""
 
     model = partial(classifier, implementation="native")
-
-    def __init__(
-        self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
-    ) -> None:
-        if (reason := why_not_available()) is not None:
-            raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
-        super().__init__(size, params, learning_rate=learning_rate, decay=decay)
 
 
 class Fused(InJax):
