@@ -53,8 +53,9 @@ def function(implementation: str) -> jax.Array:
 
 def of_nnx(implementation: str) -> jax.Array:
     cell = nnx.LSTMCell(INPUTS.shape[-1], HIDDEN, rngs=nnx.Rngs(0))
-    graph, state = nnx.split(lstm_jax.nnx.LSTM(cell, implementation=implementation))
-    return losses(state, lambda state: nnx.merge(graph, state)(INPUTS))
+    graph, weights, others = nnx.split(lstm_jax.nnx.LSTM(cell, implementation=implementation), nnx.Param, ...)
+    zeros = (jnp.zeros((len(INPUTS), HIDDEN)),) * 2
+    return losses(weights, lambda weights: nnx.merge(graph, weights, others)(INPUTS, initial_carry=zeros))
 
 
 def what_training_misses() -> str:
