@@ -82,4 +82,4 @@ class Explain:
                 f"--digit: got {self.digit}, expected the number of a test image, 0 to {count - 1}, or a file"
             )
         image, label = next(dataset.test.batches(1, order=np.array([index])))
-        return Digit(image[0], f"Test image {index} of {dataset.name}, class {label[0]}")
+        return Digit(image[0], f"Test image {index} of {dataset.name}, of class {label[0]}")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lstm_jax.explain.memory import FORGET_BIASES, PLAIN, TRAINED, Memory
-from lstm_jax.explain.reading import BACKWARD, GATE_NAMES, Reading, Steps, decided_at
+from lstm_jax.explain.reading import BACKWARD, GATE_NAMES, Reading, Steps, decided_at, in_order
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.report.drawing import (
     AROUND_ZERO,
@@ -61,7 +61,7 @@ def reading(found: Reading, *, task: str = "rows", title: str = "") -> Figure:
     bands = [
         (_name_of(number, direction, found.layers), 0 if direction == BACKWARD else -1, steps)
         for number, layer in enumerate(found.layers)
-        for direction, steps in layer.items()
+        for direction, steps in in_order(layer)
     ]
     heights = [4.0, *[3.0] * len(bands)]
     figure = new_figure(10.0, sum(heights) + (0.4 if title else 0))
@@ -97,41 +97,50 @@ def _name_of(number: int, direction: str, layers: Sequence[Mapping[str, Steps]])
 
 def _draw_probabilities(ax: Axes, probability: Float[np.ndarray, "time classes"], step: str) -> None:
     """Draw a curve for each class, from the top down, with its name where it is highest."""
-    from matplotlib.patheffects import withStroke
-
     steps = np.arange(1, len(probability) + 1)
     highest = probability.max(axis=0)
-    notable = sorted(np.flatnonzero(highest >= NOTABLE), key=lambda name: -highest[name])
-    for name in np.flatnonzero(highest < NOTABLE):
-        ax.plot(probability[:, name], steps, color=PALE, linewidth=1)
-    palette = (*COLOURS, INK, GREY)
-    for number, name in reversed(list(enumerate(notable))):
-        colour = palette[number % len(palette)]
-        ax.plot(probability[:, name], steps, color=colour, linewidth=2)
-        # In the middle of where it is highest, which may be long.
-        near = np.flatnonzero(probability[:, name] >= 0.97 * highest[name])
-        place = near[len(near) // 2]
-        ax.annotate(
-            str(name),
-            (probability[place, name], steps[place]),
-            (5, 0),
-            textcoords="offset points",
-            color=colour,
-            weight="bold",
-            size=13,
-            va="center",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
     answer, since = int(np.argmax(probability[-1])), decided_at(probability)
+    # The answer has the first colour.
+    order = sorted(range(len(highest)), key=lambda name: (name != answer, -highest[name]))
+    palette = (*COLOURS, INK, GREY)
+    for number, name in reversed(list(enumerate(order))):
+        curve = probability[:, name]
+        if highest[name] < NOTABLE and name != answer:
+            ax.plot(curve, steps, color=PALE, linewidth=1)
+            continue
+        colour = palette[number % len(palette)]
+        ax.plot(curve, steps, color=colour, linewidth=2)
+        # In the middle of where it is highest, which may be long.
+        near = np.flatnonzero(curve >= 0.97 * highest[name])
+        places = [int(near[len(near) // 2])]
+        if name == answer and curve[-1] < 0.97 * highest[name]:
+            places.append(len(curve) - 1)
+        for place in places:
+            _label_curve(ax, str(name), (float(curve[place]), int(steps[place])), colour)
     ax.set(xlim=(-0.01, 1.1), xlabel="probability", ylabel=step)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     ax.grid(visible=True, axis="x", color=PALE, linewidth=0.6)
     told = (
-        f"from {step} {since + 1} on (dashed), the answer is {answer}"
-        if since
-        else f"the answer is always {answer}"
+        f"from {step} {since + 1} on (dashed), the answer is {answer}" if since else f"it is always {answer}"
     )
-    ax.set_title(f"Probability of each digit after each {step};\n{told}")
+    ax.set_title(f"Probability of each class after each {step};\n{told}")
+
+
+def _label_curve(ax: Axes, name: str, place: tuple[float, int], colour: str) -> None:
+    """Write the name of a curve beside a place on it."""
+    from matplotlib.patheffects import withStroke
+
+    ax.annotate(
+        name,
+        place,
+        (5, 0),
+        textcoords="offset points",
+        color=colour,
+        weight="bold",
+        size=13,
+        va="center",
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
 
 
 def _draw_steps(band: Any, name: str, steps: Steps, step: str, *, last: int) -> list[Axes]:
@@ -278,7 +287,7 @@ def recurrent_weights(cells: Sequence[Mapping[str, Any]]) -> Figure:
     bands = [
         (f"layer {number + 1}, {direction}" if len(cells) > 1 or len(layer) > 1 else "", params)
         for number, layer in enumerate(cells)
-        for direction, params in layer.items()
+        for direction, params in in_order(layer)
     ]
     figure = new_figure(10.4, 2.9 * len(bands) + 0.3)
     axes = figure.subplots(len(bands), len(GATES), squeeze=False)

@@ -17,7 +17,7 @@ reads the steps so far anew.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from lstm_jax.kernels.interface import CellParameters, by_kind
 from lstm_jax.model import HEAD, LSTMClassifier, Params, as_sequence, logits_of
 
 FORWARD, BACKWARD = "forward", "backward"
+T = TypeVar("T")
 
 
 class Steps(NamedTuple):
@@ -120,6 +121,11 @@ def cells_of(model: LSTMClassifier, params: Params) -> list[dict[str, CellParame
     ]
 
 
+def in_order(layer: Mapping[str, T]) -> list[tuple[str, T]]:
+    """Return the directions of a layer in the order in which it joins them: JAX sorts the keys."""
+    return [(direction, layer[direction]) for direction in (FORWARD, BACKWARD) if direction in layer]
+
+
 def run_layers(
     cells: Cells,
     sequence: Float[Array, "time features"],
@@ -136,13 +142,13 @@ def run_layers(
         nudge: what is added to each h of the last layer's forward direction, see `lstm_steps`.
     """
     layers, inputs = [], sequence
-    for number, directions in enumerate(cells):
+    for number, layer in enumerate(cells):
         nudges = {FORWARD: nudge} if number == len(cells) - 1 else {}
         steps = {
             direction: lstm_steps(
                 params, inputs, reverse=direction == BACKWARD, length=length, nudge=nudges.get(direction)
             )
-            for direction, params in directions.items()
+            for direction, params in in_order(layer)
         }
         layers.append(steps)
         inputs = jnp.concatenate([each.hidden for each in steps.values()], axis=-1)
@@ -192,7 +198,7 @@ def lstm_steps(
 def last_features(layers: Layers, length: Int[Array, ""] | int) -> Float[Array, " features"]:
     """Return what the dense layer reads: the last h of each direction; backward, it is at the first place."""
     ends = {FORWARD: length - 1, BACKWARD: 0}
-    return jnp.concatenate([steps.hidden[ends[direction]] for direction, steps in layers[-1].items()])
+    return jnp.concatenate([steps.hidden[ends[direction]] for direction, steps in in_order(layers[-1])])
 
 
 def dense(head: Mapping[str, Array], features: Float[Array, " features"]) -> Float[Array, " classes"]:

@@ -70,8 +70,8 @@ def run_page(
     accuracy = figures.evaluation.accuracy
     parts = [
         f"# Run `{name.replace('`', '')}`",
-        f"{about}: accuracy **{accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to {high:.2%}; loss "
-        f"{figures.evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",
+        f"{about[:1].upper()}{about[1:]}: accuracy **{accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to "
+        f"{high:.2%}; loss {figures.evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",
         "  \n".join(result_in_words(summary)) if summary else "The run is not finished.",
     ]
     for kind in drawn:
@@ -87,12 +87,6 @@ def _options(config: Config) -> Table:
     unusual = config.unusual()
     rows = []
     for name, value in config.to_dict().items():
-        told = (
-            "none"
-            if value is None
-            else {True: "yes", False: "no"}.get(value, value)
-            if isinstance(value, bool)
-            else value
-        )
+        told = {None: "none", "True": "yes", "False": "no"}.get(value if value is None else str(value), value)
         rows.append((f"`{flag(name)}`", f"**`{told}`**" if name in unusual else f"`{told}`"))
     return Table(("option", "value"), rows, ("In bold: what differs from the defaults.",), of_words=True)
