@@ -116,7 +116,11 @@ def cells_of(model: LSTMClassifier, params: Params) -> list[dict[str, CellParame
     """Return the parameters of each layer, by direction."""
     directions = (FORWARD, BACKWARD) if model.bidirectional else (FORWARD,)
     return [
-        {direction: params[f"lstm_{layer}_{direction}"]["cell"] for direction in directions}
+        {
+            # Those of one seed of many are NumPy's.
+            direction: jax.tree.map(jnp.asarray, params[f"lstm_{layer}_{direction}"]["cell"])
+            for direction in directions
+        }
         for layer in range(model.num_layers)
     ]
 

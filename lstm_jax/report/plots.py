@@ -58,7 +58,7 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
         _line(loss, seeds, "train_loss", colour, label=name)
         _line(loss, seeds, f"{held_out}_loss", colour, linestyle="--")
         for ax, key in zip(accuracies, shown, strict=True):
-            _line(ax, seeds, key, colour, label=name, scale=100)
+            _line(ax, seeds, key, colour, label=name, scale=100.0)
     logarithmic(loss, "y")
     loss.set(title=f"Loss: training (line), {held_out} (dashed)", ylabel="cross-entropy, nats")
     for ax, key in zip(accuracies, shown, strict=True):
@@ -75,7 +75,7 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
 
 
 def _line(
-    ax: Axes, seeds: Sequence[Sequence[Record]], key: str, colour: str, *, scale: float = 1, **style: Any
+    ax: Axes, seeds: Sequence[Sequence[Record]], key: str, colour: str, *, scale: float = 1.0, **style: Any
 ) -> None:
     """Draw a figure of the records over the epochs, if the run has it."""
     if any(record[key] is None for records in seeds for record in records):

@@ -67,11 +67,12 @@ def run_page(
     drawn = {LEARNING: plots.learning_curves({name: seeds})} if any(seeds) else {}
     drawn |= plots_of(figures, split)
     low, high = figures.interval
-    accuracy = figures.evaluation.accuracy
+    evaluation = figures.evaluation
     parts = [
         f"# Run `{name.replace('`', '')}`",
-        f"{about[:1].upper()}{about[1:]}: accuracy **{accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to "
-        f"{high:.2%}; loss {figures.evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",
+        f"{about[:1].upper()}{about[1:]}:\n"
+        f"accuracy **{evaluation.accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to {high:.2%};\n"
+        f"loss {evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",
         "  \n".join(result_in_words(summary)) if summary else "The run is not finished.",
     ]
     for kind in drawn:
