@@ -113,8 +113,9 @@ def _draw_probabilities(ax: Axes, probability: Float[np.ndarray, "time classes"]
         # In the middle of where it is highest, which may be long.
         near = np.flatnonzero(curve >= 0.97 * highest[name])
         places = [int(near[len(near) // 2])]
-        if name == answer and curve[-1] < 0.97 * highest[name]:
-            places.append(len(curve) - 1)
+        end = len(curve) - 1
+        if name == answer and end - places[0] > end / 8 and curve[-1] < 0.97 * highest[name]:
+            places.append(end)
         for place in places:
             _label_curve(ax, str(name), (float(curve[place]), int(steps[place])), colour)
     ax.set(xlim=(-0.01, 1.1), xlabel="probability", ylabel=step)

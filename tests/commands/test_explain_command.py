@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lstm_jax.data.dataset import load_dataset
 from lstm_jax.errors import ConfigError, ImageError, RunDirectoryError
 from lstm_jax.explain import files
 from lstm_jax.runs.history import records_of
+from tests.helpers.project import PROJECT
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.slow
@@ -101,6 +103,22 @@ def test_the_digit_to_be_read(run_dir: Path, data_dir: Path, tmp_path: Path) -> 
         digit_of("1000")
     with pytest.raises(ImageError, match=r"nothing\.png: no such file"):
         digit_of("nothing.png")
+
+
+def test_the_code_of_the_document(
+    run_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    monkeypatch.chdir(tmp_path)
+    document = (PROJECT / "docs" / "explain.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("runs/accurate", str(run_dir)), names)
+    assert names["found"].probability.shape == (20, 28, 10)
+    assert names["found"].layers[0]["forward"].f.shape == (20, 28, 8)
+    assert (tmp_path / "reading.png").stat().st_size > 5_000
+    for picture in re.findall(r"\((explain/\w+\.svg)\)", document):
+        assert (PROJECT / "docs" / picture).stat().st_size < 300_000
 
 
 def test_the_page_of_a_run(run_dir: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
