@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lstm_jax.explain.memory import FORGET_BIASES, PLAIN, TRAINED, Memory
-from lstm_jax.explain.reading import BACKWARD, GATE_NAMES, Reading, Steps, decided_at, in_order
+from lstm_jax.explain.reading import BACKWARD, Reading, Steps, decided_at, in_order
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.report.drawing import (
     AROUND_ZERO,
@@ -27,9 +27,16 @@ from lstm_jax.report.drawing import (
     Axes,
     Figure,
     new_figure,
+    plain,
     styled,
 )
 
+# The names of what a step computes, in the order of `Steps`.
+GATE_NAMES: Mapping[str, str] = {
+    **dict(zip(GATES, ("input gate i", "forget gate f", "candidate g", "output gate o"), strict=True)),
+    "cell": "cell c",
+    "hidden": "hidden state h",
+}
 # What a step of a task reads.
 STEP_NAMES: Mapping[str, str] = {"rows": "row", "columns": "column", "pixels": "pixel", "permuted": "step"}
 # A class whose probability stays below this is drawn in grey.
@@ -67,7 +74,7 @@ def reading(found: Reading, *, task: str = "rows", title: str = "") -> Figure:
     figure = new_figure(10.0, sum(heights) + (0.4 if title else 0))
     top, *below = np.ravel(figure.subfigures(1 + len(bands), 1, height_ratios=heights))
     if title:
-        figure.suptitle(title, x=0.01, ha="left")
+        figure.suptitle(plain(title), x=0.01, ha="left")
     image, curves = top.subplots(1, 2, width_ratios=[1, 1.55])
     side = round(sequence.size**0.5)
     picture = sequence.reshape(side, side)

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
-from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import CellParameters, by_kind
 from lstm_jax.model import HEAD, LSTMClassifier, Params, as_sequence, logits_of
 
@@ -255,11 +254,3 @@ def _saliency(model: LSTMClassifier, params: Params, images: Array) -> Array:
         return jnp.sum(jnp.take_along_axis(logits, named[:, None], axis=1))
 
     return jax.grad(of_named)(images / 255.0)
-
-
-# The names of what a step computes, in the order of `Steps`.
-GATE_NAMES: Mapping[str, str] = {
-    **dict(zip(GATES, ("input gate i", "forget gate f", "candidate g", "output gate o"), strict=True)),
-    "cell": "cell c",
-    "hidden": "hidden state h",
-}

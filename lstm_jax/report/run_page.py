@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import Split
+from lstm_jax.errors import printable
 from lstm_jax.options import flag
 from lstm_jax.report import plots
 from lstm_jax.report.drawing import as_files
@@ -69,7 +70,7 @@ def run_page(
     low, high = figures.interval
     evaluation = figures.evaluation
     parts = [
-        f"# Run `{name.replace('`', '')}`",
+        f"# Run `{printable(name).replace('`', '')}`",
         f"{about[:1].upper()}{about[1:]}:\n"
         f"accuracy **{evaluation.accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to {high:.2%};\n"
         f"loss {evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",

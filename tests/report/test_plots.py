@@ -48,6 +48,15 @@ def test_learning_curves_of_several_runs_with_seeds_as_bands() -> None:
     assert high > 98.5
 
 
+def test_names_of_runs_are_no_formulas() -> None:
+    names = [r"$\nonsense$", "_hidden", "a$b"]
+    figure = plots.learning_curves({name: [records(0.9)] for name in names})
+    drawing.as_files(figure)
+    (legend,) = figure.legends
+    shown = [text.get_text().replace(r"\$", "$").strip() for text in legend.get_texts()]
+    assert shown == names
+
+
 def test_learning_curves_without_validation() -> None:
     figure = plots.learning_curves({"run": [records(0.9, 1.0, validation=False)]})
     loss, test = figure.axes
@@ -63,7 +72,7 @@ def test_confusion() -> None:
     counts = np.array([[7, 2, 0], [0, 5, 1], [9, 0, 4]])
     (ax,) = plots.confusion(counts).axes
     np.testing.assert_array_equal(ax.images[0].get_array(), counts * (1 - np.eye(3)))
-    assert [text.get_text() for text in ax.texts] == ["7", "2", "", "", "5", "1", "9", "", "4"]
+    assert [text.get_text() for text in ax.texts] == ["7", "2", "5", "1", "9", "4"]
     assert ax.get_title(loc="left") == "16 of 28 classified correctly"
 
 
