@@ -13,7 +13,9 @@ try:
     from lstm_jax.commands.compare import Compare
     from lstm_jax.commands.evaluate import Evaluate
     from lstm_jax.commands.exchange import Export, Import
+    from lstm_jax.commands.explain import Explain
     from lstm_jax.commands.predict import Predict
+    from lstm_jax.commands.report import Report
 except ModuleNotFoundError as error:  # the layer alone is installed
     raise SystemExit(f"lstm-jax: error: {what_is_missing(error, 'train')}") from None
 
@@ -54,6 +56,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "train": Command("Train, or continue, one run: what train.py does.", train.main, goes_on=True),
         "evaluate": _with(Evaluate),
         "predict": _with(Predict),
+        "explain": _with(Explain),
+        "report": _with(Report),
         "benchmark": _with(Benchmark),
         "compare": _with(Compare),
         "export": _with(Export),
