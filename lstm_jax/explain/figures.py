@@ -159,7 +159,7 @@ def _draw_steps(band: Any, name: str, steps: Steps, step: str, *, last: int) -> 
         values = getattr(steps, field)[:, order]
         is_gate = field in "ifo"
         # A few cells are far larger than the others.
-        limit = 1.0 if field != "cell" else float(np.quantile(np.abs(values), 0.995)) or 1.0
+        limit = 1.0 if field != "cell" else float(np.quantile(np.abs(values), 0.97)) or 1.0
         drawn = ax.imshow(
             values,
             cmap=GATE_MAP if is_gate else AROUND_ZERO,
@@ -171,8 +171,9 @@ def _draw_steps(band: Any, name: str, steps: Steps, step: str, *, last: int) -> 
         )
         ax.set_title(GATE_NAMES[field], size=10)
         ax.set_xticks([])
+        extend = "both" if field == "cell" else "neither"
         ticks = [0, 1] if is_gate else [-limit, 0, limit]
-        bar = band.colorbar(drawn, ax=ax, location="bottom", ticks=ticks, aspect=14, pad=0.03)
+        bar = band.colorbar(drawn, ax=ax, location="bottom", ticks=ticks, aspect=14, pad=0.03, extend=extend)
         bar.ax.set_xticklabels(["shut", "open"] if is_gate else [f"{tick:.2g}" for tick in ticks])
         bar.ax.tick_params(labelsize=8, length=2)
         bar.outline.set_visible(False)

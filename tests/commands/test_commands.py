@@ -185,10 +185,10 @@ def test_messages_name_the_program_that_was_started(
         ("/usr/local/bin/lstm-jax", "lstm-jax"),
         ("lstm_jax/__main__.py", "python -m lstm_jax"),
     ):
-        monkeypatch.setattr(sys, "argv", [started, "explain"])
+        monkeypatch.setattr(sys, "argv", [started, "show"])
         with pytest.raises(SystemExit, match="2"):
             run_command()
-        assert capsys.readouterr().err.startswith(f"{shown}: error: unknown command 'explain', expected one")
+        assert capsys.readouterr().err.startswith(f"{shown}: error: unknown command 'show', expected one")
 
 
 @pytest.mark.parametrize(
