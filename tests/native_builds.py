@@ -22,7 +22,6 @@ from tests.helpers.project import PROJECT
 TESTS = Path(__file__).parent / "native"
 PASSED = TESTS / "passed.sha256"
 OPTIONS = ("-std=c++20", "-O1", "-g", "-pthread", "-ffp-contract=fast")
-WHEEL = "wheel"  # begins the line of what zig builds
 # Every warning is an error here.
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -47,9 +46,9 @@ def state_of_the_source() -> str:
     return sha.hexdigest()
 
 
-def are_known_to_pass() -> bool:
-    """Whether all builds have passed with the source as it is."""
-    return state_here() in PASSED.read_text().splitlines()
+def is_known_to_pass(state: str) -> bool:
+    """Whether what is in a state has passed."""
+    return state in PASSED.read_text().splitlines()
 
 
 def state_here() -> str:
@@ -57,17 +56,12 @@ def state_here() -> str:
     return f"{platform.machine()} {state_of_the_source()}"
 
 
-def state_of_the_wheel() -> str:
-    """The state of all that the kernels in a wheel depend on."""
+def state_of_the_wheel(test: str) -> str:
+    """The state of all that the kernels in a wheel depend on, for one of the tests of them."""
     sha = hashlib.sha256(state_of_the_source().encode())
     for path in (PROJECT / "build_wheel.py", Path(library.__file__)):
         sha.update(hashlib.sha256(path.read_bytes()).digest())
-    return f"{WHEEL}-{platform.machine()} {sha.hexdigest()}"
-
-
-def wheel_is_known_to_pass() -> bool:
-    """Whether what zig builds has passed as it is."""
-    return state_of_the_wheel() in PASSED.read_text().splitlines()
+    return f"{platform.machine()}-{test} {sha.hexdigest()}"
 
 
 def note(state: str) -> None:

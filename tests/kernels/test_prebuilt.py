@@ -1,10 +1,12 @@
 """The kernels that a wheel brings: which one is taken, and what happens if it cannot be."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -14,6 +16,7 @@ import build_wheel
 from lstm_jax.kernels import build, library
 from tests import native_builds
 from tests.helpers import programs
+from tests.helpers.kept import kept_folder
 from tests.helpers.project import PROJECT, copy_source
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -214,23 +217,29 @@ def test_at_import_nothing_is_said_of_it(prebuilt: Path, environment: dict[str, 
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tools(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, str]]:
-    """The environment of builds, with zig and the headers; notes that all tests with it have passed."""
-    if native_builds.wheel_is_known_to_pass() and not request.config.getoption("--all"):
-        pytest.skip("all that the kernels are built from is as it was when they passed; --all builds them")
-    folder, failed = tmp_path_factory.mktemp("tools"), request.session.testsfailed
-    install = ["install", "--no-deps", "--no-compile", "--target", folder]
-    subprocess.run([*PIP, *install, *build_wheel.compiler_requirements()], check=True, timeout=600)
-    yield os.environ | {"PYTHONPATH": str(folder)}
-    if request.session.testsfailed == failed and shutil.which("qemu-aarch64"):
-        native_builds.note(native_builds.state_of_the_wheel())
+@pytest.fixture
+def tools(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The environment of builds, with zig and the headers. A test that passes notes that it did."""
+    state = native_builds.state_of_the_wheel(request.node.name)
+    if native_builds.is_known_to_pass(state) and not request.config.getoption("--all"):
+        pytest.skip("all that the kernel is built from is as it was when it passed; --all builds it")
+    requirements = build_wheel.compiler_requirements()
+    # From one folder, zig finds the C++ library that it has built in an earlier run.
+    kept = kept_folder(request.config, "zig", otherwise=tmp_path)
+    folder = kept / "-".join(requirements)
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=kept) as scratch:
+            install = ["install", "--no-deps", "--no-compile", "--target", f"{scratch}/tools"]
+            subprocess.run([*PIP, *install, *requirements], check=True, timeout=SECONDS)
+            with contextlib.suppress(OSError):  # another process was first
+                Path(scratch, "tools").rename(folder)
+    return os.environ | {"PYTHONPATH": str(folder)}
 
 
 @pytest.mark.parametrize("name", [name for name in library.PLATFORMS if name.endswith("linux-gnu")])
-def test_the_wheel_of_a_platform(name: str, tools: dict[str, str], tmp_path: Path) -> None:
+def test_the_wheel_of_a_platform(
+    name: str, tools: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     source, wheels = copy_source(tmp_path / "source"), tmp_path / "wheels"
     platform = library.PLATFORMS[name]
     subprocess.run(
@@ -248,6 +257,7 @@ def test_the_wheel_of_a_platform(name: str, tools: dict[str, str], tmp_path: Pat
     assert f'is consistent with the following platform tag: "{platform.tag}"' in told
     if platform == library.platform_here():
         use_installed(wheel, platform, tmp_path)
+    native_builds.note(native_builds.state_of_the_wheel(request.node.name))
 
 
 def use_installed(wheel: Path, platform: library.Platform, folder: Path) -> None:
@@ -271,7 +281,9 @@ def use_installed(wheel: Path, platform: library.Platform, folder: Path) -> None
     assert not list(environment.glob("lib/python*/site-packages/tensorflow_datasets"))
 
 
-def test_the_kernel_for_arm_agrees_with_its_equations(tools: dict[str, str], tmp_path: Path) -> None:
+def test_the_kernel_for_arm_agrees_with_its_equations(
+    tools: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Run by an emulator of the processor."""
     if (emulator := shutil.which("qemu-aarch64")) is None:
         pytest.skip("qemu-aarch64 is not installed (Debian's package qemu-user)")
@@ -293,3 +305,4 @@ def test_the_kernel_for_arm_agrees_with_its_equations(tools: dict[str, str], tmp
         env=tools,
     )
     assert native_builds.run_program([emulator, program]) in native_builds.expected_of("plain")
+    native_builds.note(native_builds.state_of_the_wheel(request.node.name))
