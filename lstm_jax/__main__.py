@@ -10,6 +10,7 @@ from lstm_jax.commands.benchmark import Benchmark
 from lstm_jax.commands.compare import Compare
 from lstm_jax.commands.evaluate import Evaluate
 from lstm_jax.commands.exchange import Export, Import
+from lstm_jax.commands.page import Page
 from lstm_jax.commands.predict import Predict
 
 
@@ -49,6 +50,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "train": Command("Train, or continue, one run: what train.py does.", train.main, goes_on=True),
         "evaluate": _with(Evaluate),
         "predict": _with(Predict),
+        "page": _with(Page),
         "benchmark": _with(Benchmark),
         "compare": _with(Compare),
         "export": _with(Export),

@@ -50,7 +50,7 @@ class Evaluate:
             refuse_links_on_the_way(self.run_dir, self.output)
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=note)
-        dataset = self._dataset(trained.config.data)
+        dataset = dataset_of(trained.config.data, self.data_dir, self.archive_dir)
         mesh = devices.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
         predict = evaluation.compile_predict(trained.model, mesh)
         # They were read to one device; here there may be several.
@@ -71,19 +71,23 @@ class Evaluate:
             write_report(figures, dataset.test, self.output, about=about, report=note)
         return 0
 
-    def _dataset(self, trained: DataOptions) -> "Dataset":
-        """Load the data set from where the user says, else from where it was in training, which is only read.
 
-        The run directory may come from somebody else: no folder that its config.json names is written to.
-        """
-        from lstm_jax.data.dataset import load_dataset
-        from lstm_jax.data.prepared import version_dir
+def dataset_of(trained: DataOptions, data_dir: Path | None, archive_dir: Path | None) -> "Dataset":
+    """Load the data set from where the user says, else from where it was in training, which is only read.
 
-        name, there = trained.dataset, trained.data_dir
-        if self.data_dir is None and there is not None and version_dir(name, there).is_dir():
-            return load_dataset(
-                name, data_dir=there, archive_dir=self.archive_dir, read_only=True, report=note
-            )
-        if self.data_dir is None and there is not None:
-            note(f"No {name} in {there}, where it was in training; --data-dir names another folder")
-        return load_dataset(name, data_dir=self.data_dir, archive_dir=self.archive_dir, report=note)
+    The run directory may come from somebody else: no folder that its config.json names is written to.
+
+    Args:
+        trained: what the run was trained on.
+        data_dir: folder of prepared data sets, if the user names one.
+        archive_dir: folder of the original archives, if the user names one.
+    """
+    from lstm_jax.data.dataset import load_dataset
+    from lstm_jax.data.prepared import version_dir
+
+    name, there = trained.dataset, trained.data_dir
+    if data_dir is None and there is not None and version_dir(name, there).is_dir():
+        return load_dataset(name, data_dir=there, archive_dir=archive_dir, read_only=True, report=note)
+    if data_dir is None and there is not None:
+        note(f"No {name} in {there}, where it was in training; --data-dir names another folder")
+    return load_dataset(name, data_dir=data_dir, archive_dir=archive_dir, report=note)

@@ -1,0 +1,1 @@
+"""What an LSTM does while it reads, shown."""
