@@ -68,7 +68,7 @@ function cellPicture({ sums, before, c, h }) {
       label(x, y + size + 22, decimal(value, 2), "value")
     );
   };
-  const [line, left, right, meet] = [70, 140, 270, 470];
+  const [line, left, right, meet] = [70, 140, 270, 455];
   return [
     flow(14, line, left, line, before),
     flow(left, line, right, line, f * before),
@@ -78,28 +78,28 @@ function cellPicture({ sums, before, c, h }) {
     wire(312, 216, right, 158),
     flow(right, 158, right, line, i * g),
     flow(meet, line, meet, 170, Math.tanh(c)),
-    wire(400, 216, meet, 170),
+    wire(395, 216, meet, 170),
     flow(meet, 170, meet, 300, h),
     node(left, line, "×"),
     node(right, line, "+"),
     node(right, 158, "×"),
     node(meet, 170, "×"),
-    `<rect class="node" x="${meet - 26}" y="104" width="52" height="26" rx="13"/>`,
-    label(meet, 122, "tanh", "small"),
+    `<rect class="node" x="${meet - 31}" y="100" width="62" height="30" rx="15"/>`,
+    label(meet, 121, "tanh", "small"),
     box(left, "f"),
     box(228, "i"),
     box(312, "g"),
-    box(400, "o"),
+    box(395, "o"),
     label(58, 44, `c ${say("picture.before")}`, "small"),
     label(58, 104, decimal(before, 2), "value"),
     label((left + right) / 2, 44, say("picture.kept"), "small"),
     label((left + right) / 2, 104, decimal(f * before, 2), "value"),
-    `<text class="small" x="${right + 20}" y="128">${say("picture.written")} <tspan class="value">${decimal(i * g, 2)}</tspan></text>`,
-    label(390, 44, `c ${say("picture.after")}`, "small"),
-    label(390, 104, decimal(c, 2), "value"),
-    `<text class="small" x="${meet + 18}" y="266">h</text>`,
-    `<text class="value" x="${meet + 18}" y="288">${decimal(h, 2)}</text>`,
-    `<text class="small" x="${meet + 18}" y="244">${say("picture.shown")}</text>`,
+    `<text class="small" x="${right + 20}" y="122">${say("picture.written")}</text>`,
+    `<text class="value" x="${right + 20}" y="146">${decimal(i * g, 2)}</text>`,
+    label(375, 44, `c ${say("picture.after")}`, "small"),
+    label(375, 104, decimal(c, 2), "value"),
+    `<text class="small" x="${meet + 18}" y="240">h ${say("picture.shown")}</text>`,
+    `<text class="value" x="${meet + 18}" y="266">${decimal(h, 2)}</text>`,
   ].join("");
 }
 

@@ -4,6 +4,7 @@
 
 const USUAL_PEN = 2.5;
 const USUAL_EXAMPLE = 3; // what a visitor sees first
+const USUAL_STEP = 14; // there is ink in the middle of every digit
 
 function usualState() {
   return {
@@ -11,6 +12,7 @@ function usualState() {
     example: null,
     pen: USUAL_PEN,
     row: SIDE,
+    step: USUAL_STEP,
     layer: 0,
     direction: 0,
     unit: 0,
@@ -43,6 +45,7 @@ function linkOf(state, language) {
 const PLAIN = [
   ["p", "pen"],
   ["r", "row"],
+  ["t", "step"],
   ["l", "layer"],
   ["x", "direction"],
   ["u", "unit"],
@@ -70,6 +73,7 @@ function stateOfLink(hash, limits) {
     example: whole("e", 0, limits.examples - 1),
     pen: pen >= 1.2 && pen <= 5 ? pen : undefined,
     row: whole("r", 0, SIDE),
+    step: whole("t", 1, SIDE),
     layer: whole("l", 0, limits.layers - 1),
     direction: whole("x", 0, limits.directions - 1),
     unit: whole("u", 0, limits.hidden - 1),

@@ -64,7 +64,7 @@ def content(trained: Trained, test: Split, *, name: str) -> dict[str, Any]:
     weights = packed(trained.params)
     return {
         "name": name,
-        "accuracy": f"{np.mean(right):.2%}",
+        "accuracy": float(np.mean(right)),
         "testImages": len(labels),
         "parameters": int(weights.size),
         "network": {

@@ -32,7 +32,7 @@ function drawInput(canvas, image, { read, last }, columns) {
   pen.strokeStyle = css(colour("warm"));
   pen.lineWidth = 2.5;
   for (const line of last) {
-    const box = [1.25, line * unit - 1, width - 2.5, unit + 2];
+    const box = [1.25, Math.min(Math.max(1.25, line * unit - 1), width - unit - 3.25), width - 2.5, unit + 2];
     if (columns) pen.strokeRect(box[1], box[0], box[3], box[2]);
     else pen.strokeRect(...box);
   }
@@ -63,14 +63,12 @@ function showBars(list, shares) {
   });
 }
 
-const CURVES = { width: 1000, height: 300, left: 46, right: 34, top: 14, bottom: 34 };
+const CURVES = { left: 52, right: 34, top: 28, bottom: 34 };
 
 /* The probabilities after each step as curves. Those that matter have a colour and a name at their highest point. */
-function curvesPicture(reading, network, row, decided) {
+function curvesPicture(reading, network, row, decided, width, height) {
   const { steps, classes } = network;
-  const narrow = window.innerWidth < 640;
   const { left, right, top, bottom } = CURVES;
-  const [width, height] = narrow ? [480, 300] : [CURVES.width, CURVES.height];
   const x = (step) => left + (step / steps) * (width - left - right);
   const y = (share) => top + (1 - share) * (height - top - bottom);
   const share = (step, k) => reading.probabilities[step * classes + k];
@@ -80,15 +78,16 @@ function curvesPicture(reading, network, row, decided) {
   });
   const final = answerOf(reading, steps, classes);
   const ranked = Array.from({ length: classes }, (_, k) => k).sort((a, b) => share(most[b], b) - share(most[a], a));
-  const named = ranked.filter((k) => share(most[k], k) > 0.18 || k === final);
-  const others = named.filter((k) => k !== final);
-  const kind = (k) => (k === final ? "final" : named.includes(k) ? `other other-${others.indexOf(k) % 4}` : "rest");
+  // As many as there are kinds of lines that can be told apart.
+  const others = ranked.filter((k) => share(most[k], k) > 0.18 && k !== final).slice(0, 3);
+  const named = [...others, final];
+  const kind = (k) => (k === final ? "final" : others.includes(k) ? `other other-${others.indexOf(k)}` : "rest");
   const line = (k) =>
     Array.from({ length: steps + 1 }, (_, s) => `${s ? "L" : "M"}${x(s).toFixed(1)} ${y(share(s, k)).toFixed(1)}`).join("");
   const ticks = [0, 0.5, 1].map(
     (v) =>
       `<line class="grid" x1="${left}" x2="${width - right}" y1="${y(v)}" y2="${y(v)}"/>` +
-      `<text x="${left - 8}" y="${y(v) + 5}" text-anchor="end">${100 * v} %</text>`,
+      `<text x="${left - 8}" y="${y(v) + 5}" text-anchor="end">${percent(v, 0)}</text>`,
   );
   const below = Array.from({ length: steps / 4 + 1 }, (_, k) => 4 * k).map(
     (s) => `<text x="${x(s)}" y="${height - 10}" text-anchor="middle">${s}</text>`,
@@ -108,7 +107,6 @@ function curvesPicture(reading, network, row, decided) {
         `${say("curves.decided", { answer: final, count: decided })}</text>`
       : "";
   return {
-    viewBox: `0 0 ${width} ${height}`,
     stepAt: (share) => Math.round(Math.min(1, Math.max(0, (share * width - left) / (width - left - right))) * steps),
     drawn:
       ticks.join("") + below.join("") + curves.join("") +
@@ -145,7 +143,9 @@ const STRIPS = ["i", "f", "g", "o", "c", "h"];
 function stripOf(name, run, steps, hidden, units) {
   const { gate, signed } = scales();
   const values = run[name];
-  const most = name === "c" ? Math.max(1, ...values.map(Math.abs)) : 1;
+  // Few memories are large: colours end where one in thirty lies beyond.
+  const sizes = name === "c" ? values.map(Math.abs).sort() : [];
+  const most = name === "c" ? Math.max(1, sizes[Math.floor((sizes.length * 29) / 30)]) : 1;
   const of = (s, at) => {
     const value = values[s * hidden + units[at]];
     return "ifo".includes(name) ? gate(value) : signed(value / most);

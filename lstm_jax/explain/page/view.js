@@ -72,10 +72,12 @@ function follow(depth) {
   }
 }
 
-/* What is shown in the strips and the formula: what is pointed at, else what was chosen. */
+/* What is shown in the strips and the formula: what is pointed at; else the chosen unit, at the row being read or,
+   when all is read, at the chosen one. */
 function shown() {
-  const { unit, step } = hover ?? { unit: state.unit, step: Math.max(1, state.row) };
-  return { unit, step, line: found.units.indexOf(unit) };
+  const step = state.row > 0 && state.row < steps ? state.row : state.step;
+  const { unit, step: at } = hover ?? { unit: state.unit, step };
+  return { unit, step: at, line: found.units.indexOf(unit) };
 }
 
 function probabilitiesAt(reading, row) {
@@ -140,9 +142,11 @@ function showRow() {
   byId("answer-words").innerHTML = words || `<strong>${percent(shares[answer])}</strong> ${say("answer.after", { count: row })}`;
   byId("now-digit").textContent = words ? "–" : answer;
   byId("now-words").textContent = words ? "" : percent(shares[answer]);
-  const curves = curvesPicture(found.reading, network, row, empty ? null : found.decided);
+  const { clientWidth, clientHeight } = byId("curves");
+  const decision = empty ? null : found.decided;
+  const curves = curvesPicture(found.reading, network, row, decision, clientWidth, clientHeight);
   curveStepAt = curves.stepAt;
-  byId("curves").setAttribute("viewBox", curves.viewBox);
+  byId("curves").setAttribute("viewBox", `0 0 ${clientWidth} ${clientHeight}`);
   byId("curves").innerHTML = empty ? "" : curves.drawn;
   const decided =
     found.decided === null
@@ -168,7 +172,7 @@ function showUnit() {
   const numbers = numbersAt(cell, found.run, at.step, at.unit, found.broken);
   const line = lineAt(at.step);
   byId("unit").value = state.unit;
-  byId("at-step").value = Math.max(1, state.row);
+  byId("at-step").value = at.step;
   byId("formula-text").textContent = say("formula.text", { unit: at.unit, line: at.step });
   const read = inputAt(cell, at.step);
   const ink = read.filter((value) => value > 0).length;
@@ -188,9 +192,9 @@ function showUnit() {
     }),
   );
   byId("terms-title").textContent = say("formula.terms", { gate: state.gate });
-  byId("terms-picture").setAttribute("viewBox", "0 0 1000 182");
   byId("terms-picture").innerHTML = termsPicture(cell, read, state.gate, at.unit);
-  byId("terms-picture").setAttribute("aria-label", `${say("formula.terms", { gate: state.gate })}: ${decimal(numbers.sums[state.gate].parts[0])}`);
+  const sum = decimal(numbers.sums[state.gate].parts[0]);
+  byId("terms-words").textContent = say("formula.terms.caption", { gate: state.gate, sum });
 }
 
 /* What the shown cell reads at a step. */
@@ -232,12 +236,13 @@ function showBreak() {
   byId("scope").value = state.scope;
   byId("scope").options[1].textContent = say("break.one", { unit: state.unit });
   byId("clear-at").value = state.clearAt ?? 1;
-  byId("clear-at-words").textContent = state.clearAt ?? say("break.never");
-  byId("clear-at").setAttribute("aria-valuetext", String(state.clearAt ?? say("break.never")));
+  const clearAt = state.clearAt === null ? say("break.never") : say("break.at", { line: state.clearAt });
+  byId("clear-at-words").textContent = clearAt;
+  byId("clear-at").setAttribute("aria-valuetext", clearAt);
   const list = [
     ...Object.entries(state.held).map(([gate, value]) => say("break.list.held", { gate, value })),
     ...(state.clearAt === null ? [] : [say("break.list.clear", { line: state.clearAt })]),
-    ...(state.order === "usual" ? [] : [`${say("break.order")}: ${say(`break.order.${state.order}`)}`]),
+    ...(state.order === "usual" ? [] : [say(`break.list.${state.order}`)]),
   ];
   byId("banner-text").textContent = say("break.banner", { list: list.join(", ") });
   document.querySelectorAll("[data-action=mend]").forEach((button) => (button.disabled = !isBroken(state)));
@@ -248,9 +253,8 @@ function showChoices() {
   byId("sort").value = state.sort;
   pick("gate", state.gate);
   document.querySelectorAll("#strips .scale-words").forEach((words, k) => {
-    words.textContent = "ifo".includes(STRIPS[k])
-      ? say("scale.gate")
-      : say("scale.signed", { most: found.strips[k].most.toFixed(1).replace(".0", "") });
+    const kind = { c: "memory", g: "signed", h: "signed" }[STRIPS[k]] ?? "gate";
+    words.textContent = say(`scale.${kind}`, { most: found.strips[k].most.toFixed(1) });
   });
 }
 
@@ -270,7 +274,7 @@ function showWords() {
   });
   const { layers: depth, bidirectional } = data.network;
   const shape = say(bidirectional ? "about.shape.both" : "about.shape", { layers: depth });
-  const accuracy = say("about.accuracy", { accuracy: data.accuracy, count: data.testImages.toLocaleString("en") });
+  const accuracy = say("about.accuracy", { accuracy: percent(data.accuracy, 2), count: data.testImages.toLocaleString("en") });
   const notes = [bidirectional ? say("about.both") : "", bidirectional && depth > 1 ? say("about.stack") : ""];
   const name = element("span", {}, data.name).innerHTML;
   const parameters = data.parameters.toLocaleString("en");
@@ -438,10 +442,11 @@ const drawPad = makePad(byId("pad"), {
     changed(IMAGE);
   },
   extend(points) {
-    if (points.length) state.strokes.at(-1).push(...points);
+    if (points.length && state.strokes.length) state.strokes.at(-1).push(...points);
     changed(IMAGE);
   },
   end() {
+    if (state.strokes.length === 0) return; // a link was followed while the pen was down
     // What a link keeps of a stroke is what the network gets.
     state.strokes = [...state.strokes.slice(0, -1), simplified(state.strokes.at(-1))];
     changed(IMAGE);
@@ -573,7 +578,11 @@ function listen() {
     byId("scope").options[1].textContent = say("break.one", { unit });
   };
   on("unit", "change", (event) => chooseUnit(Number(event.target.value)));
-  on("at-step", "change", (event) => goTo(Number(event.target.value)));
+  const chooseStep = (step) => {
+    state.step = Math.min(steps, Math.max(1, step));
+    goTo(state.step);
+  };
+  on("at-step", "change", (event) => chooseStep(Number(event.target.value)));
 
   const pointedAt = (event) => {
     if (event.target.tagName !== "CANVAS") return null;
@@ -596,21 +605,21 @@ function listen() {
     if (!at) return;
     setPlaying(false);
     chooseUnit(at.unit);
-    goTo(at.step);
+    chooseStep(at.step);
   });
   on("strips", "keydown", (event) => {
-    const line = found.units.indexOf(state.unit);
+    hover = null;
+    const { step, line } = shown();
     const moves = {
       ArrowUp: () => chooseUnit(found.units[Math.max(0, line - 1)]),
       ArrowDown: () => chooseUnit(found.units[Math.min(hidden - 1, line + 1)]),
-      ArrowLeft: () => goTo(Math.max(1, state.row - 1)),
-      ArrowRight: () => goTo(state.row + 1),
-      Home: () => goTo(1),
-      End: () => goTo(steps),
+      ArrowLeft: () => chooseStep(step - 1),
+      ArrowRight: () => chooseStep(step + 1),
+      Home: () => chooseStep(1),
+      End: () => chooseStep(steps),
     };
     if (!moves[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    hover = null;
     setPlaying(false);
     moves[event.key]();
   });

@@ -16,9 +16,9 @@ const WORDS = {
       "memory of {hidden} numbers. Watch it make up its mind, look inside, then break it.",
     switchLanguage: "Language",
     theme: "Colours",
-    "theme.auto": "as the system",
-    "theme.light": "light",
-    "theme.dark": "dark",
+    "theme.auto": "System colours",
+    "theme.light": "Light",
+    "theme.dark": "Dark",
     noScript: "This page computes a neural network in JavaScript, which is switched off here.",
 
     "whole.title": "1. The whole: 28 {steps}, one answer",
@@ -91,7 +91,8 @@ const WORDS = {
     "strips.hint": "Arrow keys choose the unit and the {step}; Home and End take the first and the last {step}.",
     "strips.axis": "{steps} read →",
     "scale.gate": "closed 0 to open 1",
-    "scale.signed": "−{most} to {most}",
+    "scale.signed": "−1 to 1",
+    "scale.memory": "−{most} to {most} and beyond",
     unit: "Unit",
     "at.step": "{Step}",
     layer: "Layer",
@@ -114,7 +115,10 @@ const WORDS = {
     "formula.cleared": "The memory was cleared before this {step}.",
     "formula.input.pixels": "x is {step} {line} of the image: {ink} of 28 pixels have ink.",
     "formula.input.layer": "x is the output of the layer below.",
-    "formula.terms": "The sum behind gate {gate}, pixel by pixel",
+    "formula.terms": "The sum behind gate {gate}, input by input",
+    "formula.terms.caption":
+      "Above: what is read. Below: its weights (pale) and each value times its weight (strong). The strong bars add up " +
+      "to {sum}, the first number behind {gate}.",
     "formula.picture":
       "Unit {unit}: memory {before}, times forget gate {f}, plus input gate {i} times candidate {g}, is memory {c}; " +
       "output gate {o} shows {h}.",
@@ -144,11 +148,12 @@ const WORDS = {
     "break.closed": "closed (0)",
     "break.open": "open (1)",
     "break.zero": "at 0",
-    "break.scope": "Of",
-    "break.all": "all units",
-    "break.one": "unit {unit} only",
+    "break.scope": "Units",
+    "break.all": "all",
+    "break.one": "only unit {unit}",
     "break.clear": "Clear the memory before {step}",
     "break.never": "never",
+    "break.at": "{line}",
     "break.order": "Read the {steps}",
     "break.order.usual": "from the top",
     "break.order.reversed": "from the bottom",
@@ -166,6 +171,9 @@ const WORDS = {
     "break.seen": "The image as it is read now",
     "break.banner": "The network is broken: {list}.",
     "break.list.held": "gate {gate} held at {value}",
+    "break.list.reversed": "read from the bottom",
+    "break.list.reversed.columns": "read from the right",
+    "break.list.shuffled": "{steps} shuffled",
     "break.list.clear": "memory cleared before {step} {line}",
 
     "about.title": "What this is",
@@ -198,7 +206,7 @@ const WORDS = {
       "본 것은 숫자 {hidden}개로 된 메모리에만 남깁니다. 답이 정해지는 순간을 지켜보고, 안을 들여다보고, 일부러 망가뜨려 보세요.",
     switchLanguage: "언어",
     theme: "색상",
-    "theme.auto": "시스템 설정",
+    "theme.auto": "시스템 색상",
     "theme.light": "밝게",
     "theme.dark": "어둡게",
     noScript: "이 페이지는 자바스크립트로 신경망을 계산합니다. 지금은 자바스크립트가 꺼져 있습니다.",
@@ -274,7 +282,8 @@ const WORDS = {
     "strips.hint": "방향키로 유닛과 {step}을 고르고, Home과 End로 첫 {step}과 마지막 {step}으로 갑니다.",
     "strips.axis": "읽은 {step} →",
     "scale.gate": "닫힘 0 ~ 열림 1",
-    "scale.signed": "−{most} ~ {most}",
+    "scale.signed": "−1 ~ 1",
+    "scale.memory": "−{most} ~ {most}, 그 밖은 같은 색",
     unit: "유닛",
     "at.step": "{step}",
     layer: "층",
@@ -293,14 +302,17 @@ const WORDS = {
     "formula.text":
       "유닛 {unit}, {line}번째 {step}. 가중치(weight) W와 편향(bias) b는 학습으로 얻은 값입니다. x는 지금 읽는 값, h는 직전 " +
       "{step}에서 모든 유닛이 내보인 값, c는 이 유닛이 기억하던 값입니다.",
-    "formula.held": "{value}(으)로 고정",
+    "formula.held": "{value}에 고정",
     "formula.cleared": "이 {step}을 읽기 전에 메모리를 지웠습니다.",
     "formula.input.pixels": "x는 이미지의 {line}번째 {step}입니다. 28픽셀 중 {ink}픽셀에 잉크가 있습니다.",
     "formula.input.layer": "x는 아래층의 출력입니다.",
-    "formula.terms": "게이트 {gate}에 들어가는 합, 픽셀별로 보기",
+    "formula.terms": "게이트 {gate}에 들어가는 합, 입력별로 보기",
+    "formula.terms.caption":
+      "위는 읽는 값, 아래는 그 가중치(옅은 막대)와 값 × 가중치(진한 막대)입니다. 진한 막대를 모두 더하면 {sum}, 게이트 {gate}의 식에 " +
+      "나오는 첫 번째 숫자입니다.",
     "formula.picture":
-      "유닛 {unit}: 메모리 {before}에 망각 게이트 {f}를 곱하고, 입력 게이트 {i} 곱하기 후보값 {g}를 더하면 메모리 {c}. " +
-      "출력 게이트 {o}를 거쳐 {h}를 내보냅니다.",
+      "유닛 {unit}: 이전 셀 상태 {before} × 망각 게이트 {f} + 입력 게이트 {i} × 후보값 {g} = 셀 상태 {c}. " +
+      "출력 게이트 {o}, 출력 {h}.",
     "picture.kept": "남김",
     "picture.written": "씀",
     "picture.shown": "내보냄",
@@ -321,14 +333,15 @@ const WORDS = {
       "읽는 방법이나 기억하는 방법을 바꿔 보세요. 답과 위의 모든 그림이 바로 따라 바뀝니다. 가중치는 그대로입니다.",
     "break.gates": "게이트 고정",
     "break.free": "그대로",
-    "break.closed": "닫음 (0)",
-    "break.open": "엶 (1)",
-    "break.zero": "0으로",
+    "break.closed": "닫기 (0)",
+    "break.open": "열기 (1)",
+    "break.zero": "0에 고정",
     "break.scope": "범위",
     "break.all": "모든 유닛",
     "break.one": "유닛 {unit}만",
-    "break.clear": "메모리 지우기: 이 {step}을 읽기 전",
+    "break.clear": "이 {step}을 읽기 전에 메모리 지우기",
     "break.never": "지우지 않음",
+    "break.at": "{line}번째 {step}",
     "break.order": "읽는 순서",
     "break.order.usual": "위에서부터",
     "break.order.reversed": "아래에서부터",
@@ -341,17 +354,20 @@ const WORDS = {
     "break.broken": "망가진 상태",
     "break.nothing": "아직 망가진 곳이 없습니다. 이를테면 망각 게이트를 닫아 보세요.",
     "break.same": "답은 여전히 {answer}입니다.",
-    "break.changed": "답이 {before}에서 {after}(으)로 바뀌었습니다.",
+    "break.changed": "답이 바뀌었습니다: {before} → {after}",
     "break.bars": "각 숫자의 확률, 정상일 때와 망가졌을 때",
     "break.seen": "지금 읽는 순서대로 본 이미지",
     "break.banner": "신경망을 망가뜨린 상태: {list}.",
-    "break.list.held": "게이트 {gate}를 {value}(으)로 고정",
+    "break.list.held": "게이트 {gate}를 {value}에 고정",
+    "break.list.reversed": "아래에서부터 읽음",
+    "break.list.reversed.columns": "오른쪽부터 읽음",
+    "break.list.shuffled": "{step} 순서를 뒤섞음",
     "break.list.clear": "{line}번째 {step} 앞에서 메모리 지움",
 
     "about.title": "이 페이지에 대하여",
     "about.text":
       "MNIST 손글씨 숫자로 학습한 LSTM(long short-term memory; Hochreiter와 Schmidhuber 1997, 망각 게이트는 Gers, " +
-      "Schmidhuber와 Cummins 2000)입니다. 학습 결과 <b>{name}</b>에서 내보냈으며 가중치는 {parameters}개, 구조는 " +
+      "Schmidhuber와 Cummins 2000)입니다. 학습 실행(run)의 이름은 <b>{name}</b>, 가중치는 {parameters}개, 구조는 " +
       "{shape}입니다. {accuracy} 모든 것이 이 파일 하나에 들어 있고, 아무것도 외부로 보내지 않습니다. 신경망은 이 페이지가 " +
       "32비트 부동소수점으로 직접 계산하며, JAX의 결과와 다섯 자리까지 같습니다.",
     "about.shape": "{layers}층 × 유닛 {hidden}개",
@@ -387,9 +403,9 @@ function say(name, values = {}) {
   });
 }
 
-function percent(share) {
-  const digits = share >= 0.0005 && share < 0.9995 ? 1 : 0;
-  return `${(100 * share).toFixed(digits)} %`;
+/* A share as a percentage, in the way of the language; the space does not break. */
+function percent(share, digits = share >= 0.0005 && share < 0.9995 ? 1 : 0) {
+  return `${(100 * share).toFixed(digits)}${speech.language === "ko" ? "" : "\u00a0"}%`;
 }
 
 /* A number for an equation: three decimals, with a real minus sign. */
