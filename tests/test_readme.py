@@ -29,6 +29,7 @@ OPTIONS = {
     "evaluate": Evaluate,
     "export": Export,
     "import": Import,
+    "page": Page,
     "predict": Predict,
 }
 

@@ -143,9 +143,9 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for args, code in (([], command_line.USAGE_EXIT_CODE), (["--help"], 0)):
         assert main(args) == code
         told = capsys.readouterr().out
-        for name in ("train", "evaluate", "predict", "benchmark", "compare", "export", "import"):
+        for name in ("train", "evaluate", "predict", "page", "benchmark", "compare", "export", "import"):
             assert re.search(rf"^  {name} +[A-Z][^\n]+\.$", told, re.MULTILINE), name
-    for command in ("evaluate", "predict", "export"):
+    for command in ("evaluate", "predict", "page", "export"):
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
         assert "Folder of a trained run" in capsys.readouterr().out

@@ -298,16 +298,16 @@ def test_logits_gates_and_gradients_are_those_of_jax(
     logits, cells, gradient = in_page(browser, model, images, broken)
     expected_logits, expected_cells = by_the_equations(model, params, pixels, broken)
     np.testing.assert_allclose(cells, expected_cells, rtol=0, atol=ROUNDING)
-    np.testing.assert_allclose(logits, expected_logits, rtol=ROUNDING, atol=ROUNDING)
+    np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=ROUNDING)
 
     def of_three(pixels: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(by_the_equations(model, params, pixels, broken)[0][:, -1])[:, 3].sum()
 
     expected = jax.grad(of_three)(pixels)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=ROUNDING)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=ROUNDING)
     if broken is INTACT:  # the equations above are those of the classifier
         np.testing.assert_allclose(
-            logits[:, -1], logits_of(model, params, jnp.asarray(images)), rtol=ROUNDING, atol=ROUNDING
+            logits[:, -1], logits_of(model, params, jnp.asarray(images)), rtol=0, atol=ROUNDING
         )
 
 
@@ -707,7 +707,7 @@ def test_units_are_sorted(visit: Any, sort: str) -> None:
 
 
 def test_what_is_broken_answers_at_once_and_is_mended(visit: Any) -> None:
-    browser = visit(fragment="#e=3&lang=en")
+    browser = visit(fragment="#e=13&lang=en")  # one that it is not sure of
 
     def probabilities() -> Any:
         return browser.execute_script("return probabilitiesAt(found.reading, 28)")
@@ -817,8 +817,8 @@ def test_korean_is_there_and_has_all_texts(visit: Any) -> None:
         assert named[0] == named[1], name
         assert english.strip()
         assert korean.strip()
-        only_values = not re.sub(r"\{\w+\}|\W", "", english)
-        assert only_values or re.search("[가-힣]", korean), name
+        has_words = re.search("[A-Za-z]{2}", re.sub(r"\{\w+\}", "", english))
+        assert not has_words or re.search("[가-힣]", korean), name
     missing = browser.execute_script(
         """
         return [...document.querySelectorAll("[data-words], [data-label]")]
@@ -872,7 +872,8 @@ def test_the_answer_is_spoken(visit: Any) -> None:
     browser = visit(fragment="#lang=en")
     draw(browser, SEVEN)
     browser.execute_async_script("setTimeout(arguments[0], 900)")
-    assert re.fullmatch(r"After 28 of 28 rows: 7, probability \d+(\.\d)? %", text_of(browser, "#spoken"))
+    spoken = text_of(browser, "#spoken")
+    assert re.fullmatch(r"After 28 of 28 rows: 7, probability \d+(\.\d)?\N{NO-BREAK SPACE}%", spoken)
 
 
 def test_a_page_that_fetches_would_be_stopped(browser: Any, tmp_path: Path) -> None:
