@@ -17,12 +17,25 @@ function numbersAt(cell, run, step, unit, broken) {
   return { sums, before, c: run.c[at], h: run.h[at], cleared: step === broken.clearAt };
 }
 
+const signed = (value) => (value < 0 ? `(${decimal(value)})` : decimal(value));
+
+/* The sum that makes the new memory, in numbers. */
+function memorySum({ sums, before }) {
+  const [i, f, g] = [..."ifg"].map((gate) => sums[gate].value);
+  return `${decimal(f)} × ${signed(before)} + ${decimal(i)} × ${signed(g)}`;
+}
+
+/* The equation of the memory in one line, as HTML. */
+function memoryOf(numbers) {
+  return `<var>c</var> = <var>f</var> <var>c</var><sub>${say("picture.before")}</sub> + <var>i</var> <var>g</var> = ${memorySum(numbers)} = <b>${decimal(numbers.c)}</b>`;
+}
+
 /* The equations as HTML: each in symbols, then in numbers. */
-function equationsOf({ sums, before, c, h, cleared }) {
+function equationsOf(numbers) {
+  const { sums, c, h, cleared } = numbers;
   const name = (letter, index) => `<var>${letter}</var><sub>${index}</sub>`;
   const sum = (parts) =>
     parts.map((part, k) => (k === 0 ? decimal(part) : `${part < 0 ? "−" : "+"} ${decimal(Math.abs(part))}`)).join(" ");
-  const signed = (value) => (value < 0 ? `(${decimal(value)})` : decimal(value));
   const line = (left, symbols, numbers, result) =>
     `<div class="equation"><p>${left} = ${symbols}</p><p class="numbers">= ${numbers}</p><b>${decimal(result)}</b></div>`;
   const gates = [...GATES].map((gate) => {
@@ -32,16 +45,15 @@ function equationsOf({ sums, before, c, h, cleared }) {
     const numbers = held === undefined ? `${squash}(${sum(parts)})` : `<i>${say("formula.held", { value: held })}</i>`;
     return line(`<var>${gate}</var>`, symbols, numbers, value);
   });
-  const [i, f, g, o] = [...GATES].map((gate) => sums[gate].value);
   return [
     ...gates,
     line(
       "<var>c</var>",
       `<var>f</var> <var>c</var><sub>${say("picture.before")}</sub> + <var>i</var> <var>g</var>`,
-      `${decimal(f)} × ${signed(before)} + ${decimal(i)} × ${signed(g)}`,
+      memorySum(numbers),
       c,
     ),
-    line("<var>h</var>", "<var>o</var> tanh(<var>c</var>)", `${decimal(o)} × tanh(${decimal(c)})`, h),
+    line("<var>h</var>", "<var>o</var> tanh(<var>c</var>)", `${decimal(sums.o.value)} × tanh(${decimal(c)})`, h),
     cleared ? `<p class="caption">${say("formula.cleared")}</p>` : "",
   ].join("");
 }

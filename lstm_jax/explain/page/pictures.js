@@ -55,11 +55,12 @@ function makeBars(list, classes, parts) {
 
 /* `shares`: one array of probabilities for each bar of a line. The numbers are those of the last array. */
 function showBars(list, shares) {
-  const most = Math.max(...shares.at(-1));
+  const numbers = shares.at(-1);
+  const most = Math.max(...numbers);
   [...list.children].forEach((line, k) => {
-    line.classList.toggle("most", shares.at(-1)[k] === most);
+    line.classList.toggle("most", most > 0 && numbers[k] === most);
     line.querySelectorAll(".bar").forEach((bar, part) => (bar.style.width = `${100 * shares[part][k]}%`));
-    line.querySelector(".number").textContent = percent(shares.at(-1)[k]);
+    line.querySelector(".number").textContent = percent(numbers[k]);
   });
 }
 
@@ -100,12 +101,7 @@ function curvesPicture(reading, network, row, decided, width, height) {
     return `<text class="name ${kind(k)}" text-anchor="middle" x="${x(at) + dx}" y="${Math.max(20, y(share(at, k)) + dy)}">${k}</text>`;
   });
   const moment =
-    decided > 0
-      ? `<circle class="moment" cx="${x(decided)}" cy="${y(share(decided, final))}" r="6"/>` +
-        `<text class="moment-words" x="${x(decided) + (decided > steps / 2 ? -12 : 12)}" ` +
-        `text-anchor="${decided > steps / 2 ? "end" : "start"}" y="${y(share(decided, final)) + 5}">` +
-        `${say("curves.decided", { answer: final, count: decided })}</text>`
-      : "";
+    decided > 0 ? `<circle class="moment" cx="${x(decided)}" cy="${y(share(decided, final))}" r="6"/>` : "";
   return {
     stepAt: (share) => Math.round(Math.min(1, Math.max(0, (share * width - left) / (width - left - right))) * steps),
     drawn:

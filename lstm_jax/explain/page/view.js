@@ -63,7 +63,9 @@ function follow(depth) {
     found.answer = answerOf(found.reading, steps, classes);
     found.decided = decisionOf(found.reading, steps, classes);
     found.target = state.why ?? found.answer;
-    found.gradient = gradientByPixels(network, found.reading, found.target, found.broken);
+    found.gradient = found.image
+      ? gradientByPixels(network, found.reading, found.target, found.broken)
+      : new Float32Array(SIDE * SIDE);
   }
   if (depth <= UNITS || state.sort === "now") {
     found.run = found.reading.layers[state.layer][state.direction];
@@ -80,7 +82,9 @@ function shown() {
   return { unit, step: at, line: found.units.indexOf(unit) };
 }
 
+/* The probabilities after so many steps; of no drawing, none. */
 function probabilitiesAt(reading, row) {
+  if (found.image === null) return Array(classes).fill(0);
   return Array.from(reading.probabilities.subarray(row * classes, (row + 1) * classes));
 }
 
@@ -135,13 +139,14 @@ function showRow() {
   byId("input").setAttribute("aria-label", say("got.label", { count: row }));
   const shares = probabilitiesAt(found.reading, row);
   const answer = answerOf(found.reading, row, classes);
-  showBars(byId("bars"), [empty ? shares.map(() => 0) : shares]);
+  showBars(byId("bars"), [shares]);
   byId("bars").setAttribute("aria-label", say("bars", { count: row }));
   const words = empty ? say("answer.empty") : row === 0 ? say("answer.nothing") : "";
   byId("answer-digit").textContent = words ? "–" : answer;
   byId("answer-words").innerHTML = words || `<strong>${percent(shares[answer])}</strong> ${say("answer.after", { count: row })}`;
   byId("now-digit").textContent = words ? "–" : answer;
   byId("now-words").textContent = words ? "" : percent(shares[answer]);
+  byId("now-row").textContent = say("scrub.short", { count: row });
   const { clientWidth, clientHeight } = byId("curves");
   const decision = empty ? null : found.decided;
   const curves = curvesPicture(found.reading, network, row, decision, clientWidth, clientHeight);
@@ -152,6 +157,7 @@ function showRow() {
     found.decided === null
       ? say("curves.undecided")
       : say("curves.decided", { answer: found.answer, count: found.decided });
+  byId("moment").textContent = empty ? "" : decided;
   byId("curves").setAttribute(
     "aria-label",
     say("curves.label", {
@@ -171,6 +177,9 @@ function showUnit() {
   const cell = network.layers[state.layer][state.direction];
   const numbers = numbersAt(cell, found.run, at.step, at.unit, found.broken);
   const line = lineAt(at.step);
+  const values = { ...Object.fromEntries([...GATES].map((gate) => [gate, numbers.sums[gate].value])), ...numbers };
+  document.querySelectorAll("#strips .value").forEach((place, k) => (place.textContent = decimal(values[STRIPS[k]], 2)));
+  byId("readout").innerHTML = `${say("readout", { unit: at.unit, line: at.step })} ${memoryOf(numbers)}`;
   byId("unit").value = state.unit;
   byId("at-step").value = at.step;
   byId("formula-text").textContent = say("formula.text", { unit: at.unit, line: at.step });
@@ -222,8 +231,9 @@ function showBreak() {
   const both = [found.intact, found.reading].map((reading) => probabilitiesAt(reading, steps));
   showBars(byId("compared"), both);
   byId("compared").setAttribute("aria-label", say("break.bars"));
-  const name = !isBroken(state) ? "nothing" : before === found.answer ? "same" : "changed";
-  byId("verdict").textContent = say(`break.${name}`, { before, after: found.answer, answer: found.answer });
+  const told = !isBroken(state) ? "break.nothing" : before === found.answer ? "break.same" : "break.changed";
+  const verdict = found.image === null ? "answer.empty" : told;
+  byId("verdict").textContent = say(verdict, { before, after: found.answer, answer: found.answer });
   const order = found.broken.order ?? Array.from({ length: steps }, (_, k) => k);
   const seen = found.image && Uint8Array.from(found.image, (_, k) => {
     const [y, x] = [Math.floor(k / SIDE), k % SIDE];
@@ -518,7 +528,7 @@ function makeParts() {
       return element(
         "figure",
         {},
-        element("figcaption", {}, element("span", {})),
+        element("figcaption", {}, element("span", {}), element("span", { class: "value" })),
         element("canvas", { role: "img", style: `height: ${tall}px` }),
         element("p", { class: "scale-line" }, scale, element("span", { class: "scale-words" })),
       );
@@ -671,6 +681,11 @@ showTheme();
 if (first) state.example = Math.min(USUAL_EXAMPLE, examples.length - 1);
 depthToShow = IMAGE;
 show();
+if (first) {
+  // A unit that matters here: the one that adds most to the answer.
+  [state.unit] = sortedUnits(network, found.run, { ...state, sort: "answer" }, found.answer);
+  changed(ROW);
+}
 if (first && !calm.matches) {
   goTo(0);
   setPlaying(true);

@@ -72,6 +72,7 @@ const WORDS = {
     last: "To the end",
     scrub: "{Step} of the reading",
     "scrub.value": "{count} of 28 {steps} read",
+    "scrub.short": "{step} {count}",
     speed: "Speed",
     "speed.value": "{value} {steps} a second",
 
@@ -88,6 +89,7 @@ const WORDS = {
     "strip.c": "memory c",
     "strip.h": "output h",
     strips: "Strips of all units over the {steps}",
+    readout: "Unit {unit}, {step} {line}:",
     "strips.hint": "Arrow keys choose the unit and the {step}; Home and End take the first and the last {step}.",
     "strips.axis": "{steps} read →",
     "scale.gate": "closed 0 to open 1",
@@ -262,6 +264,7 @@ const WORDS = {
     last: "끝으로",
     scrub: "읽은 {step}의 수",
     "scrub.value": "28{step} 중 {count}{step} 읽음",
+    "scrub.short": "{count}{step}",
     speed: "속도",
     "speed.value": "1초에 {value}{step}",
 
@@ -279,6 +282,7 @@ const WORDS = {
     "strip.c": "셀 상태 c",
     "strip.h": "출력 h",
     strips: "모든 유닛의 값을 {step} 순서로 그린 그림",
+    readout: "유닛 {unit}, {line}번째 {step}:",
     "strips.hint": "방향키로 유닛과 {step}을 고르고, Home과 End로 첫 {step}과 마지막 {step}으로 갑니다.",
     "strips.axis": "읽은 {step} →",
     "scale.gate": "0 닫힘, 1 열림",
