@@ -646,6 +646,14 @@ def test_the_reading_plays_pauses_steps_and_scrubs(visit: Any) -> None:
     assert "only guess" in text_of(browser, "#answer-words")
 
 
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_it_reads_an_example_by_itself_unless_motion_is_unwanted(visit: Any, motion: str) -> None:
+    browser = visit(motion=motion)
+    assert browser.execute_script("return [state.example, play.on]") == [3, motion != "reduce"]
+    press(browser, ".example")
+    assert browser.execute_script("return [state.example, play.on]") == [0, motion != "reduce"]
+
+
 def test_the_equations_hold_the_numbers_of_the_cell_pointed_at(visit: Any) -> None:
     from selenium.webdriver import Keys
 
@@ -827,7 +835,7 @@ def test_korean_is_there_and_has_all_texts(visit: Any) -> None:
     )
     assert missing == []
     # What is left in English is the vocabulary of the field.
-    left = set(re.findall(r"[a-z]{4,}", re.sub(r"\([^)]*\)", "", shown)))
+    left = set(re.findall(r"\b[a-z]{4,}\b", re.sub(r"\([^)]*\)", "", shown)))
     assert left <= {"page", "python", "lstm", "accurate", "long", "tanh", "memory"}, left
 
 

@@ -26,11 +26,19 @@ def start_browser(folder: Path) -> Any:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
-def show(browser: Any, path: Path, *, width: int, scheme: str = "light", fragment: str = "") -> None:
-    """Open a file in a window of this width; its visitor prefers a colour scheme, and no motion."""
+def show(
+    browser: Any,
+    path: Path,
+    *,
+    width: int,
+    scheme: str = "light",
+    motion: str = "reduce",
+    fragment: str = "",
+) -> None:
+    """Open a file in a window of this width, as one whose visitor prefers this scheme and this motion."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+    wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
     features = [{"name": name, "value": value} for name, value in wishes.items()]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
     browser.get("about:blank")  # else a new fragment of the same file would load nothing

@@ -12,7 +12,7 @@ Stroke: TypeAlias = Sequence[Point]
 Drawing: TypeAlias = Sequence[Stroke]
 
 
-def curve(*points: Point, parts: int = 8) -> list[Point]:
+def curve(*points: Point, parts: int = 5) -> list[Point]:
     """A smooth line through points (Catmull and Rom)."""
     given = np.array([points[0], *points, points[-1]])
     smooth = []

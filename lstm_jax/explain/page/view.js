@@ -27,6 +27,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 let state = usualState();
 let past = []; // what undo goes back to
+let penIsDown = false; // then only what is drawn and the answer follow, so that the pen never waits
 let hover = null; // the unit and the step that are pointed at
 let language = "en";
 const found = {}; // what follows from the state: image, broken, intact, reading, gradient, units, strips
@@ -62,6 +63,9 @@ function follow(depth) {
     found.reading = isBroken(state) ? readImage(network, found.pixels, found.broken) : found.intact;
     found.answer = answerOf(found.reading, steps, classes);
     found.decided = decisionOf(found.reading, steps, classes);
+  }
+  if (penIsDown) return;
+  if (depth <= READING) {
     found.target = state.why ?? found.answer;
     found.gradient = found.image
       ? gradientByPixels(network, found.reading, found.target, found.broken)
@@ -105,17 +109,20 @@ function changed(depth) {
 }
 
 function show() {
+  if (depthToShow === null) return;
   const depth = depthToShow;
   depthToShow = null;
   follow(depth);
   if (depth <= IMAGE) showDrawing();
+  showReading();
+  if (penIsDown) return;
   if (depth <= READING) {
     showWhy();
     showBreak();
     byId("banner").hidden = !isBroken(state);
   }
   if (depth <= UNITS) showChoices();
-  showRow();
+  showUnit();
   speakSoon();
 }
 
@@ -131,7 +138,7 @@ function showDrawing() {
     state.example === null ? "" : say("answer.truth", { label: examples[state.example].label });
 }
 
-function showRow() {
+function showReading() {
   const { row } = state;
   const empty = found.image === null;
   const positions = found.reading.layers.at(-1).map((run) => run.positions);
@@ -168,7 +175,6 @@ function showRow() {
   );
   byId("scrub").value = row;
   byId("scrub").setAttribute("aria-valuetext", say("scrub.value", { count: row }));
-  showUnit();
 }
 
 function showUnit() {
@@ -446,6 +452,7 @@ const drawPad = makePad(byId("pad"), {
   begin(point) {
     setPlaying(false);
     remember();
+    penIsDown = true;
     state.strokes = [...state.strokes, [point]];
     state.example = null;
     state.row = steps;
@@ -456,9 +463,9 @@ const drawPad = makePad(byId("pad"), {
     changed(IMAGE);
   },
   end() {
-    if (state.strokes.length === 0) return; // a link was followed while the pen was down
+    penIsDown = false;
     // What a link keeps of a stroke is what the network gets.
-    state.strokes = [...state.strokes.slice(0, -1), simplified(state.strokes.at(-1))];
+    state.strokes = [...state.strokes.slice(0, -1), ...state.strokes.slice(-1).map(simplified)];
     changed(IMAGE);
   },
   undo,
