@@ -45,6 +45,8 @@ class Page:
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=note)
         check_run(trained.config)
+        if trained.config.model.dtype != "float32":
+            note(f"the run computes in {trained.config.model.dtype}, the page in float32: digits may differ")
         dataset = dataset_of(trained.config.data, self.data_dir, self.archive_dir)
         html = page(trained, dataset.test, name=self.run_dir.resolve().name)
         write_whole(self.output, html)

@@ -77,7 +77,12 @@ def content(trained: Trained, test: Split, *, name: str) -> dict[str, Any]:
             "classes": trained.model.num_classes,
         },
         "examples": [
-            {"index": int(index), "label": int(labels[index]), "hard": hard, "image": _base64(images[index])}
+            {
+                "index": int(index),
+                "label": int(labels[index]),
+                "hard": bool(hard),
+                "image": _base64(images[index]),
+            }
             for hard, chosen in enumerate(chosen_examples(labels, probabilities, right))
             for index in chosen
         ],
@@ -88,9 +93,10 @@ def content(trained: Trained, test: Split, *, name: str) -> dict[str, Any]:
 def filled(content: Mapping[str, Any]) -> str:
     """Return the page with this content."""
     scripts = "\n".join(f"<script>\n{_read(f'{name}.js')}</script>" for name in SCRIPTS)
-    # A script element ends at the first "</", whatever it holds.
-    data = json.dumps(content).replace("</", "<\\/")
-    parts = {"{{style}}": _read("page.css"), "{{data}}": data, "{{scripts}}": scripts}
+    # HTML looks for its own marks within a script element, too.
+    data = json.dumps(content).replace("<", "\\u003c")
+    # The data come last: what they hold is not looked through.
+    parts = {"{{style}}": _read("page.css"), "{{scripts}}": scripts, "{{data}}": data}
     html = _read("page.html")
     for place, part in parts.items():
         html = html.replace(place, part)
