@@ -14,6 +14,7 @@ Its parts:
     pictures.js  the image, bars, curves, strips and the gradient
     formula.js   one unit at one step: the cell and its equations
     view.js      the state, what follows from it, and what shows it
+    visitor.js   what the visitor does: languages and colours, player, link, controls
 
 `page` makes the file.
 """

@@ -21,7 +21,9 @@ from lstm_jax.exchange.layouts import architecture_of, join_gates
 from lstm_jax.model import HEAD, Params
 from lstm_jax.runs.trained import Trained
 
-SCRIPTS = ("words", "network", "ink", "canvas", "drawing", "link", "pictures", "formula", "view")
+SCRIPTS = (
+    "words", "network", "ink", "canvas", "drawing", "link", "pictures", "formula", "view", "visitor",
+)  # fmt: skip
 # What a page shows: 28 steps. In 784 of one pixel there is nothing to see.
 TASKS = tuple(task for task, steps in SEQUENCE_LENGTHS.items() if steps == IMAGE_SHAPE[0])
 
