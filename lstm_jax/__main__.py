@@ -14,6 +14,7 @@ try:
     from lstm_jax.commands.evaluate import Evaluate
     from lstm_jax.commands.exchange import Export, Import
     from lstm_jax.commands.explain import Explain
+    from lstm_jax.commands.page import Page
     from lstm_jax.commands.predict import Predict
     from lstm_jax.commands.report import Report
 except ModuleNotFoundError as error:  # the layer alone is installed
@@ -58,6 +59,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "predict": _with(Predict),
         "explain": _with(Explain),
         "report": _with(Report),
+        "page": _with(Page),
         "benchmark": _with(Benchmark),
         "compare": _with(Compare),
         "export": _with(Export),

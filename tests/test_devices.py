@@ -106,6 +106,7 @@ NEEDING_DEVICES = {
     "train as a library": "from lstm_jax import Config, train; train(Config.of(run_dir='run'))",
     "evaluate": "from lstm_jax import __main__ as m; m.main(['evaluate', 'run'])",
     "predict": "from lstm_jax import __main__ as m; m.main(['predict', 'run', 'digit.png'])",
+    "page": "from lstm_jax import __main__ as m; m.main(['page', 'run'])",
     "export": "from lstm_jax import __main__ as m; m.main(['export', 'run', '--format', 'safetensors'])",
     "a reader": "from lstm_jax.runs.trained import load_trained; load_trained('there')",
 }

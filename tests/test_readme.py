@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lstm_jax.__main__ import Benchmark, Compare, Evaluate, Export, Import, Predict, main
+from lstm_jax.__main__ import Benchmark, Compare, Evaluate, Export, Import, Page, Predict, main
 from lstm_jax.commands import command_line, options_page, train
 from lstm_jax.config import Config
 from lstm_jax.options import flag, options_of
@@ -29,6 +29,7 @@ OPTIONS = {
     "evaluate": Evaluate,
     "export": Export,
     "import": Import,
+    "page": Page,
     "predict": Predict,
 }
 

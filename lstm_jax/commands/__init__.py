@@ -4,6 +4,7 @@
     train.py         train, or continue, one run
     evaluate.py      score a trained model on the test images
     predict.py       name the digits in pictures
+    page.py          a page that reads the digit one draws
     exchange.py      export and import weights
     compare.py       compare frameworks on the same work
     benchmark.py     time implementations of the LSTM

@@ -153,13 +153,14 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
             "predict",
             "explain",
             "report",
+            "page",
             "benchmark",
             "compare",
             "export",
             "import",
         ):
             assert re.search(rf"^  {name} +[A-Z][^\n]+\.$", told, re.MULTILINE), name
-    for command in ("evaluate", "predict", "explain", "report", "export"):
+    for command in ("evaluate", "predict", "explain", "report", "page", "export"):
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
         assert "Folder of a trained run" in capsys.readouterr().out

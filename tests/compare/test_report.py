@@ -3,14 +3,12 @@
 import dataclasses
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lstm_jax.compare.frameworks import BENCHMARKED, FRAMEWORKS
@@ -32,6 +30,7 @@ from lstm_jax.compare.size import Size
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, LATENCY, PEAK_FLOP, TRAIN
 from lstm_jax.report.page import page
 from lstm_jax.report.tables import Table, as_markdown
+from tests.helpers.browser import contrast, fetched, luminance, overflow, show, start_browser
 from tests.helpers.project import PROJECT
 
 SIZE = Size(hidden=64, batch=128, time=28, inputs=28)
@@ -319,8 +318,6 @@ def test_the_plot_of_a_benchmark(tmp_path: Path) -> None:
 # The page
 # --------------------------------------------------------------------------------------------------
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
 
 def test_the_page_is_the_document(tmp_path: Path) -> None:
     write_comparison(WHOLE, tmp_path, report=lambda text: None)
@@ -337,17 +334,7 @@ def test_the_page_is_the_document(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    driver = shutil.which("chromedriver")
-    if BROWSER is None or driver is None:
-        pytest.skip("needs chromium and chromedriver on the path; apt has both")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    folder = f"--user-data-dir={tmp_path_factory.mktemp('browser')}"
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", folder):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    started = start_browser(tmp_path_factory.mktemp("browser"))
     yield started
     started.quit()
 
@@ -356,35 +343,27 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     """Nothing is fetched, it fits into narrow and wide windows, and its text stands out, light and dark."""
     write_comparison(WHOLE, tmp_path, report=lambda text: None)
     for width, scheme in ((360, "light"), (1600, "dark")):
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get((tmp_path / "report.html").as_uri())
+        show(browser, tmp_path / "report.html", width=width, scheme=scheme)
         seen = browser.execute_script(
             """
-            const root = document.documentElement;
             const ground = e => {
               const found = getComputedStyle(e).backgroundColor;
               return found === 'rgba(0, 0, 0, 0)' && e.parentElement ? ground(e.parentElement) : found;
             };
             const names = ['h1', 'p', 'em', 'thead th', 'td', 'td strong', 'tr:nth-child(even) td', 'code'];
             return {
-              overflow: root.scrollWidth - root.clientWidth,
-              fetched: performance.getEntriesByType('resource').map(e => e.name.split(':')[0]),
               pictures: [...document.images].map(e => e.complete && e.naturalWidth),
               colours: names.map(name => document.querySelector(name)).map(
                 e => [getComputedStyle(e).color, ground(e)]),
             };
             """
         )
-        assert seen["overflow"] == 0
-        assert set(seen["fetched"]) <= {"data"}
+        assert overflow(browser) == 0
+        assert fetched(browser) <= {"data"}
         assert len(seen["pictures"]) == 4
         assert min(seen["pictures"]) > 300
         for ink, behind in seen["colours"]:
-            low, high = sorted(map(luminance, (ink, behind)))
-            assert (high + 0.05) / (low + 0.05) >= 4.5  # what WCAG 2 asks for in text of normal size
+            assert contrast(ink, behind) >= 4.5
         assert (luminance(seen["colours"][0][1]) < 0.5) == (scheme == "dark")
     assert browser.get_log("browser") == []
     # A page that fetches would be noticed; its own policy stops it, so that nobody is asked.
@@ -392,10 +371,3 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "other.html").write_text(text.replace("</main>", '<img src="http://127.0.0.1:9/x.png">'))
     browser.get((tmp_path / "other.html").as_uri())
     assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2 defines it, of "rgb(r, g, b)"."""
-    shares = [int(number) / 255 for number in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
