@@ -56,12 +56,14 @@ class Mistake:
         true: its class.
         named: the class that the model predicts.
         probability: of the predicted class.
+        true_probability: of its class.
     """
 
     index: int
     true: int
     named: int
     probability: float
+    true_probability: float
 
 
 class Figures(NamedTuple):
@@ -113,7 +115,10 @@ def compute_figures(predictions: Predictions) -> Figures:
     return Figures(
         evaluation=Evaluation(float(np.mean(loss, dtype=np.float64)), confusion),
         bins=calibration_bins(sureness, named == label),
-        mistakes=[Mistake(int(i), int(label[i]), int(named[i]), float(sureness[i])) for i in by_sureness],
+        mistakes=[
+            Mistake(i, int(label[i]), int(named[i]), float(sureness[i]), float(probability[i, label[i]]))
+            for i in by_sureness.tolist()
+        ],
     )
 
 
