@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from lstm_jax.explain.memory import FORGET_BIASES, PLAIN, TRAINED, Memory
-from lstm_jax.explain.reading import GATE_NAMES, Reading, Steps, decided_at
+from lstm_jax.explain.reading import BACKWARD, GATE_NAMES, Reading, Steps, decided_at
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.report.drawing import (
     AROUND_ZERO,
     BLUE,
     COLOURS,
     GREEN,
+    GATE_MAP,
     GREY,
-    GROWING,
     INK,
     ORANGE,
     PALE,
@@ -33,11 +33,11 @@ from lstm_jax.report.drawing import (
 # What a step of a task reads.
 STEP_NAMES: Mapping[str, str] = {"rows": "row", "columns": "column", "pixels": "pixel", "permuted": "step"}
 # A class whose probability stays below this is drawn in grey.
-NOTABLE = 0.15
-# Gradients below this share of the last one are drawn there.
+NOTABLE = 0.2
+# Gradients below this share of the last one count as nothing: float32 would lose them in any sum.
 LOWEST_SHARE = 1e-16
 MEMORY_COLOURS: Mapping[str, str] = dict(
-    zip((PLAIN, *FORGET_BIASES, TRAINED), (INK, SKY, BLUE, GREEN, ORANGE), strict=True)
+    zip((*PLAIN, *FORGET_BIASES, TRAINED), (INK, GREY, SKY, BLUE, GREEN, ORANGE), strict=True)
 )
 
 
@@ -47,8 +47,8 @@ def reading(found: Reading, *, task: str = "rows", title: str = "") -> Figure:
 
     Above are what the network reads, and the probabilities of the classes after each step. Below are, for
     each layer and direction, the gates, the cell and the hidden state of all units at each step. The units
-    are sorted by when they write to their cell. A line marks the step since which the answer has been the
-    same.
+    are sorted by what is in their cell at the end. A dashed line marks the step since which the answer has
+    been the same.
 
     Args:
         found: the reading of one image, a batch of one.
@@ -59,7 +59,7 @@ def reading(found: Reading, *, task: str = "rows", title: str = "") -> Figure:
     sequence = np.asarray(found.sequence)[0]
     time, step = len(sequence), STEP_NAMES[task]
     bands = [
-        (_name_of(number, direction, found.layers), steps)
+        (_name_of(number, direction, found.layers), 0 if direction == BACKWARD else -1, steps)
         for number, layer in enumerate(found.layers)
         for direction, steps in layer.items()
     ]
@@ -74,17 +74,18 @@ def reading(found: Reading, *, task: str = "rows", title: str = "") -> Figure:
     image.imshow(picture, cmap=PAPER, vmin=0, vmax=1, aspect="auto", extent=(0, side, time + 0.5, 0.5))
     image.set_box_aspect(1)
     image.set_xticks([])
-    image.set_title(f"What it reads, {step} by {step}")
+    image.set_title(f"What the network reads,\n{step} by {step}, from the top")
     _draw_probabilities(curves, probability, step)
     axes = [image, curves]
-    for band, (name, steps) in zip(below, bands, strict=True):
-        axes += _draw_steps(band, name, Steps(*(np.asarray(array)[0] for array in steps)), step)
+    for band, (name, last, steps) in zip(below, bands, strict=True):
+        of_one = Steps(*(np.asarray(array)[0] for array in steps))
+        axes += _draw_steps(band, name, of_one, step, last=last)
     since = decided_at(probability)
     for ax in axes:
         ax.set_ylim(time + 0.5, 0.5)
         ax.set_yticks([1, *(time * quarter // 4 for quarter in range(1, 5))])
         if since:
-            ax.axhline(since + 0.5, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
+            ax.axhline(since + 0.5, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
     return figure
 
 
@@ -96,6 +97,8 @@ def _name_of(number: int, direction: str, layers: Sequence[Mapping[str, Steps]])
 
 def _draw_probabilities(ax: Axes, probability: Float[np.ndarray, "time classes"], step: str) -> None:
     """Draw a curve for each class, from the top down, with its name where it is highest."""
+    from matplotlib.patheffects import withStroke
+
     steps = np.arange(1, len(probability) + 1)
     highest = probability.max(axis=0)
     notable = sorted(np.flatnonzero(highest >= NOTABLE), key=lambda name: -highest[name])
@@ -117,31 +120,28 @@ def _draw_probabilities(ax: Axes, probability: Float[np.ndarray, "time classes"]
             weight="bold",
             size=13,
             va="center",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )
     answer, since = int(np.argmax(probability[-1])), decided_at(probability)
     ax.set(xlim=(-0.01, 1.1), xlabel="probability", ylabel=step)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     ax.grid(visible=True, axis="x", color=PALE, linewidth=0.6)
-    ax.set_title(f"Probability of each digit after each {step}")
-    told = f"the answer is {answer} from the first {step} on"
-    if since:
-        told = f"from {step} {since + 1} on, the answer is {answer}"
-    ax.annotate(
-        told, (0.98, since + 0.5), (0, 4), textcoords="offset points", ha="right", va="bottom", color=ORANGE, size=9
-    )
+    told = f"from {step} {since + 1} on (dashed), the answer is {answer}" if since else f"the answer is always {answer}"
+    ax.set_title(f"Probability of each digit after each {step};\n{told}")
 
 
-def _draw_steps(band: Any, name: str, steps: Steps, step: str) -> list[Axes]:
+def _draw_steps(band: Any, name: str, steps: Steps, step: str, *, last: int) -> list[Axes]:
     """Draw the gates, cell and hidden state of one direction of one layer."""
     axes = list(band.subplots(1, len(Steps._fields), sharey=True))
-    order = _by_time_of_writing(steps)
+    order = np.argsort(steps.cell[last], kind="stable")
     for ax, field in zip(axes, Steps._fields, strict=True):
         values = getattr(steps, field)[:, order]
         is_gate = field in "ifo"
-        limit = 1.0 if field != "cell" else float(np.abs(values).max()) or 1.0
+        # A few cells are far larger than the others.
+        limit = 1.0 if field != "cell" else float(np.quantile(np.abs(values), 0.995)) or 1.0
         drawn = ax.imshow(
             values,
-            cmap=GROWING if is_gate else AROUND_ZERO,
+            cmap=GATE_MAP if is_gate else AROUND_ZERO,
             vmin=0 if is_gate else -limit,
             vmax=limit,
             aspect="auto",
@@ -159,13 +159,6 @@ def _draw_steps(band: Any, name: str, steps: Steps, step: str) -> list[Axes]:
     return axes
 
 
-def _by_time_of_writing(steps: Steps) -> Int[np.ndarray, " hidden"]:
-    """Return the units in the order of the mean step at which they write to their cell."""
-    written = np.abs(np.asarray(steps.i) * np.asarray(steps.g))
-    times = np.arange(len(written))[:, None]
-    return np.argsort((written * times).sum(axis=0) / np.maximum(written.sum(axis=0), 1e-9), kind="stable")
-
-
 @styled
 def memory(measured: Sequence[Memory]) -> Figure:
     """Draw how much of the gradient at the last step is left at each step before, a panel for each task.
@@ -176,16 +169,20 @@ def memory(measured: Sequence[Memory]) -> Figure:
     for ax, found in zip(np.ravel(figure.subplots(1, len(measured), squeeze=False)), measured, strict=True):
         time = next(iter(found.norms.values())).shape[1]
         steps, ends = np.arange(1, time + 1), {}
+        # Of hundreds of steps, some hundred show the same.
+        kept = np.arange(time - 1, -1, -max(1, time // 200))[::-1]
         for name, norms in found.norms.items():
             shares = norms / np.maximum(norms[:, -1:], np.finfo(np.float32).tiny)
-            low, middle, high = np.maximum(np.quantile(shares, (0.25, 0.5, 0.75), axis=0), LOWEST_SHARE)
+            low, middle, high = np.quantile(shares, (0.25, 0.5, 0.75), axis=0)[:, kept]
             colour = MEMORY_COLOURS[name]
-            ax.plot(steps, middle, color=colour, linewidth=1.8, linestyle="--" if name == PLAIN else "-")
-            ax.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+            ax.plot(steps[kept], middle, color=colour, linewidth=1.8, linestyle="--" if name in PLAIN else "-")
+            ax.fill_between(steps[kept], low, high, color=colour, alpha=0.18, linewidth=0)
             ends[name] = float(middle[0])
         ax.set_yscale("log")
-        ax.set(xlim=(1 - 0.42 * time, time), xlabel=f"step, of {time}; the loss is after the last")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], LOWEST_SHARE))
+        ax.set(xlim=(1 - 0.66 * time, time), xlabel=f"step, of {time}; the loss is after the last")
         ax.set_xticks([1, *(time * quarter // 4 for quarter in range(1, 5))])
+        ax.spines["bottom"].set_bounds(1, time)
         ax.spines["left"].set_visible(False)
         ax.spines["right"].set_visible(True)
         ax.yaxis.tick_right()
@@ -193,23 +190,30 @@ def memory(measured: Sequence[Memory]) -> Figure:
         ax.set_axisbelow(True)
         ax.set_title(f"MNIST by {found.task}: {time} steps")
         _label_ends(ax, ends)
-    figure.suptitle("How much of the gradient by the hidden state is left, going back from the end", x=0.01, ha="left")
+    figure.suptitle("How much of the gradient at the last step is left at each step before", x=0.01, ha="left")
     return figure
 
 
 def _label_ends(ax: Axes, ends: Mapping[str, float]) -> None:
     """Write the name of each curve left of its first step, no two on top of each other."""
     bottom, top = np.log10(ax.get_ylim())
-    gap = (top - bottom) * 0.055
+    gap = (top - bottom) * 0.06
     names = sorted(ends, key=lambda name: ends[name])
-    places = spread([np.log10(ends[name]) for name in names], gap)
+    places = spread([np.log10(max(ends[name], 10 ** (bottom + gap))) for name in names], gap)
     for name, place in zip(names, places, strict=True):
         share = ends[name]
-        told = f"< {LOWEST_SHARE:.0e}" if share <= LOWEST_SHARE else f"{share:.2g}" if share >= 1e-3 else f"{share:.0e}"
+        told = "nothing" if share < LOWEST_SHARE else f"{share:.2g}" if share >= 1e-3 else f"{share:.0e}"
         ax.annotate(
-            f"{name}: {told}", (1, 10**place), (-5, 0), textcoords="offset points", ha="right", va="center",
-            color=MEMORY_COLOURS[name], size=9,
-        )  # fmt: skip
+            f"{name}: {told}",
+            (1, 10**place),
+            (-5, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=MEMORY_COLOURS[name],
+            size=9.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -235,7 +239,7 @@ def saliency(
         named: the class that the model names.
     """
     count = len(images)
-    figure = new_figure(1.15 * count + 0.6, 2.95)
+    figure = new_figure(1.15 * count + 0.7, 2.5)
     axes = figure.subplots(2, count, squeeze=False)
     drawn: Any = None
     for column, (image, gradient, name) in enumerate(zip(images, gradients, named, strict=True)):
@@ -250,7 +254,7 @@ def saliency(
         ax.set_yticks([])
         for spine in ax.spines.values():
             spine.set(visible=True, color=PALE)
-    bar = figure.colorbar(drawn, ax=axes[1], ticks=[-1, 0, 1], aspect=8, pad=0.01)
+    bar = figure.colorbar(drawn, ax=axes, ticks=[-1, 0, 1], aspect=12, pad=0.01, shrink=0.8)
     bar.ax.set_yticklabels(["ink speaks\nagainst", "", "ink speaks\nfor it"], size=8)
     bar.outline.set_visible(False)
     return figure

@@ -41,8 +41,8 @@ DPI = 150
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 INK, GREY, PALE = "#222222", "#666666", "#dddddd"
-# Of values from zero up, white first; of values around zero; of a digit: dark ink on paper.
-GROWING, AROUND_ZERO, PAPER = "viridis", "RdBu_r", "gray_r"
+# Maps of colours: of a gate, from shut (pale) to open; of values around zero; of a digit, dark ink on paper.
+GATE_MAP, AROUND_ZERO, PAPER = "YlGnBu", "RdBu_r", "gray_r"
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:

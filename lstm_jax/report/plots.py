@@ -27,8 +27,8 @@ from lstm_jax.report.figures import Bin, Figures, Mistake
 # One line of metrics.jsonl.
 Record = Mapping[str, Any]
 
-# Accuracies in % that are worth a tick: they are even on the scale of `_stretch_to_100`.
-ACCURACY_TICKS = (10, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100)
+# Accuracies in % that are worth a tick, evenly spread on the scale of `_stretch_to_100`.
+ACCURACY_TICKS = (10, 50, 80, 90, 95, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8, 99.9, 100)
 # What is added to an error in %, so that the scale reaches 100 % too: one image of 10,000.
 SMALLEST_ERROR = 0.01
 
@@ -58,10 +58,10 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
         _line(loss, seeds, f"{held_out}_loss", colour, linestyle="--")
         for ax, key in zip(accuracies, shown, strict=True):
             _line(ax, seeds, key, colour, label=name, scale=100)
-    loss.set_yscale("log")
+    _plain_logarithmic(loss)
     loss.set(title=f"Loss: training (line), {held_out} (dashed)", ylabel="cross-entropy, nats")
     for ax, key in zip(accuracies, shown, strict=True):
-        ax.set(title=key.replace("_", " ").capitalize(), ylabel="%")
+        ax.set_title(key.replace("_", " ").capitalize())
     _stretch_to_100(accuracies)
     for ax in (loss, *accuracies):
         ax.set_xlabel("epoch")
@@ -87,6 +87,16 @@ def _line(
         ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
 
 
+def _plain_logarithmic(ax: Axes) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at 1, 2 and 5: powers of ten alone may be too few."""
+    from matplotlib.ticker import LogLocator
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+
+
 def _stretch_to_100(axes: Sequence[Axes]) -> None:
     """Give panels one axis of accuracy in %, on which an error of half the size is a step further up."""
     lines = [np.asarray(line.get_ydata()) for ax in axes for line in ax.lines if len(line.get_ydata())]
@@ -99,7 +109,7 @@ def _stretch_to_100(axes: Sequence[Axes]) -> None:
     )
     for ax in axes:
         ax.set_yscale("function", functions=functions)
-        ax.set_yticks(ACCURACY_TICKS, [f"{tick:g}" for tick in ACCURACY_TICKS])
+        ax.set_yticks(ACCURACY_TICKS, [f"{tick:g} %" for tick in ACCURACY_TICKS])
         ax.minorticks_off()
         ax.set_ylim(max(0, 100 + SMALLEST_ERROR - worst), 100 + SMALLEST_ERROR - best)
 
