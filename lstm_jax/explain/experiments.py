@@ -4,6 +4,7 @@
     static_and_dynamic    compile time and run time of `unrolled` and `scan`, by the number of steps
     both_directions       where the backward direction is read: at its last step, and at its first
     seeds                 the tutorial's run, from ten seeds
+    first_digit           what a model says of the first image after an epoch
 
 Times are of the machine at hand, and another program beside them moves them. So the tutorial compares them
 within one experiment only.
@@ -29,7 +30,7 @@ from lstm_jax.config import NUM_CLASSES, Config
 from lstm_jax.data.dataset import Dataset, epoch_order, load_dataset
 from lstm_jax.functional import lstm
 from lstm_jax.linen import LSTM
-from lstm_jax.model import KERNEL_INIT
+from lstm_jax.model import KERNEL_INIT, build_model, logits_of
 from lstm_jax.runs.history import of_each_seed
 from lstm_jax.runs.loop import train
 from lstm_jax.training import loss_of
@@ -37,8 +38,10 @@ from lstm_jax.training import loss_of
 Measured: TypeAlias = dict[str, Any]
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024)
-TIME_STEPS = (7, 14, 28, 56, 112)
+TIME_STEPS = (7, 14, 28, 56)
 HIDDEN, PIXELS, BATCH = 64, 28, 128
+# What is kept of an epoch's record.
+KEPT = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "test_accuracy")
 LEARNING_RATE = 0.01
 
 
@@ -152,14 +155,21 @@ def both_directions(*, epochs: int = 5, seeds: int = 3, images: int | None = Non
 def seeds(*, count: int = 10, epochs: int = 10) -> Measured:
     """Train the tutorial's model from many seeds, in one program."""
     config = {"seeds": count, "epochs": epochs}
-    history = _history(**config)
-    figures = ("train_loss", "validation_accuracy", "test_accuracy")
-    each = of_each_seed(Config.of(**config), history)
-    return {**config, **{name: [[record[name] for record in run] for run in each] for name in figures}}
+    each = of_each_seed(Config.of(**config), _history(**config))
+    return {**config, "records": [[{name: record[name] for name in KEPT} for record in run] for run in each]}
+
+
+def first_digit() -> Measured:
+    """Ask a model after one epoch what the first training image is."""
+    with tempfile.TemporaryDirectory() as folder:
+        params = train(Config.of(run_dir=Path(folder) / "run", epochs=1)).params
+    image = next(load_dataset("mnist").train.batches(1)).image
+    probability = jax.nn.softmax(logits_of(build_model(Config().model), params, jnp.asarray(image)))
+    return {"probabilities": [round(float(share), 4) for share in probability[0]]}
 
 
 EXPERIMENTS: Mapping[str, Callable[[], Measured]] = MappingProxyType(
-    {each.__name__: each for each in (batch_sizes, static_and_dynamic, both_directions, seeds)}
+    {each.__name__: each for each in (batch_sizes, static_and_dynamic, both_directions, seeds, first_digit)}
 )
 
 
