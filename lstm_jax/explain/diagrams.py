@@ -8,9 +8,13 @@ around it, because every system has other fonts. `tutorial.py` writes the files.
 import html
 import re
 from collections.abc import Collection, Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
+
+# The tests hold annotations to the word, and there an int is no float.
+Number: TypeAlias = int | float
 
 INK, QUIET, FAINT = "#1d2733", "#566270", "#c3cad1"
 MEMORY, OUTPUT, WIRE = "#c2410c", "#1d4ed8", "#8592a0"
@@ -40,11 +44,11 @@ def card(width: int, height: int, title: str, parts: Iterable[str]) -> str:
 
 
 def text(
-    x: float,
-    y: float,
+    x: Number,
+    y: Number,
     words: str,
     *,
-    size: float = 17,
+    size: Number = 17,
     fill: str = INK,
     anchor: str = "middle",
     bold: bool = False,
@@ -57,7 +61,7 @@ def text(
     )
 
 
-def _indexed(words: str, size: float) -> str:
+def _indexed(words: str, size: Number) -> str:
     """Return the text with indices lowered: an index is ``_`` and a sign, or ``_{several}``."""
     shift = _n(size * 0.26)
 
@@ -73,13 +77,13 @@ def _indexed(words: str, size: float) -> str:
 
 
 def box(
-    x: float,
-    y: float,
-    width: float,
-    height: float,
+    x: Number,
+    y: Number,
+    width: Number,
+    height: Number,
     colours: tuple[str, str] = BLUE,
     *,
-    radius: float = 10,
+    radius: Number = 10,
     dashed: bool = False,
 ) -> str:
     """Return a rectangle: fill and stroke."""
@@ -91,11 +95,11 @@ def box(
 
 
 def wire(
-    points: Sequence[tuple[float, float]],
+    points: Sequence[tuple[Number, Number]],
     colour: str = WIRE,
     *,
     head: bool = True,
-    width: float = 2.5,
+    width: Number = 2.5,
     dashed: bool = False,
 ) -> str:
     """Return a line through points, with an arrow head at its end."""
@@ -114,13 +118,13 @@ def wire(
 
 
 def pixels(
-    x: float,
-    y: float,
-    pixel: float,
+    x: Number,
+    y: Number,
+    pixel: Number,
     image: UInt8[np.ndarray, "rows columns"],
     *,
-    gap: float = 0,
-    height: float | None = None,
+    gap: Number = 0,
+    height: Number | None = None,
 ) -> str:
     """Return an image of grey levels, white ink on black.
 
@@ -149,7 +153,7 @@ def pixels(
     return f'<g shape-rendering="crispEdges">{"".join(parts)}</g>'
 
 
-def _n(number: float) -> str:
+def _n(number: Number) -> str:
     return f"{number:.1f}".removesuffix(".0")
 
 
@@ -170,7 +174,7 @@ def _cell(lit: Collection[str]) -> list[str]:
     def colour(part: str, own: str) -> str:
         return own if part in lit else FAINT
 
-    def knot(x: float, y: float, sign: str, part: str) -> str:
+    def knot(x: Number, y: Number, sign: str, part: str) -> str:
         on = part in lit
         circle = (
             f'<circle cx="{x}" cy="{y}" r="13" fill="{"#fff" if on else GREY[0]}" '
@@ -368,7 +372,7 @@ def data_flow(digit: UInt8[np.ndarray, "28 28"], probabilities: Sequence[float])
 _SCALE = 0.9  # pixels for each row and column of a matrix
 
 
-def _matrix(x: float, middle: float, rows: int, columns: int, name: str, colours: tuple[str, str]) -> list[str]:
+def _matrix(x: Number, middle: Number, rows: int, columns: int, name: str, colours: tuple[str, str]) -> list[str]:
     """Return an array drawn to scale around a middle line, its name above and its shape below."""
     width, height = max(_SCALE * columns, 7), max(_SCALE * rows, 7)
     shape = f"({rows}, {columns})" if rows > 1 else f"({columns},)"

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -30,6 +31,18 @@ REFERENCE = {
         ["lstm_jax.runs.loop.train", "lstm_jax.runs.finished.TrainResult", "lstm_jax.data.dataset.load_dataset"],
     ),
 }
+
+
+class Stars(griffe.Extension):
+    """Shapes in docstrings, as (*batch, time), have stars, which are no emphasis."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Escape the stars that are not in code."""
+        if obj.docstring:
+            kept = r"(``[^`]*``|`[^`]*`|^ *>>>.*$)|(\*)(?=[a-z])"
+            obj.docstring.value = re.sub(
+                kept, lambda found: found[1] or "\\*", obj.docstring.value, flags=re.MULTILINE
+            )
 
 
 def page_of(path: str) -> str:
