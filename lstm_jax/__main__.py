@@ -10,7 +10,9 @@ from lstm_jax.commands.benchmark import Benchmark
 from lstm_jax.commands.compare import Compare
 from lstm_jax.commands.evaluate import Evaluate
 from lstm_jax.commands.exchange import Export, Import
+from lstm_jax.commands.explain import Explain
 from lstm_jax.commands.predict import Predict
+from lstm_jax.commands.report import Report
 
 
 class Options(Protocol):
@@ -49,6 +51,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "train": Command("Train, or continue, one run: what train.py does.", train.main, goes_on=True),
         "evaluate": _with(Evaluate),
         "predict": _with(Predict),
+        "explain": _with(Explain),
+        "report": _with(Report),
         "benchmark": _with(Benchmark),
         "compare": _with(Compare),
         "export": _with(Export),

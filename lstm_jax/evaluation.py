@@ -22,6 +22,10 @@ from lstm_jax.model import LSTMClassifier, Params, logits_of
 BATCH_SIZE = 1000
 
 
+# How many examples of class i (row) were classified as j (column).
+Confusion: TypeAlias = Int[np.ndarray, "classes classes"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The score of a model on a split.
@@ -32,7 +36,7 @@ class Evaluation:
     """
 
     loss: float
-    confusion: Int[np.ndarray, "classes classes"]
+    confusion: Confusion
 
     @property
     def accuracy(self) -> float:

@@ -13,13 +13,18 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
 from lstm_jax.errors import UserError, one_line, printable
 from lstm_jax.options import shown_option
 from lstm_jax.system.signals import Interrupted
+
+if TYPE_CHECKING:
+    from lstm_jax.config import DataOptions
+    from lstm_jax.data.dataset import Dataset
+    from lstm_jax.runs.trained import Trained
 
 T = TypeVar("T")
 
@@ -36,11 +41,43 @@ RunDir = Annotated[
     Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR", help="Folder of a trained run.")
 ]
 
+# Of the commands that read the data of a run.
+DataDir = Annotated[Path | None, shown_option("DIR", "the one the run was trained with")]
+ArchiveDir = Annotated[Path | None, shown_option("DIR", "none")]
+
 # Of the commands that read one model of a run.
 ChosenSeed = Annotated[int | None, shown_option("INT", "the first seed of the run")]
 ChosenBest = Annotated[
     bool, tyro.conf.arg(help="Take the state after the best epoch on validation, not the newest.")
 ]
+
+
+def load_data(trained: "DataOptions", data_dir: Path | None, archive_dir: Path | None) -> "Dataset":
+    """Load the data set of a run from where the user says, else from where it was in training.
+
+    That folder is only read. The run directory may come from somebody else: no folder that its config.json
+    names is written to.
+
+    Args:
+        trained: the options of the run.
+        data_dir: what ``--data-dir`` says.
+        archive_dir: what ``--archive-dir`` says.
+    """
+    from lstm_jax.data.dataset import load_dataset
+    from lstm_jax.data.prepared import version_dir
+
+    name, there = trained.dataset, trained.data_dir
+    if data_dir is None and there is not None and version_dir(name, there).is_dir():
+        return load_dataset(name, data_dir=there, archive_dir=archive_dir, read_only=True, report=note)
+    if data_dir is None and there is not None:
+        note(f"No {name} in {there}, where it was in training; --data-dir names another folder")
+    return load_dataset(name, data_dir=data_dir, archive_dir=archive_dir, report=note)
+
+
+def which_model(trained: "Trained", dataset: "Dataset") -> str:
+    """Return, in words, which model of a run is evaluated, and on what."""
+    seed = f"seed {trained.seed}, " if trained.config.seeds > 1 else ""
+    return f"{seed}step {trained.step}, on {len(dataset.test):,} test images of {dataset.name}"
 
 
 def program() -> str:

@@ -5,14 +5,19 @@ Nothing heavy is imported here, as in `lstm_jax.config`.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from lstm_jax.commands.command_line import ChosenBest, ChosenSeed, RunDir, note
-from lstm_jax.config import DataOptions
+from lstm_jax.commands.command_line import (
+    ArchiveDir,
+    ChosenBest,
+    ChosenSeed,
+    DataDir,
+    RunDir,
+    load_data,
+    note,
+    which_model,
+)
 from lstm_jax.options import check, shown_option, whole_number
-
-if TYPE_CHECKING:
-    from lstm_jax.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,9 @@ class Evaluate:
     """Folder for evaluation.json and pictures of the confusions, the calibration and the errors."""
     mistakes: Annotated[int, whole_number(0, 10**6)] = 20
     """How many misclassified images to list, the most confident first; evaluation.json lists all."""
-    data_dir: Annotated[Path | None, shown_option("DIR", "the one the run was trained with")] = None
+    data_dir: DataDir = None
     """Folder of prepared data sets."""
-    archive_dir: Annotated[Path | None, shown_option("DIR", "none")] = None
+    archive_dir: ArchiveDir = None
     """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""
@@ -38,9 +43,7 @@ class Evaluate:
 
     def run(self) -> int:
         """Print the evaluation, and write it where asked to."""
-        import jax
-
-        from lstm_jax import devices, evaluation
+        from lstm_jax import devices
         from lstm_jax.report.figures import as_text, compute_figures
         from lstm_jax.report.files import write_report
         from lstm_jax.runs.run_directory import refuse_links_on_the_way
@@ -50,15 +53,9 @@ class Evaluate:
             refuse_links_on_the_way(self.run_dir, self.output)
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=note)
-        dataset = self._dataset(trained.config.data)
-        mesh = devices.make_mesh(devices=None, batch_size=evaluation.BATCH_SIZE)
-        predict = evaluation.compile_predict(trained.model, mesh)
-        # They were read to one device; here there may be several.
-        params = jax.device_put(trained.params, devices.replicated(mesh))
-        figures = compute_figures(evaluation.predict(predict, params, dataset.test, mesh=mesh))
-        seed = f"seed {trained.seed}, " if trained.config.seeds > 1 else ""
-        images = f"{len(dataset.test):,} test images of {dataset.name}"
-        print(f"{self.run_dir}, {seed}step {trained.step}, on {images}")
+        dataset = load_data(trained.config.data, self.data_dir, self.archive_dir)
+        figures = compute_figures(trained.predictions(dataset.test))
+        print(f"{self.run_dir}, {which_model(trained, dataset)}")
         print(as_text(figures, most_mistakes=self.mistakes))
         if self.output is not None:
             about = {
@@ -70,20 +67,3 @@ class Evaluate:
             }
             write_report(figures, dataset.test, self.output, about=about, report=note)
         return 0
-
-    def _dataset(self, trained: DataOptions) -> "Dataset":
-        """Load the data set from where the user says, else from where it was in training, which is only read.
-
-        The run directory may come from somebody else: no folder that its config.json names is written to.
-        """
-        from lstm_jax.data.dataset import load_dataset
-        from lstm_jax.data.prepared import version_dir
-
-        name, there = trained.dataset, trained.data_dir
-        if self.data_dir is None and there is not None and version_dir(name, there).is_dir():
-            return load_dataset(
-                name, data_dir=there, archive_dir=self.archive_dir, read_only=True, report=note
-            )
-        if self.data_dir is None and there is not None:
-            note(f"No {name} in {there}, where it was in training; --data-dir names another folder")
-        return load_dataset(name, data_dir=self.data_dir, archive_dir=self.archive_dir, report=note)

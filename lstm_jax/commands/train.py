@@ -3,12 +3,17 @@
 import argparse
 import contextlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lstm_jax import config
 from lstm_jax.commands import command_line
+from lstm_jax.errors import one_line
 from lstm_jax.recipes import RECIPES
 from lstm_jax.runs.console import TerminalConsole
 from lstm_jax.system.signals import StopSignals
+
+if TYPE_CHECKING:
+    from lstm_jax.runs.finished import TrainResult
 
 
 def read_config(args: Sequence[str], *, prog: str = "train.py") -> config.Config:
@@ -40,8 +45,29 @@ def main(args: Sequence[str], *, prog: str) -> int:
     with StopSignals() as stop, contextlib.closing(TerminalConsole()) as console:
         # Only now: importing JAX takes most of a second, and `--help` or a typing mistake need none of it.
         from lstm_jax import devices
-        from lstm_jax.runs import loop
+        from lstm_jax.runs import loop, processes
 
         devices.start(devices=settings.devices)
         result = loop.train(settings, console=console, stop=stop)
+        if processes.is_leader():
+            draw(settings, result)
     return 0 if result.stopped_by is None else command_line.SIGNAL_EXIT_CODE + result.stopped_by
+
+
+def draw(settings: config.Config, result: "TrainResult") -> None:
+    """Draw the learning curves and the confusions of a run that this command has ended.
+
+    Without matplotlib there are none. They come last: the run is finished, whatever happens here.
+    """
+    if result.summary is None or result.confusion is None:
+        return
+    from lstm_jax.report.files import write_training
+    from lstm_jax.runs.history import of_each_seed
+
+    try:
+        seeds = of_each_seed(settings, result.history)
+        write_training(result.run_dir.name, seeds, result.confusion, result.run_dir)
+    except ImportError:
+        pass
+    except OSError as error:
+        command_line.note(f"{result.run_dir}: no pictures of the run ({one_line(error)})")

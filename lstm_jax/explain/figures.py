@@ -16,8 +16,8 @@ from lstm_jax.report.drawing import (
     AROUND_ZERO,
     BLUE,
     COLOURS,
-    GREEN,
     GATE_MAP,
+    GREEN,
     GREY,
     INK,
     ORANGE,
@@ -126,7 +126,11 @@ def _draw_probabilities(ax: Axes, probability: Float[np.ndarray, "time classes"]
     ax.set(xlim=(-0.01, 1.1), xlabel="probability", ylabel=step)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     ax.grid(visible=True, axis="x", color=PALE, linewidth=0.6)
-    told = f"from {step} {since + 1} on (dashed), the answer is {answer}" if since else f"the answer is always {answer}"
+    told = (
+        f"from {step} {since + 1} on (dashed), the answer is {answer}"
+        if since
+        else f"the answer is always {answer}"
+    )
     ax.set_title(f"Probability of each digit after each {step};\n{told}")
 
 
@@ -175,7 +179,9 @@ def memory(measured: Sequence[Memory]) -> Figure:
             shares = norms / np.maximum(norms[:, -1:], np.finfo(np.float32).tiny)
             low, middle, high = np.quantile(shares, (0.25, 0.5, 0.75), axis=0)[:, kept]
             colour = MEMORY_COLOURS[name]
-            ax.plot(steps[kept], middle, color=colour, linewidth=1.8, linestyle="--" if name in PLAIN else "-")
+            ax.plot(
+                steps[kept], middle, color=colour, linewidth=1.8, linestyle="--" if name in PLAIN else "-"
+            )
             ax.fill_between(steps[kept], low, high, color=colour, alpha=0.18, linewidth=0)
             ends[name] = float(middle[0])
         ax.set_yscale("log")
@@ -190,7 +196,9 @@ def memory(measured: Sequence[Memory]) -> Figure:
         ax.set_axisbelow(True)
         ax.set_title(f"MNIST by {found.task}: {time} steps")
         _label_ends(ax, ends)
-    figure.suptitle("How much of the gradient at the last step is left at each step before", x=0.01, ha="left")
+    figure.suptitle(
+        "How much of the gradient at the last step is left at each step before", x=0.01, ha="left"
+    )
     return figure
 
 
@@ -289,5 +297,7 @@ def recurrent_weights(cells: Sequence[Mapping[str, Any]]) -> Figure:
         bar = figure.colorbar(drawn, ax=list(row), extend="both", aspect=18, pad=0.01, shrink=0.85)
         bar.set_label("weight")
         bar.outline.set_visible(False)
-    figure.suptitle("Recurrent weights: what each unit's gate takes from the hidden state before", x=0.01, ha="left")
+    figure.suptitle(
+        "Recurrent weights: what each unit's gate takes from the hidden state before", x=0.01, ha="left"
+    )
     return figure

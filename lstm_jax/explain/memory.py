@@ -14,7 +14,6 @@ of the gradient after one step, 1 leaves 73 %, and ``chrono`` (Tallec & Ollivier
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from lstm_jax.config import NUM_CLASSES, SEQUENCE_LENGTHS
 from lstm_jax.explain.reading import FORWARD, cells_of, dense, last_features, run_layers
 from lstm_jax.model import HEAD, KERNEL_INIT, LSTMClassifier, Params, as_sequence
+
 
 def pytorch_uniform(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     """Draw weights (.., hidden) uniformly within 1 / sqrt(hidden), as `torch.nn.RNN` does."""
@@ -136,9 +136,13 @@ class PlainRNN(NamedTuple):
 
 
 def init_plain_rnn(
-    key: Array, task: str, hidden_size: int, kernel_init: Initializer = KERNEL_INIT, num_classes: int = NUM_CLASSES
+    key: Array,
+    task: str,
+    hidden_size: int,
+    kernel_init: Initializer = KERNEL_INIT,
+    num_classes: int = NUM_CLASSES,
 ) -> PlainRNN:
-    """Draw the initial weights of a plain RNN; its dense layer is that of the classifier, its biases are 0."""
+    """Draw the initial weights of a plain RNN; its dense layer is the classifier's, its biases are 0."""
     keys = jax.random.split(key, 3)
     features = 28 * 28 // SEQUENCE_LENGTHS[task]
     return PlainRNN(
@@ -159,7 +163,9 @@ def hidden_gradients_of_plain_rnn(
     task: str,
 ) -> Float32[np.ndarray, "batch time"]:
     """Compute the norm of the gradient of each image's loss by the hidden state after each step."""
-    return np.asarray(_plain_norms(params, _as_sequence(images, task, LSTMClassifier.permutation_seed), labels))
+    return np.asarray(
+        _plain_norms(params, _as_sequence(images, task, LSTMClassifier.permutation_seed), labels)
+    )
 
 
 @jax.jit

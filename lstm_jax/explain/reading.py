@@ -81,7 +81,8 @@ class Reading(NamedTuple):
 def read_steps(
     model: LSTMClassifier,
     params: Params,
-    images: UInt8[Array | np.ndarray, "batch rows columns"] | Float32[Array | np.ndarray, "batch rows columns"],
+    images: UInt8[Array | np.ndarray, "batch rows columns"]
+    | Float32[Array | np.ndarray, "batch rows columns"],
 ) -> Reading:
     """Read images and keep all that is computed on the way.
 
@@ -101,7 +102,9 @@ def _read(model: LSTMClassifier, params: Params, images: Array) -> Reading:
     if model.bidirectional:
         # One prefix after the other: all at once would take memory for the square of the time steps.
         lengths = jnp.arange(1, sequence.shape[1] + 1)
-        prefixes = jax.vmap(lambda one: jax.lax.map(lambda length: _answer(cells, head, one, length), lengths))
+        prefixes = jax.vmap(
+            lambda one: jax.lax.map(lambda length: _answer(cells, head, one, length), lengths)
+        )
         logits = prefixes(sequence)
     else:
         logits = jax.vmap(jax.vmap(partial(dense, head)))(layers[-1][FORWARD].hidden)
@@ -169,7 +172,9 @@ def lstm_steps(
     if nudge is None:
         nudge = jnp.zeros((time, hidden), inputs.dtype)
 
-    def step(carry: tuple[Array, Array], of_step: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Steps]:
+    def step(
+        carry: tuple[Array, Array], of_step: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array], Steps]:
         c, h = carry
         x, nudge, is_read = of_step
         z = [x @ w_x + h @ w_h + b for w_x, w_h, b in zip(of_inputs, of_state, biases, strict=True)]
@@ -185,7 +190,7 @@ def lstm_steps(
 
 
 def last_features(layers: Layers, length: Int[Array, ""] | int) -> Float[Array, " features"]:
-    """Return what the dense layer reads: the last h of each direction, which is at the first place backward."""
+    """Return what the dense layer reads: the last h of each direction; backward, it is at the first place."""
     ends = {FORWARD: length - 1, BACKWARD: 0}
     return jnp.concatenate([steps.hidden[ends[direction]] for direction, steps in layers[-1].items()])
 
@@ -212,7 +217,8 @@ def decided_at(probability: Float[np.ndarray, "time classes"]) -> int:
 def saliency(
     model: LSTMClassifier,
     params: Params,
-    images: UInt8[Array | np.ndarray, "batch rows columns"] | Float32[Array | np.ndarray, "batch rows columns"],
+    images: UInt8[Array | np.ndarray, "batch rows columns"]
+    | Float32[Array | np.ndarray, "batch rows columns"],
 ) -> Float32[np.ndarray, "batch rows columns"]:
     """Compute which pixels a decision depends on: the gradient of the named class's logit by the pixels.
 

@@ -9,12 +9,14 @@ used: no display is needed, and no figure stays open.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
+from lstm_jax.errors import ConfigError, one_line
 from lstm_jax.system.files import whole
+from lstm_jax.system.packages import how_to_install
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,9 +25,10 @@ T = TypeVar("T")
 Figure: TypeAlias = Any
 Axes: TypeAlias = Any
 
+NO_PICTURES = f"no pictures: matplotlib is not installed ({how_to_install('plots')})"
 SUFFIXES = ("png", "svg")
 # Text becomes outlines, so that a picture looks the same everywhere. Equal figures give equal files.
-SETTINGS: Mapping[str, Any] = {
+SETTINGS: Any = {  # `rc_context` has a type for every key
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -45,6 +48,17 @@ INK, GREY, PALE = "#222222", "#666666", "#dddddd"
 GATE_MAP, AROUND_ZERO, PAPER = "YlGnBu", "RdBu_r", "gray_r"
 
 
+def require_matplotlib() -> None:
+    """Raise ConfigError, with the command that installs it, if matplotlib cannot be imported."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"this needs the package matplotlib, which cannot be imported ({one_line(error)}); to install "
+            f"it: {how_to_install('plots')}"
+        ) from error
+
+
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
     """Make a function draw in the style of the project."""
 
@@ -52,10 +66,21 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
     def drawn(*args: P.args, **options: P.kwargs) -> T:
         from matplotlib import rc_context
 
-        with rc_context(dict(SETTINGS)):
+        with rc_context(SETTINGS):
             return draw(*args, **options)
 
     return drawn
+
+
+def logarithmic(ax: Axes, axis: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5: powers of ten alone may be too few."""
+    from matplotlib.ticker import LogLocator
+
+    ax.set(**{f"{axis}scale": "log"})
+    found = getattr(ax, f"{axis}axis")
+    found.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    found.set_major_formatter("{x:g}")
+    ax.minorticks_off()
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -10,11 +10,12 @@ from jaxtyping import UInt8
 
 from lstm_jax.data.dataset import Split
 from lstm_jax.errors import Report, RunDirectoryError, one_line, silent
+from lstm_jax.evaluation import Confusion
 from lstm_jax.report import plots
-from lstm_jax.report.drawing import write
+from lstm_jax.report.drawing import NO_PICTURES, Figure, write
 from lstm_jax.report.figures import Figures, Mistake, as_json
+from lstm_jax.runs.run_directory import CONFUSION, LEARNING, Record
 from lstm_jax.system.files import write_whole
-from lstm_jax.system.packages import how_to_install
 
 # Errors in the picture, the most confident ones: nobody looks at more.
 MOST_SHOWN = 100
@@ -40,17 +41,13 @@ def write_report(
     Raises:
         RunDirectoryError: if the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"--output: got {folder}, expected a folder that can be made: {one_line(error)}"
-        ) from error
+    make_folder(folder)
     write_whole(folder / "evaluation.json", json.dumps({**about, **as_json(figures)}, indent=1) + "\n")
     try:
-        write_plots(figures, split, folder)
+        for name, figure in plots_of(figures, split).items():
+            write(figure, folder, name)
     except ImportError:
-        report(f"no pictures: matplotlib is not installed ({how_to_install('plots')})")
+        report(NO_PICTURES)
     report(f"written to {folder}")
 
 
@@ -60,16 +57,47 @@ def images_of(mistakes: Sequence[Mistake], split: Split) -> UInt8[np.ndarray, "m
     return next(split.batches(len(order), order=order)).image
 
 
-def write_plots(figures: Figures, split: Split, folder: Path) -> list[Path]:
-    """Write the pictures of an evaluation to a folder, as PNG and SVG; return the files.
+def plots_of(figures: Figures, split: Split) -> dict[str, Figure]:
+    """Draw the pictures of an evaluation, by name; without mistakes there is no picture of them.
 
     Raises:
         ImportError: if matplotlib is not installed.
     """
     drawn = {
-        "confusion": plots.confusion(figures.evaluation.confusion),
+        CONFUSION: plots.confusion(figures.evaluation.confusion),
         "calibration": plots.calibration(figures),
     }
     if shown := figures.mistakes[:MOST_SHOWN]:
         drawn["mistakes"] = plots.mistakes(shown, images_of(shown, split))
-    return [file for name, figure in drawn.items() for file in write(figure, folder, name)]
+    return drawn
+
+
+def write_training(name: str, seeds: Sequence[Sequence[Record]], confusion: Confusion, folder: Path) -> None:
+    """Write the pictures of a training that has ended: its learning curves, and its last confusions.
+
+    Args:
+        name: the name of the run.
+        seeds: the records of each seed.
+        confusion: on the test images, after the last epoch.
+        folder: where to.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    write(plots.learning_curves({name: seeds}), folder, LEARNING)
+    write(plots.confusion(confusion), folder, CONFUSION)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder for results, unless it is there, and return it.
+
+    Raises:
+        RunDirectoryError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"--output: got {folder}, expected a folder that can be made: {one_line(error)}"
+        ) from error
+    return folder

@@ -19,13 +19,12 @@ from lstm_jax.report.drawing import (
     PAPER,
     Axes,
     Figure,
+    logarithmic,
     new_figure,
     styled,
 )
 from lstm_jax.report.figures import Bin, Figures, Mistake
-
-# One line of metrics.jsonl.
-Record = Mapping[str, Any]
+from lstm_jax.runs.run_directory import Record
 
 # Accuracies in % that are worth a tick, evenly spread on the scale of `_stretch_to_100`.
 ACCURACY_TICKS = (10, 50, 80, 90, 95, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 99.8, 99.9, 100)
@@ -47,7 +46,9 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
     Args:
         runs: the records of each seed of each run, as in metrics.jsonl, by the name of the run.
     """
-    validated = any(records[-1]["validation_loss"] is not None for seeds in runs.values() for records in seeds)
+    validated = any(
+        records[-1]["validation_loss"] is not None for seeds in runs.values() for records in seeds
+    )
     held_out = "validation" if validated else "test"
     shown = ("validation_accuracy", "test_accuracy") if validated else ("test_accuracy",)
     figure = new_figure(4.2 * (1 + len(shown)), 4.2)
@@ -58,7 +59,7 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
         _line(loss, seeds, f"{held_out}_loss", colour, linestyle="--")
         for ax, key in zip(accuracies, shown, strict=True):
             _line(ax, seeds, key, colour, label=name, scale=100)
-    _plain_logarithmic(loss)
+    logarithmic(loss, "y")
     loss.set(title=f"Loss: training (line), {held_out} (dashed)", ylabel="cross-entropy, nats")
     for ax, key in zip(accuracies, shown, strict=True):
         ax.set_title(key.replace("_", " ").capitalize())
@@ -85,16 +86,6 @@ def _line(
     ax.plot(epochs, values.mean(axis=0), color=colour, linewidth=1.6, **{**marker, **style})
     if len(values) > 1:
         ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-
-
-def _plain_logarithmic(ax: Axes) -> None:
-    """Make the vertical axis logarithmic, with plain numbers at 1, 2 and 5: powers of ten alone may be too few."""
-    from matplotlib.ticker import LogLocator
-
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
 
 
 def _stretch_to_100(axes: Sequence[Axes]) -> None:
@@ -184,13 +175,19 @@ def mistakes(wrong: Sequence[Mistake], images: UInt8[np.ndarray, "mistakes 28 28
         caption = {"size": 8.5, "va": "bottom", "color": INK}
         ax.text(left - 0.5, top + CAPTION - 1, f"{mistake.true} as {mistake.named}", weight="bold", **caption)
         ax.text(
-            left + SIDE - 0.5, top + CAPTION - 1, mistake.index, ha="right", **{**caption, "color": GREY, "size": 6.5}
+            left + SIDE - 0.5,
+            top + CAPTION - 1,
+            mistake.index,
+            ha="right",
+            **{**caption, "color": GREY, "size": 6.5},
         )
         for place, (digit, probability, colour) in enumerate(
             ((mistake.named, mistake.probability, ORANGE), (mistake.true, mistake.true_probability, BLUE))
         ):
             y = top + CAPTION + SIDE + 1.5 + place * (BAR + 1)
-            ax.text(left + 1, y + BAR / 2, digit, size=7.5, color=colour, ha="center", va="center", weight="bold")
+            ax.text(
+                left + 1, y + BAR / 2, digit, size=7.5, color=colour, ha="center", va="center", weight="bold"
+            )
             ax.barh(y, (SIDE - 4) * probability, BAR, left + 3.5, align="edge", color=colour)
     ax.imshow(mosaic, cmap=PAPER, vmin=0, vmax=255, interpolation="nearest")
     ax.set(xlim=(-1, columns * width - GAP + 0.5), ylim=(rows * height - GAP + 3, -1))

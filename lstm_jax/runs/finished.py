@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError
+from lstm_jax.evaluation import Confusion
 from lstm_jax.model import Params
 from lstm_jax.runs.checkpoint import digest
 from lstm_jax.runs.console import Console
@@ -28,6 +29,8 @@ class TrainResult:
             the run was finished before and they are lost.
         history: one record per epoch, as in ``metrics.jsonl``; empty if they are lost.
         summary: the contents of ``summary.json``; None if the run was stopped before its end.
+        confusion: how many test images of class i (row) were classified as j (column) after the last epoch,
+            the sum over the seeds; None if this call ended no epoch.
         stopped_by: the signal that stopped the run; None if it reached its end.
         run_dir: the run directory.
     """
@@ -35,6 +38,7 @@ class TrainResult:
     params: Params | None
     history: tuple[Record, ...]
     summary: Record | None
+    confusion: Confusion | None
     stopped_by: signal.Signals | None
     run_dir: Path
 
@@ -65,9 +69,9 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
     )
     if ended is None:
         console.message("The final parameters are no longer in its checkpoints, so nothing was compared.")
-        return TrainResult(None, (), summary, None, run.path)
+        return TrainResult(None, (), summary, None, None, run.path)
     state, notes = ended
-    return TrainResult(state.evaluated_params, notes.history, summary, None, run.path)
+    return TrainResult(state.evaluated_params, notes.history, summary, None, None, run.path)
 
 
 def end_of(

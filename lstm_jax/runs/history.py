@@ -6,11 +6,12 @@ that was stopped and continued decides like one that was never stopped.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError, one_line, printable
-from lstm_jax.runs.run_directory import Record
+from lstm_jax.runs.run_directory import Record, read_config, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,15 @@ def of_each_seed(config: Config, history: Sequence[Record]) -> list[list[Record]
     if config.seeds == 1:
         return [list(history)]
     return [[{**record, **record["per_seed"][index]} for record in history] for index in range(config.seeds)]
+
+
+def records_of(run_dir: Path) -> list[list[Record]]:
+    """Read the records of each seed of the run in a folder.
+
+    Raises:
+        RunDirectoryError: if the folder is not a run directory, or its metrics are damaged.
+    """
+    return of_each_seed(read_config(run_dir), read_metrics(run_dir))
 
 
 def best_of(history: Sequence[Record]) -> Record | None:

@@ -19,7 +19,7 @@ from lstm_jax import __version__, devices
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import VALIDATION_SIZE, Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
-from lstm_jax.evaluation import Score, compile_score, evaluate
+from lstm_jax.evaluation import Confusion, Score, compile_score, evaluate
 from lstm_jax.kernels.choice import Work, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.runs import processes
@@ -225,16 +225,16 @@ class Loop:
     def run_to_end(self, state: TrainState, notes: Notes) -> TrainResult:
         """Take all remaining steps, unless a signal stops the run."""
         self.run.begin(notes.history)
-        state = self.compile(state)
+        state, confusion = self.compile(state), None
         while not self.has_ended(state, notes):
             if self.told_to_stop():
                 return self.stopped(state, notes)
-            state, notes = self.run_epoch(state, notes)
+            state, notes, confusion = self.run_epoch(state, notes)
         notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
         summary = summarise(self.config, state, notes, self.mesh)
         self.run.write_summary(summary)
         tell_end(self.console, summary, self.run.path)
-        return TrainResult(state.evaluated_params, notes.history, summary, None, self.run.path)
+        return TrainResult(state.evaluated_params, notes.history, summary, confusion, None, self.run.path)
 
     def has_ended(self, state: TrainState, notes: Notes) -> bool:
         """Return whether the run is at its end."""
@@ -251,8 +251,11 @@ class Loop:
         data = self.feed.take(start, stop)
         return jax.block_until_ready(self.train_epoch(state, *data, seed_of(self.config)))
 
-    def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes]:
-        """Take the remaining steps of an epoch, evaluate and save; when told to stop, save and return."""
+    def run_epoch(self, state: TrainState, notes: Notes) -> tuple[TrainState, Notes, Confusion | None]:
+        """Take the remaining steps of an epoch, evaluate and save; when told to stop, save and return.
+
+        The confusions are those of the evaluation; None without one.
+        """
         epoch, done, end = self.plan.epoch_of(state.steps_taken)
         self.feed.begin(epoch, done)
         self.console.epoch_started(epoch + 1, self.plan.epochs, done, end)
@@ -276,8 +279,8 @@ class Loop:
             if done < end and (count == until_save or self.told_to_stop()):
                 self.save(state, notes)
                 if self.told_to_stop():
-                    return state, notes
-        record = self.evaluate(state, notes, epoch + 1, steps=end)
+                    return state, notes, None
+        record, confusion = self.evaluate(state, notes, epoch + 1, steps=end)
         notes = dataclasses.replace(notes, history=(*notes.history, record), epoch_seconds=0.0)
         no_loss = np.zeros_like(np.asarray(state.loss_sum))
         state = state._replace(loss_sum=devices.place(self.mesh, no_loss, P()))
@@ -285,39 +288,43 @@ class Loop:
         self.save(state, notes)
         self.run.add(record)
         self.console.epoch_finished(self.plan.epochs, record)
-        return state, notes
+        return state, notes, confusion
 
-    def evaluate(self, state: TrainState, notes: Notes, epoch: int, steps: int) -> Record:
+    def evaluate(self, state: TrainState, notes: Notes, epoch: int, steps: int) -> tuple[Record, Confusion]:
         """Compute the record of an epoch that has just ended, with so many steps; see also `over_seeds`.
 
-        Without a validation split, the figures of validation are None.
+        Without a validation split, the figures of validation are None. The confusions on the test split are
+        the sum over the seeds.
         """
         losses = np.ravel(state.loss_sum).tolist()
+        scores = [self.scores(params) for _, params in members(self.config, state.evaluated_params)]
         figures = [
-            {"train_loss": loss / steps, **self.scores(params)}
-            for loss, (_, params) in zip(losses, members(self.config, state.evaluated_params), strict=True)
+            {"train_loss": loss / steps, **known} for loss, (known, _) in zip(losses, scores, strict=True)
         ]
+        confusion = np.sum([found for _, found in scores], axis=0)
         examples = steps * self.config.batch_size * self.config.seeds
-        return {
+        record = {
             "epoch": epoch,
             "step": state.steps_taken,
             **over_seeds(self.config, figures),
             "train_seconds": notes.epoch_seconds,
             "examples_per_second": examples / notes.epoch_seconds,
         }
+        return record, confusion
 
-    def scores(self, params: Params) -> Record:
-        """Compute loss and accuracy of one model on the validation and test splits."""
+    def scores(self, params: Params) -> tuple[Record, Confusion]:
+        """Compute loss and accuracy of one model on validation and test images, and its confusions on those."""
         validation = None
         if len(self.dataset.validation):
             validation = evaluate(self.score, params, self.dataset.validation, mesh=self.mesh)
         test = evaluate(self.score, params, self.dataset.test, mesh=self.mesh)
-        return {
+        record = {
             "validation_loss": validation and validation.loss,
             "validation_accuracy": validation and validation.accuracy,
             "test_loss": test.loss,
             "test_accuracy": test.accuracy,
         }
+        return record, test.confusion
 
     def save(self, state: TrainState, notes: Notes) -> None:
         """Save the state and its notes, unless a parameter is not finite."""
@@ -355,7 +362,7 @@ class Loop:
         by = self.stop.received or signal.SIGTERM  # if another process received it
         saved = f"step {state.steps_taken} of {self.plan.total_steps} is saved in {self.run.path}"
         self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
-        return TrainResult(state.evaluated_params, notes.history, None, by, self.run.path)
+        return TrainResult(state.evaluated_params, notes.history, None, None, by, self.run.path)
 
     def wall_seconds(self) -> float:
         """Return the seconds spent in `train` since the start of the run."""

@@ -4,6 +4,8 @@
     checkpoints/    the newest saved states, which say how far the run is, and the best one
     metrics.jsonl   one JSON object per epoch
     tensorboard/    the same figures as TensorBoard events
+    learning.*, confusion.*
+                    pictures of the training and of its end, made by the command line if matplotlib is there
     summary.json    the result, written last: a run with it is finished (removed when a run becomes longer)
     damaged/        checkpoints that failed their checksum, if any
     of-another-run/ checkpoints of other runs that were in the way of a new one, if any
@@ -43,11 +45,16 @@ Record = Mapping[str, Any]
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", ".lock"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 # All names that a run writes here.
-ENTRIES = (CONFIG, METRICS, SUMMARY, LOCK, CHECKPOINTS, TENSORBOARD, "damaged", "of-another-run")
+# Pictures of a run, each as PNG and as SVG.
+LEARNING, CONFUSION = "learning", "confusion"
+_PICTURES = tuple(f"{name}.{suffix}" for name in (LEARNING, CONFUSION) for suffix in ("png", "svg"))
+ENTRIES = (CONFIG, METRICS, SUMMARY, LOCK, CHECKPOINTS, TENSORBOARD, *_PICTURES, "damaged", "of-another-run")
 # The name of the file of `export --format safetensors`.
 WEIGHTS_FILE = "params.safetensors"
 # A limit that no config.json or summary.json exceeds; with 1,024 seeds, a summary has 300 kB.
 _MOST_BYTES = 2**24
+# The same for metrics.jsonl: an epoch has half a kilobyte, for each of many seeds.
+_MOST_METRICS = 2**30
 # TensorBoard's name for each figure of an epoch's record.
 _SCALARS = {
     "train_loss": "loss/train",
@@ -156,7 +163,7 @@ class RunDirectory:
             DamagedJSONError: if it is damaged.
             RunDirectoryError: if it cannot be read.
         """
-        return _read_json(self.path / SUMMARY) if self.has_summary else None
+        return read_summary(self.path)
 
     def write_summary(self, summary: Record) -> None:
         """Mark the run as finished."""
@@ -301,6 +308,41 @@ def read_config(path: Path) -> Config:
         return Config.of(**values)
     except ConfigError as error:
         raise RunDirectoryError(f"{path / CONFIG}: {error}") from error
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """Return the summary of the run in a folder; None if it is not finished.
+
+    Raises:
+        DamagedJSONError: if it is damaged.
+        RunDirectoryError: if it cannot be read.
+    """
+    return _read_json(path / SUMMARY) if (path / SUMMARY).exists() else None
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Read the records of the epochs of the run in a folder; none if no epoch has ended.
+
+    Raises:
+        RunDirectoryError: if its metrics.jsonl is damaged.
+    """
+    file = path / METRICS
+    if not file.is_file():
+        return []
+    try:
+        lines = read_text(file, most_bytes=_MOST_METRICS).splitlines()
+        records: list[Record] = [json.loads(line) for line in lines]
+        for record in records:
+            if not record.keys() >= _SCALARS.keys():
+                raise ValueError("a line is no record of an epoch")
+    except OSError as error:
+        raise RunDirectoryError(f"{file}: cannot be read ({one_line(error)})") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DamagedJSONError(
+            f"{file}: is damaged ({printable(one_line(error))}); the command that trained the run writes "
+            "it again"
+        ) from error
+    return records
 
 
 def refuse_links(path: Path, *names: str) -> None:

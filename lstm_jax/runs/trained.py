@@ -10,7 +10,9 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from lstm_jax import devices
 from lstm_jax.config import Config
+from lstm_jax.data.dataset import Split
 from lstm_jax.errors import CheckpointError, ConfigError, Report, silent
+from lstm_jax.evaluation import BATCH_SIZE, Predictions, compile_predict, predict
 from lstm_jax.model import LSTMClassifier, Params, build_model, logits_of
 from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints, Restored
@@ -41,6 +43,13 @@ class Trained:
     def probabilities(self, images: UInt8[np.ndarray, "batch 28 28"]) -> Float32[np.ndarray, "batch classes"]:
         """Compute the probability of each class for images of grey levels, white (255) on black."""
         return np.asarray(_probabilities(self.model, self.params, images))
+
+    def predictions(self, split: Split) -> Predictions:
+        """Predict every example of a split, on all devices."""
+        mesh = devices.make_mesh(devices=None, batch_size=BATCH_SIZE)
+        # They were read to one device; here there may be several.
+        params = jax.device_put(self.params, devices.replicated(mesh))
+        return predict(compile_predict(self.model, mesh), params, split, mesh=mesh)
 
 
 @partial(jax.jit, static_argnums=0)

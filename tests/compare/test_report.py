@@ -16,12 +16,9 @@ import pytest
 from lstm_jax.compare.frameworks import BENCHMARKED, FRAMEWORKS
 from lstm_jax.compare.report import benchmark
 from lstm_jax.compare.report.document import as_text, write_comparison
-from lstm_jax.compare.report.page import page
 from lstm_jax.compare.report.pictures import DRAWN
 from lstm_jax.compare.report.tables import (
-    Table,
     accuracy_table,
-    as_markdown,
     frameworks_table,
     milliseconds,
     parity_table,
@@ -33,6 +30,8 @@ from lstm_jax.compare.report.tables import (
 from lstm_jax.compare.results import About, Comparison, Learning, Parity, Point, Row, gathered, kept
 from lstm_jax.compare.size import Size
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, LATENCY, PEAK_FLOP, TRAIN
+from lstm_jax.report.page import page
+from lstm_jax.report.tables import Table, as_markdown
 from tests.helpers.project import PROJECT
 
 SIZE = Size(hidden=64, batch=128, time=28, inputs=28)

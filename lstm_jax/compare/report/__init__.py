@@ -4,6 +4,5 @@ document.md   the template of the document, with all its text
 document.py   the document from the template, and the folder of files
 tables.py     the tables, and numbers in words
 pictures.py   the pictures: bars and curves
-page.py       the document as one page of HTML, in the style of page.css
 benchmark.py  the table and the plot of `benchmark`
 """

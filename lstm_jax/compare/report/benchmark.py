@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lstm_jax.compare.frameworks import BASELINE
-from lstm_jax.compare.report.pictures import NO_PICTURES, benchmark_picture
+from lstm_jax.compare.report.pictures import benchmark_picture
 from lstm_jax.compare.report.tables import (
     MARKS,
     NOTHING,
-    Table,
-    as_markdown,
     first_at,
     marked,
     milliseconds,
@@ -22,6 +20,8 @@ from lstm_jax.compare.size import train_flop
 from lstm_jax.compare.statistics import median, rank
 from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
 from lstm_jax.errors import Report
+from lstm_jax.report.drawing import NO_PICTURES
+from lstm_jax.report.tables import Table, as_markdown
 
 MEASURES = {INFER: "forward", GRADIENT: "gradient", TRAIN: "train step", DISPATCHED: "dispatched"}
 

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from lstm_jax.compare.measuring import TIMING_RATE
 from lstm_jax.compare.parity import PARITY_RATE
-from lstm_jax.compare.report.page import page
-from lstm_jax.compare.report.pictures import DRAWN, NO_PICTURES, SUFFIXES, Picture, pictures
+from lstm_jax.compare.report.pictures import DRAWN, Picture, pictures
 from lstm_jax.compare.report.tables import (
     MARKS,
     NOTHING,
     accuracy_table,
-    as_markdown,
     frameworks_table,
     items,
     parity_table,
@@ -29,6 +27,9 @@ from lstm_jax.compare.report.tables import (
 )
 from lstm_jax.compare.results import MAIN, Comparison
 from lstm_jax.errors import Report
+from lstm_jax.report.drawing import NO_PICTURES, SUFFIXES
+from lstm_jax.report.page import page
+from lstm_jax.report.tables import as_markdown
 from lstm_jax.system.files import write_whole
 
 

@@ -1,10 +1,8 @@
 """The results as pictures: bars of speed, curves over sizes, accuracy against time, errors against steps.
 
-The tables have the same numbers. matplotlib is imported only when a picture is drawn. pyplot is not used, so
-no display is needed and no figure stays open.
+The tables have the same numbers.
 """
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,18 +25,8 @@ from lstm_jax.compare.results import MAIN, Comparison, Point
 from lstm_jax.compare.size import AXES
 from lstm_jax.compare.statistics import median, quartiles
 from lstm_jax.compare.worker import INFER, LATENCY, TRAIN
-from lstm_jax.system.packages import how_to_install
+from lstm_jax.report.drawing import GREY, as_files, logarithmic, new_figure, styled
 
-NO_PICTURES = f"no pictures: matplotlib is not installed ({how_to_install('plots')})"
-SUFFIXES = ("png", "svg")
-# Text becomes outlines, so that a picture looks the same everywhere. Equal results give equal files.
-SETTINGS: Any = {
-    "font.size": 10,
-    "svg.hashsalt": "lstm_jax",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-GREY = "#666666"
 MOST_COLUMNS = 4
 # Bars longer than so many times the upper quartile of all are cut.
 CUT = 2.5
@@ -81,28 +69,16 @@ def benchmark_picture(points: Sequence[Point]) -> Picture | None:
 
 def _picture(draw: Callable[[Any], tuple[Any, str] | None], results: Any) -> Picture | None:
     """Draw a figure and make files of it; return None if there is nothing to draw."""
-    from matplotlib import rc_context
-
-    with rc_context(SETTINGS):
-        if (drawn := draw(results)) is None:
-            return None
-        figure, caption = drawn
-        files = {}
-        for suffix in SUFFIXES:
-            file = io.BytesIO()
-            undated = {"Date": None} if suffix == "svg" else {}
-            figure.savefig(file, format=suffix, dpi=150, metadata=undated)
-            figure.set_layout_engine("none")  # the layout is done, which saves time for the second file
-            files[suffix] = file.getvalue()
-        return Picture(caption, files)
+    if (drawn := styled(draw)(results)) is None:
+        return None
+    figure, caption = drawn
+    return Picture(caption, as_files(figure))
 
 
 def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
     """Make a figure with so many panels, each of a width and height in inches, and hide any spare ones."""
-    from matplotlib.figure import Figure
-
     rows = -(-count // columns)
-    figure = Figure(figsize=(columns * width + 1.6, rows * height), layout="constrained")
+    figure = new_figure(columns * width + 1.6, rows * height)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[count:]:
         ax.set_axis_off()
@@ -119,17 +95,6 @@ def _legend(figure: Any, axes: Iterable[Any]) -> None:
     pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
     handles = {label: handle for each in pairs for handle, label in each}
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=9)
-
-
-def _logarithmic(ax: Any, axis: str) -> None:
-    """Make an axis logarithmic, with plain numbers at 1, 2 and 5: powers of ten alone may be too few."""
-    from matplotlib.ticker import LogLocator
-
-    ax.set(**{f"{axis}scale": "log"})
-    found = getattr(ax, f"{axis}axis")
-    found.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    found.set_major_formatter("{x:g}")
-    ax.minorticks_off()
 
 
 def _benchmark(points: Sequence[Point]) -> tuple[Any, str]:
@@ -223,8 +188,8 @@ def _curves(ax: Any, points: Sequence[Point], axis: str, names: Sequence[str]) -
             spread, style = [middle - low, high - middle], _line_style(name)
             ax.errorbar(list(found), middle, yerr=spread, fmt="none", ecolor=style["color"])
             ax.plot(list(found), middle, **style)
-    _logarithmic(ax, "x")
-    _logarithmic(ax, "y")
+    logarithmic(ax, "x")
+    logarithmic(ax, "y")
     sizes = [getattr(point.size, axis) for point in points]
     ax.set_xticks(sizes, [str(size) for size in sizes])
     ax.grid(visible=True, alpha=0.3)
@@ -253,7 +218,7 @@ def _learning(comparison: Comparison) -> tuple[Any, str] | None:
             ax.axhline(100 * target, color=GREY, linewidth=0.6, linestyle=":", zorder=2)
         ax.set_title(name, fontsize=9.5, fontweight="bold")
         ax.set_ylim(bottom - 0.5, max(*values, 100 * TARGETS[-1]) + 0.5)
-        _logarithmic(ax, "x")
+        logarithmic(ax, "x")
         ax.tick_params(labelleft=place % columns == 0, labelbottom=place + columns >= len(found))
         ax.grid(visible=True, alpha=0.2)
     figure.supxlabel("seconds from the start of the process, without evaluation (logarithmic)", fontsize=10)

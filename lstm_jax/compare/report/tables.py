@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from statistics import fmean, stdev
-from typing import NamedTuple
 
 from lstm_jax.compare.parity import TOLERANCES
 from lstm_jax.compare.results import MAIN, Comparison, Learning, Point, Row
 from lstm_jax.compare.size import AXES, Size, train_flop
 from lstm_jax.compare.statistics import Ranking, Ratio, median, quartiles, rank, ratio, slope
 from lstm_jax.compare.worker import INFER, LATENCY, PEAK_FLOP, TRAIN
+from lstm_jax.report.tables import Table
 
 NOTHING = "—"
 LEVEL = "≈"
@@ -24,37 +24,6 @@ MARKS = (
 )
 # Test accuracies to which the time is measured.
 TARGETS = (0.97, 0.98)
-
-
-class Table(NamedTuple):
-    """A table.
-
-    Attributes:
-        header: a title for each column; the first column names the rows.
-        rows: the cells of each row; no rows if nothing was measured.
-        notes: sentences below the table.
-        title: the title of the table, if it needs one.
-        of_words: whether its cells are words and not numbers.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-    title: str = ""
-    of_words: bool = False
-
-
-def as_markdown(table: Table, *, heading: str = "###") -> str:
-    """Convert a table to Markdown, with its title, if it has one, as a heading."""
-    others = "---" if table.of_words else "---:"
-    rows = [table.header, ("---", *[others] * (len(table.header) - 1)), *table.rows]
-    lines = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
-    parts = [f"{heading} {table.title}", lines] if table.title else [lines]
-    return "\n\n".join([*parts, *(" ".join(note.split()) for note in table.notes)]) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def decimals(value: float) -> int:

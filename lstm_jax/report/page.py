@@ -5,6 +5,7 @@ anything.
 """
 
 import base64
+import html
 from collections.abc import Mapping
 from importlib.resources import files
 
@@ -34,7 +35,7 @@ def page(text: str, pictures: Mapping[str, bytes]) -> str:
     )
     body = body.replace("</table>", "</table></div>")
     style = files(__package__).joinpath("page.css").read_text("utf-8")
-    title = text.partition("\n")[0].removeprefix("# ")
+    title = html.escape(text.partition("\n")[0].removeprefix("# ").replace("`", ""))
     whole = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
