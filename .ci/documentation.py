@@ -1,8 +1,8 @@
 """What mkdocs.yml adds to the documents in docs/, as hooks of MkDocs.
 
 - The first page is README.md.
-- A file of the project that a document links to has a page of its own, `project/PATH.md`. Links are written as
-  GitHub follows them, and lead there.
+- A file of the project that a document links to has a page of its own, `project/PATH.md`. Links are written
+  as GitHub follows them, and lead there.
 - The reference is made from docstrings.
 """
 
@@ -28,7 +28,11 @@ REFERENCE = {
     "classifier": ("The classifier", ["lstm_jax.model.LSTMClassifier", "lstm_jax.model.as_sequence"]),
     "training": (
         "Training as a function",
-        ["lstm_jax.runs.loop.train", "lstm_jax.runs.finished.TrainResult", "lstm_jax.data.dataset.load_dataset"],
+        [
+            "lstm_jax.runs.loop.train",
+            "lstm_jax.runs.finished.TrainResult",
+            "lstm_jax.data.dataset.load_dataset",
+        ],
     ),
 }
 
@@ -73,7 +77,10 @@ def relinked(text: str, document: str) -> str:
 
 def outside_docs() -> list[str]:
     """Return all files outside docs/ that a page of the site links to, and README.md."""
-    open_, found = [f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md")] + ["README.md"], {"README.md"}
+    open_, found = (
+        [f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md")] + ["README.md"],
+        {"README.md"},
+    )
     while open_:
         for path in linked(open_.pop()):
             if not path.startswith("docs/") and path not in found:

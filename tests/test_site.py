@@ -1,4 +1,4 @@
-"""The documentation builds as a site, strictly: every link and anchor leads somewhere, and nothing comes from outside."""
+"""The documentation builds as a site: all links and anchors lead somewhere, nothing comes from outside."""
 
 import os
 import re
@@ -14,7 +14,9 @@ pytest.importorskip("mkdocs", reason="requirements-docs.txt installs it")
 pytest.importorskip("mkdocstrings", reason="requirements-docs.txt installs it")
 
 # What a browser fetches by itself: not links, which it follows when they are clicked.
-FETCHED = re.compile(r"""<(?:script|img|link|iframe|source)[^>]*?(?:src|href)="(https?://[^"]*)"|url\((https?:[^)]*)\)""")
+FETCHED = re.compile(
+    r"""<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=["']?https?://|url\(["']?https?:"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,5 +58,4 @@ def test_the_reference_has_the_docstrings(site: Path) -> None:
 @pytest.mark.slow
 def test_the_site_loads_nothing_from_outside(site: Path) -> None:
     for page in site.rglob("*.html"):
-        fetched = [outside or by_css for outside, by_css in FETCHED.findall(page.read_text())]
-        assert not [each for each in fetched if 'rel="canonical"' not in each], page
+        assert not FETCHED.search(page.read_text()), page

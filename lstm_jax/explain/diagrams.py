@@ -5,6 +5,8 @@ print. The memory c is orange and the output h is blue; no meaning hangs on colo
 around it, because every system has other fonts. `tutorial.py` writes the files.
 """
 
+# ruff: noqa: RUF001 (formulas have signs that look like letters)
+
 import html
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -68,8 +70,9 @@ def _indexed(words: str, size: Number) -> str:
     def lowered(match: re.Match[str]) -> str:
         index = match[2].strip("{}")
         return (
-            f'<tspan font-style="italic">{match[1]}</tspan><tspan dy="{shift}" font-size="{_n(size * 0.74)}">{index}'
-            f'</tspan><tspan dy="-{shift}">&#8203;</tspan>'
+            f'<tspan font-style="italic">{match[1]}</tspan>'
+            f'<tspan dy="{shift}" font-size="{_n(size * 0.74)}">{index}</tspan>'
+            f'<tspan dy="-{shift}">&#8203;</tspan>'  # nothing to see, but back on the line
         )
 
     # SVG shows several spaces as one.
@@ -153,6 +156,11 @@ def pixels(
     return f'<g shape-rendering="crispEdges">{"".join(parts)}</g>'
 
 
+def _hair(start: tuple[Number, Number], end: tuple[Number, Number]) -> str:
+    """Return a thin line between pixels."""
+    return wire([start, end], "#59616b", head=False, width=0.6)
+
+
 def _n(number: Number) -> str:
     return f"{number:.1f}".removesuffix(".0")
 
@@ -196,7 +204,7 @@ def _cell(lit: Collection[str]) -> list[str]:
     end = 396  # where the memory is shown
     kept, written = colour("keep", MEMORY), colour("memory", MEMORY)
     inputs, shown = colour("inputs", OUTPUT), colour("show", OUTPUT)
-    parts = [
+    return [
         box(66, 34, 364, 226, ("#ffffff", "#aeb8c2"), radius=16),
         # The memory lane.
         wire([(22, _LANE), (f - 14, _LANE)], kept),
@@ -230,7 +238,6 @@ def _cell(lit: Collection[str]) -> list[str]:
         text(452, _BUS - 12, "h_t", size=18, fill=shown, anchor="end"),
         text(104, 290, "x_t", size=18, fill=colour("inputs", INK), anchor="start"),
     ]
-    return parts
 
 
 def cell() -> str:
@@ -258,7 +265,7 @@ def cell() -> str:
     return card(
         870,
         350,
-        "An LSTM cell: four small networks read the row and the last output; three of them are gates on the memory",
+        "An LSTM cell: three gates decide what its memory loses, takes in and shows",
         [f'<g transform="translate(16 18)">{"".join(_cell(ALL))}</g>', *legend],
     )
 
@@ -308,16 +315,19 @@ def data_flow(digit: UInt8[np.ndarray, "28 28"], probabilities: Sequence[float])
         text(412, 332, "28 inputs", size=19, bold=True),
         text(412, 357, "each (batch, 28)", fill=QUIET),
         pixels(40, 284, 7, digit),
-        *(wire([(40, 284 + 7 * row), (236, 284 + 7 * row)], "#3a424c", head=False, width=0.7) for row in range(28)),
+        *(_hair((40, 284 + 7 * row), (236, 284 + 7 * row)) for row in range(28)),
         text(138, 512, "28 rows of 28 pixels", size=18),
-    ]  # fmt: skip
+    ]
     # Each cell, the row that it reads, and the wire from that row in the image.
     steps = [(258, "x_1", 0, 287, 258), (428, "x_2", 1, 294.5, 428), (718, "x_{28}", 27, 476.5, 718)]
     for x, name, row, y, turn in steps:
         parts += [
             wire([(239, y), (turn, y), (turn, 266)], head=False, width=2),
             pixels(x - 44, 250, 88 / 28, digit[row : row + 1], height=13),
-            *(wire([(x - 44 + 88 / 28 * k, 250), (x - 44 + 88 / 28 * k, 263)], "#59616b", head=False, width=0.6) for k in range(1, 28)),
+            *(
+                _hair((x - 44 + 88 / 28 * pixel, 250), (x - 44 + 88 / 28 * pixel, 263))
+                for pixel in range(1, 28)
+            ),
             wire([(x, 246), (x, 191)]),
             text(x + 12, 228, name, size=19, anchor="start"),
         ]
@@ -329,7 +339,10 @@ def data_flow(digit: UInt8[np.ndarray, "28 28"], probabilities: Sequence[float])
     ]
     edges = [(170, 214, ""), (302, 384, "1"), (472, 529, "2"), (617, 674, "27")]
     for left, right, index in edges:
-        parts += [wire([(left, 128), (right - 2, 128)], MEMORY), wire([(left, 164), (right - 2, 164)], OUTPUT)]
+        parts += [
+            wire([(left, 128), (right - 2, 128)], MEMORY),
+            wire([(left, 164), (right - 2, 164)], OUTPUT),
+        ]
         if index:
             middle = (left + right) / 2
             parts += [
@@ -356,23 +369,24 @@ def data_flow(digit: UInt8[np.ndarray, "28 28"], probabilities: Sequence[float])
         text(893, 349, "(batch, 10)", fill=QUIET, anchor="end"),
     ]
     best = int(np.argmax(probabilities))
-    for name, share in enumerate(probabilities):
-        x, height, chosen = 761.5 + 20.5 * name, max(1.5, 105 * share), name == best
+    for number, share in enumerate(probabilities):
+        edge, height = 761.5 + 20.5 * number, max(1.5, 105 * share)
+        bar, ink = (GREEN[1], GREEN[1]) if number == best else ("#9aa6b2", INK)
         parts += [
-            f'<rect x="{_n(x)}" y="{_n(480 - height)}" width="15.5" height="{_n(height)}" rx="1.5" '
-            f'fill="{GREEN[1] if chosen else "#9aa6b2"}"/>',
-            text(x + 7.75, 503, str(name), size=20 if chosen else 18, fill=GREEN[1] if chosen else INK, bold=chosen),
-        ]  # fmt: skip
+            f'<rect x="{_n(edge)}" y="{_n(480 - height)}" width="15.5" height="{_n(height)}" fill="{bar}"/>',
+            text(edge + 7.75, 503, str(number), size=19, fill=ink, bold=number == best),
+        ]
     parts.append(wire([(759, 481), (964, 481)], INK, head=False, width=1.5))
-    return card(
-        1000, 548, "The 28 rows of an image enter one LSTM cell one after the other; the last output names the digit", parts
-    )  # fmt: skip
+    title = "The 28 rows of an image enter one LSTM cell one after the other; the last output names the digit"
+    return card(1000, 548, title, parts)
 
 
 _SCALE = 0.9  # pixels for each row and column of a matrix
 
 
-def _matrix(x: Number, middle: Number, rows: int, columns: int, name: str, colours: tuple[str, str]) -> list[str]:
+def _matrix(
+    x: Number, middle: Number, rows: int, columns: int, name: str, colours: tuple[str, str]
+) -> list[str]:
     """Return an array drawn to scale around a middle line, its name above and its shape below."""
     width, height = max(_SCALE * columns, 7), max(_SCALE * rows, 7)
     shape = f"({rows}, {columns})" if rows > 1 else f"({columns},)"
@@ -437,7 +451,9 @@ def bidirectional() -> str:
     forward, backward, rows = 110, 260, 382
     parts = [
         text(30, forward - 6, "forward: from the top", size=18, anchor="start", bold=True, fill=OUTPUT),
-        text(30, backward - 48, "backward: from the bottom", size=18, anchor="start", bold=True, fill=SAND[1]),
+        text(
+            30, backward - 48, "backward: from the bottom", size=18, anchor="start", bold=True, fill=SAND[1]
+        ),
     ]
     for row, x in columns.items():
         if not row:
@@ -478,17 +494,19 @@ def bidirectional() -> str:
         text(1069, backward + 17, "outputs[:, -1]", size=15),
         text(1069, backward + 37, "its first step", size=15, fill=QUIET),
     ]
-    return card(1190, 416, "Two directions read the rows; the backward one is read at row 1, its last step", parts)
+    return card(
+        1190, 416, "Two directions read the rows; the backward one is read at row 1, its last step", parts
+    )
 
 
 def static_and_dynamic() -> str:
     """Draw a static RNN, 28 cells in the program, beside a dynamic one, one cell in a loop."""
     parts = [
         text(40, 48, "static: unrolled", size=20, anchor="start", bold=True),
-        text(40, 74, "28 copies of the cell in the program, with the same weights", size=16, fill=QUIET, anchor="start"),
+        text(40, 74, "28 copies of the cell, with the same weights", size=16, fill=QUIET, anchor="start"),
         text(640, 48, "dynamic: scan", size=20, anchor="start", bold=True),
-        text(640, 74, "one cell in the program, and a loop", size=16, fill=QUIET, anchor="start"),
-    ]  # fmt: skip
+        text(640, 74, "one cell, and a loop", size=16, fill=QUIET, anchor="start"),
+    ]
     names = ["x_1", "x_2", "x_3", "", "x_{28}"]
     for index, name in enumerate(names):
         x = 84 + 104 * index
@@ -515,7 +533,8 @@ def static_and_dynamic() -> str:
         wire([(660, 284), (890, 284)], head=False, width=1.5),
         text(775, 308, "one array (28, 128, 28)", size=16, fill=QUIET),
     ]
-    return card(1000, 336, "A static RNN has a copy of the cell for each step; a dynamic one has one cell in a loop", parts)
+    title = "A static RNN has a copy of the cell for each step; a dynamic one has one cell in a loop"
+    return card(1000, 336, title, parts)
 
 
 def epochs() -> str:
@@ -527,14 +546,14 @@ def epochs() -> str:
         text(125, 132, "shuffled", size=15, fill=QUIET),
         wire([(212, 114), (268, 114)]),
     ]
-    for index, name in enumerate(["1", "2", "3", "…", "429"]):
+    for index, step in enumerate(["1", "2", "3", "…", "429"]):
         x = 276 + 112 * index
-        if name == "…":
-            parts.append(text(x + 50, 120, name, size=26))
+        if step == "…":
+            parts.append(text(x + 50, 120, step, size=26))
             continue
         parts += [
             box(x, 76, 100, 76),
-            text(x + 50, 108, f"step {name}", bold=True),
+            text(x + 50, 108, f"step {step}", bold=True),
             text(x + 50, 132, "128 images", size=14, fill=QUIET),
         ]
     parts += [
@@ -543,7 +562,12 @@ def epochs() -> str:
         text(894, 132, "over", size=14, fill=QUIET),
         text(40, 214, "one step: the weights change once", size=19, anchor="start", bold=True),
     ]
-    stages = [("batch", "128 images"), ("loss", "how wrong?"), ("gradient", "which way is down?"), ("Adam", "a step that way")]
+    stages = [
+        ("batch", "128 images"),
+        ("loss", "how wrong?"),
+        ("gradient", "which way is down?"),
+        ("Adam", "a step that way"),
+    ]
     for index, (name, meaning) in enumerate(stages):
         x = 40 + 240 * index
         parts += [

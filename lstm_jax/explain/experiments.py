@@ -33,6 +33,7 @@ from lstm_jax.linen import LSTM
 from lstm_jax.model import KERNEL_INIT, build_model, logits_of
 from lstm_jax.runs.history import of_each_seed
 from lstm_jax.runs.loop import train
+from lstm_jax.runs.run_directory import Record
 from lstm_jax.training import loss_of
 
 Measured: TypeAlias = dict[str, Any]
@@ -55,9 +56,9 @@ def batch_sizes(*, sizes: Sequence[int] = BATCH_SIZES, epochs: int = 5, seeds: i
     for size in sizes:
         scaled = LEARNING_RATE * math.sqrt(size / tutorial)
         fixed = [_history(batch_size=size, epochs=epochs, seed=seed) for seed in range(seeds)]
-        other = fixed if size == tutorial else [
+        other = [
             _history(batch_size=size, epochs=epochs, seed=seed, learning_rate=scaled) for seed in range(seeds)
-        ]  # fmt: skip
+        ]
         measured.append(
             {
                 "batch_size": size,
@@ -73,25 +74,20 @@ def batch_sizes(*, sizes: Sequence[int] = BATCH_SIZES, epochs: int = 5, seeds: i
 
 def static_and_dynamic(*, time_steps: Sequence[int] = TIME_STEPS, rounds: int = 5) -> Measured:
     """Compile the gradient of an LSTM as a static and as a dynamic RNN, and run it, in turns."""
-    names = ("unrolled", "scan")
     measured = []
     for steps in time_steps:
-        programs = {name: _gradient_program(name, steps) for name in names}
-        samples: dict[str, list[float]] = {name: [] for name in names}
-        for index in range(rounds + 1):
-            for name, (_, _, run) in programs.items():
-                seconds = _timed(run)
-                if index:  # the first round warms up
-                    samples[name].append(seconds)
+        programs = {name: _gradient_program(name, steps) for name in ("unrolled", "scan")}
+        # The first round warms up.
+        samples = [{name: _timed(run) for name, (run, _) in programs.items()} for _ in range(rounds + 1)][1:]
         measured.append(
             {
                 "time_steps": steps,
                 **{
-                    name: {"lines": lines, "compile_seconds": compiling, "run_ms": 1e3 * median(samples[name])}
-                    for name, (lines, compiling, _) in programs.items()
+                    name: {**about, "run_ms": 1e3 * median([sample[name] for sample in samples])}
+                    for name, (_, about) in programs.items()
                 },
             }
-        )  # fmt: skip
+        )
     return {"batch_size": BATCH, "hidden_size": HIDDEN, "rounds": rounds, "lengths": measured}
 
 
@@ -173,14 +169,14 @@ EXPERIMENTS: Mapping[str, Callable[[], Measured]] = MappingProxyType(
 )
 
 
-def _history(**options: Any) -> list[dict[str, Any]]:
+def _history(**options: Any) -> Sequence[Record]:
     """Train with these options, in a folder that is removed, and return the record of each epoch."""
     with tempfile.TemporaryDirectory() as folder:
-        return list(train(Config.of(run_dir=Path(folder) / "run", **options)).history)
+        return train(Config.of(run_dir=Path(folder) / "run", **options)).history
 
 
-def _gradient_program(implementation: str, steps: int) -> tuple[int, float, Callable[[], Any]]:
-    """Return the lines of a gradient's program, the seconds until it is compiled, and a call of it."""
+def _gradient_program(implementation: str, steps: int) -> tuple[Callable[[], Any], Measured]:
+    """Compile the gradient of an LSTM; return a call of it, and its lines and the seconds that it took."""
     key, of_inputs = jax.random.split(jax.random.key(0))
     inputs = jax.random.normal(of_inputs, (BATCH, steps, PIXELS))
     params = nn.RNN(nn.LSTMCell(HIDDEN)).init(key, inputs[:1, :1])["params"]["cell"]
@@ -193,8 +189,8 @@ def _gradient_program(implementation: str, steps: int) -> tuple[int, float, Call
     lowered = jax.jit(jax.grad(loss)).lower(params, inputs)
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
-    lines = len(lowered.as_text().splitlines())
-    return lines, seconds, lambda: jax.block_until_ready(compiled(params, inputs))
+    about = {"lines": len(lowered.as_text().splitlines()), "compile_seconds": seconds}
+    return lambda: jax.block_until_ready(compiled(params, inputs)), about
 
 
 def _timed(run: Callable[[], Any], *, seconds: float = 0.2) -> float:
@@ -218,7 +214,7 @@ def _accuracy_of(model: nn.Module, mnist: Dataset, epochs: int, seed: int, image
     """
     optimizer = optax.adam(LEARNING_RATE)
 
-    def logits(params: Any, image: Array) -> Array:
+    def logits(params: Any, image: Array) -> Any:
         return model.apply({"params": params}, image.astype(jnp.float32) / 255)
 
     def step(state: Any, batch: tuple[Array, Array]) -> tuple[Any, None]:
@@ -229,7 +225,9 @@ def _accuracy_of(model: nn.Module, mnist: Dataset, epochs: int, seed: int, image
 
     @jax.jit
     def epoch(state: Any, image: Array, label: Array, order: Int32[Array, "steps batch"]) -> Any:
-        return jax.lax.scan(lambda state, chosen: step(state, (image[chosen], label[chosen])), state, order)[0]
+        return jax.lax.scan(lambda state, chosen: step(state, (image[chosen], label[chosen])), state, order)[
+            0
+        ]
 
     count = images or len(mnist.train)
     image, label = map(jnp.asarray, next(mnist.train.batches(count)))
@@ -239,6 +237,6 @@ def _accuracy_of(model: nn.Module, mnist: Dataset, epochs: int, seed: int, image
         order = epoch_order(seed, index, count)
         state = epoch(state, image, label, order[: count // BATCH * BATCH].reshape(-1, BATCH))
     right, score = 0, jax.jit(logits)
-    for image, label in mnist.test.batches(1000):
-        right += int(np.sum(np.argmax(score(state[0], image), axis=-1) == label))
+    for batch in mnist.test.batches(1000):
+        right += int(np.sum(np.argmax(score(state[0], batch.image), axis=-1) == batch.label))
     return right / len(mnist.test)

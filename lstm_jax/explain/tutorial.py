@@ -1,7 +1,7 @@
 """The pictures and tables of the tutorial: ``python -m lstm_jax.explain.tutorial``.
 
-It draws the diagrams, draws what was measured, and writes the tables into the documents. With ``--measure`` it
-measures before, which takes some minutes for all:
+It draws the diagrams, draws what was measured, and writes the tables into the documents. With ``--measure``
+it measures before, which takes some minutes for all:
 
     python -m lstm_jax.explain.tutorial --measure all
     python -m lstm_jax.explain.tutorial --measure batch_sizes seeds
@@ -34,9 +34,7 @@ from lstm_jax.explain.experiments import DIRECTIONS, EXPERIMENTS, Measured
 from lstm_jax.explain.memory import measure_memory
 from lstm_jax.explain.reading import read_steps
 from lstm_jax.model import build_model
-from lstm_jax.report.drawing import (
-    BLUE, COLOURS, INK, ORANGE, PALE, Axes, Figure, new_figure, styled, write,
-)  # fmt: skip
+from lstm_jax.report.drawing import BLUE, ORANGE, PALE, Axes, Figure, new_figure, styled, write
 from lstm_jax.report.plots import learning_curves
 from lstm_jax.runs.loop import train
 from lstm_jax.system.files import whole
@@ -79,7 +77,11 @@ class Tutorial:
             if self._wants(name):
                 print(f"measuring {name}", flush=True)
                 measured[name] = experiment()
-                measured["machine"] = {**machine.machine(), "versions": machine.versions(), "date": machine.now()}
+                measured["machine"] = {
+                    **machine.machine(),
+                    "versions": machine.versions(),
+                    "date": machine.now(),
+                }
                 _write_text(folder / RESULTS, json.dumps(measured, indent=1) + "\n")
         devices.start(devices=None)
         for name, draw in (("memory", draw_memory), ("reading", draw_reading)):
@@ -90,9 +92,9 @@ class Tutorial:
             _write_text(self.docs / path, content)
         for name, draw_measured in FIGURES.items():
             write(draw_measured(measured), folder, name, suffixes=("svg",))
-        for language, document in DOCUMENTS.items():
-            path = self.docs / document
-            _write_text(path, with_tables(path.read_text(), measured, language))
+        for language, name in DOCUMENTS.items():
+            document = self.docs / name
+            _write_text(document, with_tables(document.read_text(), measured, language))
         return 0
 
     def _wants(self, name: str) -> bool:
@@ -129,7 +131,7 @@ def batch_sizes(measured: Measured) -> Figure:
     over_epochs, over_seconds = figure.subplots(1, 2, sharey=True)
     from matplotlib import colormaps
 
-    colours = colormaps["viridis"](np.linspace(0, 0.9, len(found["sizes"])))
+    colours = colormaps["viridis"](np.linspace(0, 0.82, len(found["sizes"])))
     markers = "osD^vPX"
     for number, size in enumerate(found["sizes"]):
         accuracy = 100 * np.mean(size["test_accuracy"], axis=0)
@@ -231,10 +233,11 @@ WORDS: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType(
             "batch_sizes": (
                 "batch size",
                 "steps in an epoch",
-                "time of an epoch",
+                "time of an epoch (128: 1)",
                 "after 1 epoch",
                 "after {epochs} epochs",
-                "with its own learning rate",
+                "learning rate that grows",
+                "after {epochs} epochs with it",
             ),
             "static_and_dynamic": ("time steps", "lines", "compile", "run"),
             "both_directions": ("what is read", "test accuracy"),
@@ -247,16 +250,16 @@ WORDS: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType(
             ),
             "seeds": ("seeds", "mean", "standard deviation", "lowest", "highest"),
             "machine": ("Measured on {date} on {cores} cores of {cpu}, with jax {jax} and flax {flax}.",),
-            "times": ("{:.1f} times",),
         },
         "ko": {
             "batch_sizes": (
                 "배치 크기",
                 "에포크당 스텝 수",
-                "에포크당 시간",
+                "에포크당 시간 (128이 1)",
                 "1 에포크 후",
                 "{epochs} 에포크 후",
-                "학습률도 맞췄을 때",
+                "배치에 맞춘 학습률",
+                "그 학습률로 {epochs} 에포크 후",
             ),
             "static_and_dynamic": ("시간 스텝 수", "줄 수", "컴파일", "실행"),
             "both_directions": ("무엇을 읽는가", "테스트 정확도"),
@@ -269,14 +272,13 @@ WORDS: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType(
             ),
             "seeds": ("시드 수", "평균", "표준편차", "최저", "최고"),
             "machine": ("측정 일자 {date}, {cpu} 코어 {cores}개, jax {jax}, flax {flax}.",),
-            "times": ("{:.1f}배",),
         },
     }
 )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [heads, ["---:"] * len(heads), *rows]
+    lines = [heads, [":---", *["---:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
@@ -287,15 +289,15 @@ def _share(accuracies: Sequence[float]) -> str:
 def _batch_sizes(measured: Measured, words: Mapping[str, Sequence[str]]) -> str:
     found = measured["batch_sizes"]
     seconds = {size["batch_size"]: size["epoch_seconds"] for size in found["sizes"]}
-    (times,) = words["times"]
     rows = [
         [
             size["batch_size"],
             f"{size['steps_per_epoch']:,}",
-            times.format(size["epoch_seconds"] / seconds[Config().batch_size]),
+            f"{size['epoch_seconds'] / seconds[Config().batch_size]:.1f}",
             _share([run[0] for run in size["test_accuracy"]]),
             _share([run[-1] for run in size["test_accuracy"]]),
-            f"{_share([run[-1] for run in size['scaled_test_accuracy']])} ({size['scaled_learning_rate']:.3f})",
+            f"{size['scaled_learning_rate']:.4f}",
+            _share([run[-1] for run in size["scaled_test_accuracy"]]),
         ]
         for size in found["sizes"]
     ]
@@ -305,20 +307,26 @@ def _batch_sizes(measured: Measured, words: Mapping[str, Sequence[str]]) -> str:
 def _static_and_dynamic(measured: Measured, words: Mapping[str, Sequence[str]]) -> str:
     lengths, (time, *heads) = measured["static_and_dynamic"]["lengths"], words["static_and_dynamic"]
     lines, compiling, running = heads
-    (times,) = words["times"]
     rows = [
         [
             length["time_steps"],
             f"{length['unrolled']['lines']:,}",
             f"{length['scan']['lines']:,}",
-            times.format(length["unrolled"]["compile_seconds"] / length["scan"]["compile_seconds"]),
-            times.format(length["unrolled"]["run_ms"] / length["scan"]["run_ms"]),
+            *(
+                f"{length['unrolled'][key] / length['scan'][key]:.1f}"
+                for key in ("compile_seconds", "run_ms")
+            ),
         ]
         for length in lengths
     ]
     quotient = "`unrolled` / `scan`"
     return _table(
-        [time, f"{lines}, `unrolled`", f"{lines}, `scan`", f"{compiling}, {quotient}", f"{running}, {quotient}"],
+        [
+            time,
+            f"{lines}, `unrolled`",
+            f"{lines}, `scan`",
+            *(f"{head}, {quotient}" for head in (compiling, running)),
+        ],
         rows,
     )
 
