@@ -36,6 +36,9 @@ REFERENCE = {
     ),
 }
 
+# Korean lines break between words.
+STYLE = ".md-typeset { word-break: keep-all; overflow-wrap: break-word; }\n"
+
 
 class Stars(griffe.Extension):
     """Shapes in docstrings, as (*batch, time), have stars, which are no emphasis."""
@@ -103,6 +106,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {page_of(path): as_page(path) for path in outside_docs()}
     for name, (title, objects) in REFERENCE.items():
         pages[f"reference/{name}.md"] = "\n\n".join([f"# {title}", *(f"::: {each}" for each in objects), ""])
+    pages["site.css"] = STYLE
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
     return files
