@@ -147,7 +147,7 @@ def pixels(
             f'<rect x="{_n(x)}" y="{_n(top)}" width="{_n(columns * pixel)}" height="{_n(height)}" '
             'fill="#10151c"/>'
         )
-        for column in np.flatnonzero(values):
+        for column in np.flatnonzero(values).tolist():
             level = int(values[column])
             parts.append(
                 f'<rect x="{_n(x + column * pixel)}" y="{_n(top)}" width="{_n(pixel)}" height="{_n(height)}" '
