@@ -9,6 +9,7 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ import pytest
 from lstm_jax.errors import ConfigError
 from lstm_jax.explain import diagrams, experiments, tutorial
 from lstm_jax.explain.tutorial import DOCUMENTS, TABLES, Tutorial, drawn, with_tables
+from lstm_jax.model import LSTMClassifier
 from tests.helpers.project import PROJECT
 
 DOCS = PROJECT / "docs"
@@ -140,6 +142,7 @@ def test_jupytext_reads_the_tutorial_as_a_notebook() -> None:
         assert code == [block.rstrip("\n") for block in fences(document, "python")]
 
 
+@pytest.mark.slow
 def test_the_experiments_measure(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     with jax.numpy_rank_promotion("allow"):
@@ -157,6 +160,39 @@ def test_the_experiments_measure(data_dir: Path, monkeypatch: pytest.MonkeyPatch
     short, long = experiments.static_and_dynamic(time_steps=(2, 4), rounds=1)["lengths"]
     assert short["unrolled"]["lines"] < long["unrolled"]["lines"]
     assert short["scan"]["lines"] == long["scan"]["lines"]
+
+
+@pytest.mark.slow
+def test_the_command_measures_draws_and_writes(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    (tmp_path / "tutorial").mkdir()
+    (tmp_path / "tutorial" / "measured.json").write_text(json.dumps({**MEASURED, "first_digit": None}))
+    for document in (ENGLISH, KOREAN):
+        empty = re.sub(
+            r"(<!-- table: \w+ -->\n).*?(<!-- end -->)", r"\1\2", document.read_text(), flags=re.DOTALL
+        )
+        (tmp_path / document.name).write_text(empty)
+    probabilities = {"probabilities": [0.0] * 9 + [1.0]}
+    monkeypatch.setattr(tutorial, "EXPERIMENTS", {"first_digit": lambda: probabilities})
+    monkeypatch.setattr(tutorial, "MEMORY_IMAGES", {"rows": 2})
+    params = LSTMClassifier(64).init(jax.random.key(0), jax.numpy.zeros((1, 28, 28)))["params"]
+    monkeypatch.setattr(tutorial, "train", lambda config: SimpleNamespace(params=params))
+    assert Tutorial(docs=tmp_path, measure=("all",)).run() == 0
+
+    written = json.loads((tmp_path / "tutorial" / "measured.json").read_text())
+    assert written["first_digit"] == probabilities
+    assert {name: written[name] for name in TABLES if name != "machine"} == {
+        name: MEASURED[name] for name in TABLES if name != "machine"
+    }
+    assert {path.name for path in (tmp_path / "tutorial").iterdir()} == {
+        path.name for path in (DOCS / "tutorial").iterdir()
+    }
+    for language, name in DOCUMENTS.items():
+        document = (tmp_path / name).read_text()
+        assert with_tables(document, written, language) == document
+        assert document.count("\n| ") == (DOCS / name).read_text().count("\n| ")
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
