@@ -80,7 +80,8 @@ def scan(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool, unroll:
     ) -> tuple[Carry, tuple[Array | None, Array | None]]:
         x, reset = of_step
         carry = after_reset(reset, initial, carry)
-        # Flax's cell computes the gates. `compare/judge.py` has the same in NumPy, `kernels/fused.py` in JAX.
+        # Flax's cell computes the gates. `compare/judge.py` has the same in NumPy, `kernels/fused.py`
+        # and, with all gates kept, `explain/reading.py` in JAX.
         (c, h), output = cell((carry[0], masked(carry[1], mask)), x)
         # Histories are large: they are kept only if they are needed.
         return (c, h), (

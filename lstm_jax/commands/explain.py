@@ -58,7 +58,10 @@ class Explain:
         run_dir = self.run_dirs[0]
         folder = self.output or run_dir / "explanation"
         refuse_links_on_the_way(run_dir, folder)
-        runs = {path.resolve().name: records_of(path) for path in self.run_dirs}
+        names = [path.resolve().name for path in self.run_dirs]
+        if len(set(names)) < len(names):
+            names = [str(path) for path in self.run_dirs]
+        runs = dict(zip(names, map(records_of, self.run_dirs), strict=True))
         devices.start(devices=None)
         trained = load_trained(run_dir, seed=self.seed, best=self.best, report=note)
         dataset = load_data(trained.config.data, self.data_dir, self.archive_dir)
@@ -82,4 +85,4 @@ class Explain:
                 f"--digit: got {self.digit}, expected the number of a test image, 0 to {count - 1}, or a file"
             )
         image, label = next(dataset.test.batches(1, order=np.array([index])))
-        return Digit(image[0], f"Test image {index} of {dataset.name}, class {label[0]}")
+        return Digit(image[0], f"Test image {index} of {dataset.name}, of class {label[0]}")

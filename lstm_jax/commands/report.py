@@ -49,6 +49,7 @@ class Report:
 
         require_matplotlib()
         output = self.output or self.run_dir / "report.html"
+        refuse_links_on_the_way(self.run_dir, output.parent)
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=note)
         dataset = load_data(trained.config.data, self.data_dir, self.archive_dir)
@@ -61,7 +62,6 @@ class Report:
             figures=compute_figures(trained.predictions(dataset.test)),
             split=dataset.test,
         )
-        refuse_links_on_the_way(self.run_dir, output.parent)
         write_whole(make_folder(output.parent) / output.name, text)
         print(output)
         return 0

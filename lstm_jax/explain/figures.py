@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lstm_jax.explain.memory import FORGET_BIASES, PLAIN, TRAINED, Memory
-from lstm_jax.explain.reading import BACKWARD, GATE_NAMES, Reading, Steps, decided_at
+from lstm_jax.explain.reading import BACKWARD, Reading, Steps, decided_at, in_order
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.report.drawing import (
     AROUND_ZERO,
@@ -27,9 +27,16 @@ from lstm_jax.report.drawing import (
     Axes,
     Figure,
     new_figure,
+    plain,
     styled,
 )
 
+# The names of what a step computes, in the order of `Steps`.
+GATE_NAMES: Mapping[str, str] = {
+    **dict(zip(GATES, ("input gate i", "forget gate f", "candidate g", "output gate o"), strict=True)),
+    "cell": "cell c",
+    "hidden": "hidden state h",
+}
 # What a step of a task reads.
 STEP_NAMES: Mapping[str, str] = {"rows": "row", "columns": "column", "pixels": "pixel", "permuted": "step"}
 # A class whose probability stays below this is drawn in grey.
@@ -61,13 +68,13 @@ def reading(found: Reading, *, task: str = "rows", title: str = "") -> Figure:
     bands = [
         (_name_of(number, direction, found.layers), 0 if direction == BACKWARD else -1, steps)
         for number, layer in enumerate(found.layers)
-        for direction, steps in layer.items()
+        for direction, steps in in_order(layer)
     ]
     heights = [4.0, *[3.0] * len(bands)]
     figure = new_figure(10.0, sum(heights) + (0.4 if title else 0))
     top, *below = np.ravel(figure.subfigures(1 + len(bands), 1, height_ratios=heights))
     if title:
-        figure.suptitle(title, x=0.01, ha="left")
+        figure.suptitle(plain(title), x=0.01, ha="left")
     image, curves = top.subplots(1, 2, width_ratios=[1, 1.55])
     side = round(sequence.size**0.5)
     picture = sequence.reshape(side, side)
@@ -97,41 +104,51 @@ def _name_of(number: int, direction: str, layers: Sequence[Mapping[str, Steps]])
 
 def _draw_probabilities(ax: Axes, probability: Float[np.ndarray, "time classes"], step: str) -> None:
     """Draw a curve for each class, from the top down, with its name where it is highest."""
-    from matplotlib.patheffects import withStroke
-
     steps = np.arange(1, len(probability) + 1)
     highest = probability.max(axis=0)
-    notable = sorted(np.flatnonzero(highest >= NOTABLE), key=lambda name: -highest[name])
-    for name in np.flatnonzero(highest < NOTABLE):
-        ax.plot(probability[:, name], steps, color=PALE, linewidth=1)
-    palette = (*COLOURS, INK, GREY)
-    for number, name in reversed(list(enumerate(notable))):
-        colour = palette[number % len(palette)]
-        ax.plot(probability[:, name], steps, color=colour, linewidth=2)
-        # In the middle of where it is highest, which may be long.
-        near = np.flatnonzero(probability[:, name] >= 0.97 * highest[name])
-        place = near[len(near) // 2]
-        ax.annotate(
-            str(name),
-            (probability[place, name], steps[place]),
-            (5, 0),
-            textcoords="offset points",
-            color=colour,
-            weight="bold",
-            size=13,
-            va="center",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
     answer, since = int(np.argmax(probability[-1])), decided_at(probability)
+    # The answer has the first colour.
+    order = sorted(range(len(highest)), key=lambda name: (name != answer, -highest[name]))
+    palette = (*COLOURS, INK, GREY)
+    for number, name in reversed(list(enumerate(order))):
+        curve = probability[:, name]
+        if highest[name] < NOTABLE and name != answer:
+            ax.plot(curve, steps, color=PALE, linewidth=1)
+            continue
+        colour = palette[number % len(palette)]
+        ax.plot(curve, steps, color=colour, linewidth=2)
+        # In the middle of where it is highest, which may be long.
+        near = np.flatnonzero(curve >= 0.97 * highest[name])
+        places = [int(near[len(near) // 2])]
+        end = len(curve) - 1
+        if name == answer and end - places[0] > end / 8 and curve[-1] < 0.97 * highest[name]:
+            places.append(end)
+        for place in places:
+            _label_curve(ax, str(name), (float(curve[place]), int(steps[place])), colour)
     ax.set(xlim=(-0.01, 1.1), xlabel="probability", ylabel=step)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     ax.grid(visible=True, axis="x", color=PALE, linewidth=0.6)
     told = (
-        f"from {step} {since + 1} on (dashed), the answer is {answer}"
-        if since
-        else f"the answer is always {answer}"
+        f"from {step} {since + 1} on (dashed), the answer is {answer}" if since else f"it is always {answer}"
     )
-    ax.set_title(f"Probability of each digit after each {step};\n{told}")
+    ax.set_title(f"Probability of each class after each {step};\n{told}")
+
+
+def _label_curve(ax: Axes, name: str, place: tuple[float, int], colour: str) -> None:
+    """Write the name of a curve beside a place on it."""
+    from matplotlib.patheffects import withStroke
+
+    ax.annotate(
+        name,
+        place,
+        (5, 0),
+        textcoords="offset points",
+        color=colour,
+        weight="bold",
+        size=13,
+        va="center",
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
 
 
 def _draw_steps(band: Any, name: str, steps: Steps, step: str, *, last: int) -> list[Axes]:
@@ -142,7 +159,7 @@ def _draw_steps(band: Any, name: str, steps: Steps, step: str, *, last: int) -> 
         values = getattr(steps, field)[:, order]
         is_gate = field in "ifo"
         # A few cells are far larger than the others.
-        limit = 1.0 if field != "cell" else float(np.quantile(np.abs(values), 0.995)) or 1.0
+        limit = 1.0 if field != "cell" else float(np.quantile(np.abs(values), 0.97)) or 1.0
         drawn = ax.imshow(
             values,
             cmap=GATE_MAP if is_gate else AROUND_ZERO,
@@ -154,8 +171,9 @@ def _draw_steps(band: Any, name: str, steps: Steps, step: str, *, last: int) -> 
         )
         ax.set_title(GATE_NAMES[field], size=10)
         ax.set_xticks([])
+        extend = "both" if field == "cell" else "neither"
         ticks = [0, 1] if is_gate else [-limit, 0, limit]
-        bar = band.colorbar(drawn, ax=ax, location="bottom", ticks=ticks, aspect=14, pad=0.03)
+        bar = band.colorbar(drawn, ax=ax, location="bottom", ticks=ticks, aspect=14, pad=0.03, extend=extend)
         bar.ax.set_xticklabels(["shut", "open"] if is_gate else [f"{tick:.2g}" for tick in ticks])
         bar.ax.tick_params(labelsize=8, length=2)
         bar.outline.set_visible(False)
@@ -278,7 +296,7 @@ def recurrent_weights(cells: Sequence[Mapping[str, Any]]) -> Figure:
     bands = [
         (f"layer {number + 1}, {direction}" if len(cells) > 1 or len(layer) > 1 else "", params)
         for number, layer in enumerate(cells)
-        for direction, params in layer.items()
+        for direction, params in in_order(layer)
     ]
     figure = new_figure(10.4, 2.9 * len(bands) + 0.3)
     axes = figure.subplots(len(bands), len(GATES), squeeze=False)

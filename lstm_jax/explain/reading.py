@@ -17,18 +17,18 @@ reads the steps so far anew.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
-from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import CellParameters, by_kind
 from lstm_jax.model import HEAD, LSTMClassifier, Params, as_sequence, logits_of
 
 FORWARD, BACKWARD = "forward", "backward"
+T = TypeVar("T")
 
 
 class Steps(NamedTuple):
@@ -115,9 +115,18 @@ def cells_of(model: LSTMClassifier, params: Params) -> list[dict[str, CellParame
     """Return the parameters of each layer, by direction."""
     directions = (FORWARD, BACKWARD) if model.bidirectional else (FORWARD,)
     return [
-        {direction: params[f"lstm_{layer}_{direction}"]["cell"] for direction in directions}
+        {
+            # Those of one seed of many are NumPy's.
+            direction: jax.tree.map(jnp.asarray, params[f"lstm_{layer}_{direction}"]["cell"])
+            for direction in directions
+        }
         for layer in range(model.num_layers)
     ]
+
+
+def in_order(layer: Mapping[str, T]) -> list[tuple[str, T]]:
+    """Return the directions of a layer in the order in which it joins them: JAX sorts the keys."""
+    return [(direction, layer[direction]) for direction in (FORWARD, BACKWARD) if direction in layer]
 
 
 def run_layers(
@@ -136,13 +145,13 @@ def run_layers(
         nudge: what is added to each h of the last layer's forward direction, see `lstm_steps`.
     """
     layers, inputs = [], sequence
-    for number, directions in enumerate(cells):
+    for number, layer in enumerate(cells):
         nudges = {FORWARD: nudge} if number == len(cells) - 1 else {}
         steps = {
             direction: lstm_steps(
                 params, inputs, reverse=direction == BACKWARD, length=length, nudge=nudges.get(direction)
             )
-            for direction, params in directions.items()
+            for direction, params in in_order(layer)
         }
         layers.append(steps)
         inputs = jnp.concatenate([each.hidden for each in steps.values()], axis=-1)
@@ -192,7 +201,7 @@ def lstm_steps(
 def last_features(layers: Layers, length: Int[Array, ""] | int) -> Float[Array, " features"]:
     """Return what the dense layer reads: the last h of each direction; backward, it is at the first place."""
     ends = {FORWARD: length - 1, BACKWARD: 0}
-    return jnp.concatenate([steps.hidden[ends[direction]] for direction, steps in layers[-1].items()])
+    return jnp.concatenate([steps.hidden[ends[direction]] for direction, steps in in_order(layers[-1])])
 
 
 def dense(head: Mapping[str, Array], features: Float[Array, " features"]) -> Float[Array, " classes"]:
@@ -245,11 +254,3 @@ def _saliency(model: LSTMClassifier, params: Params, images: Array) -> Array:
         return jnp.sum(jnp.take_along_axis(logits, named[:, None], axis=1))
 
     return jax.grad(of_named)(images / 255.0)
-
-
-# The names of what a step computes, in the order of `Steps`.
-GATE_NAMES: Mapping[str, str] = {
-    **dict(zip(GATES, ("input gate i", "forget gate f", "candidate g", "output gate o"), strict=True)),
-    "cell": "cell c",
-    "hidden": "hidden state h",
-}

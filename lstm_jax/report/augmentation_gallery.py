@@ -74,6 +74,7 @@ def rows_of(settings: Augmentation) -> Mapping[str, Augmentation]:
             elastic=settings.elastic, smoothness=settings.smoothness
         ),
     }
+    alone = {label: change for label, change in alone.items() if change.is_active}
     together = {f"all together, {number}": settings for number in range(1, TOGETHER + 1)}
     return {"as they are": Augmentation(), **alone, **together}
 

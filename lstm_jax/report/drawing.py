@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
-from lstm_jax.errors import ConfigError, one_line
+from lstm_jax.errors import ConfigError, one_line, printable
 from lstm_jax.system.files import whole
 from lstm_jax.system.packages import how_to_install
 
@@ -70,6 +70,12 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
             return draw(*args, **options)
 
     return drawn
+
+
+def plain(text: str) -> str:
+    """Return a name from a user as text that matplotlib takes for no formula, and for no hidden label."""
+    text = printable(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def logarithmic(ax: Axes, axis: Literal["x", "y"]) -> None:

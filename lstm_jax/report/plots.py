@@ -21,6 +21,7 @@ from lstm_jax.report.drawing import (
     Figure,
     logarithmic,
     new_figure,
+    plain,
     styled,
 )
 from lstm_jax.report.figures import Bin, Figures, Mistake
@@ -55,10 +56,10 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
     loss, *accuracies = figure.subplots(1, 1 + len(shown))
     for number, (name, seeds) in enumerate(runs.items()):
         colour = COLOURS[number % len(COLOURS)]
-        _line(loss, seeds, "train_loss", colour, label=name)
+        _line(loss, seeds, "train_loss", colour, label=plain(name))
         _line(loss, seeds, f"{held_out}_loss", colour, linestyle="--")
         for ax, key in zip(accuracies, shown, strict=True):
-            _line(ax, seeds, key, colour, label=name, scale=100)
+            _line(ax, seeds, key, colour, label=plain(name), scale=100.0)
     logarithmic(loss, "y")
     loss.set(title=f"Loss: training (line), {held_out} (dashed)", ylabel="cross-entropy, nats")
     for ax, key in zip(accuracies, shown, strict=True):
@@ -70,12 +71,12 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
         ax.grid(visible=True, color=PALE, linewidth=0.6)
         ax.set_axisbelow(True)
     if len(runs) > 1:
-        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4))
     return figure
 
 
 def _line(
-    ax: Axes, seeds: Sequence[Sequence[Record]], key: str, colour: str, *, scale: float = 1, **style: Any
+    ax: Axes, seeds: Sequence[Sequence[Record]], key: str, colour: str, *, scale: float = 1.0, **style: Any
 ) -> None:
     """Draw a figure of the records over the epochs, if the run has it."""
     if any(record[key] is None for records in seeds for record in records):
@@ -119,8 +120,10 @@ def confusion(counts: Int[np.ndarray, "classes classes"]) -> Figure:
     for (true, named), count in np.ndenumerate(counts):
         if true == named:
             ax.add_patch(_square(true, named))
+        if not count:
+            continue
         colour = "white" if true != named and count > 0.6 * wrong.max() else INK
-        ax.text(named, true, count or "", ha="center", va="center", color=colour, size=9)
+        ax.text(named, true, count, ha="center", va="center", color=colour, size=9)
     ax.set_xticks(range(len(counts)))
     ax.set_yticks(range(len(counts)))
     ax.set(xlabel="predicted class", ylabel="true class")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import Split
+from lstm_jax.errors import printable
 from lstm_jax.options import flag
 from lstm_jax.report import plots
 from lstm_jax.report.drawing import as_files
@@ -67,11 +68,12 @@ def run_page(
     drawn = {LEARNING: plots.learning_curves({name: seeds})} if any(seeds) else {}
     drawn |= plots_of(figures, split)
     low, high = figures.interval
-    accuracy = figures.evaluation.accuracy
+    evaluation = figures.evaluation
     parts = [
-        f"# Run `{name.replace('`', '')}`",
-        f"{about}: accuracy **{accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to {high:.2%}; loss "
-        f"{figures.evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",
+        f"# Run `{printable(name).replace('`', '')}`",
+        f"{about[:1].upper()}{about[1:]}:\n"
+        f"accuracy **{evaluation.accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to {high:.2%};\n"
+        f"loss {evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",
         "  \n".join(result_in_words(summary)) if summary else "The run is not finished.",
     ]
     for kind in drawn:
@@ -87,12 +89,6 @@ def _options(config: Config) -> Table:
     unusual = config.unusual()
     rows = []
     for name, value in config.to_dict().items():
-        told = (
-            "none"
-            if value is None
-            else {True: "yes", False: "no"}.get(value, value)
-            if isinstance(value, bool)
-            else value
-        )
+        told = {None: "none", "True": "yes", "False": "no"}.get(value if value is None else str(value), value)
         rows.append((f"`{flag(name)}`", f"**`{told}`**" if name in unusual else f"`{told}`"))
     return Table(("option", "value"), rows, ("In bold: what differs from the defaults.",), of_words=True)

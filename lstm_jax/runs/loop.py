@@ -313,7 +313,7 @@ class Loop:
         return record, confusion
 
     def scores(self, params: Params) -> tuple[Record, Confusion]:
-        """Compute loss and accuracy of one model on validation and test images, and its confusions on those."""
+        """Compute loss and accuracy of one model on validation and test images, and its confusions there."""
         validation = None
         if len(self.dataset.validation):
             validation = evaluate(self.score, params, self.dataset.validation, mesh=self.mesh)

@@ -104,7 +104,11 @@ def test_an_unreadable_image_does_not_stop_the_others(run: Run, run_dir: Path, t
         (["predict", "nowhere"], 1, ["no image given"]),
         (["evaluate"], 2, ["RUN_DIR"]),
         (["evaluate", "nowhere", "--split"], 2, ["--split"]),
-        (["explain"], 2, ["unknown command 'explain'", "train, evaluate, predict"]),
+        (["show"], 2, ["unknown command 'show'", "train, evaluate, predict"]),
+        (["explain"], 1, ["no run given"]),
+        (["explain", "nowhere"], 1, ["nowhere", "not a run directory", "no such folder"]),
+        (["report", "nowhere"], 1, ["nowhere", "not a run directory", "no such folder"]),
+        (["report"], 2, ["RUN_DIR"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(run: Run, args: list[str], code: int, words: list[str]) -> None:
@@ -143,9 +147,19 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for args, code in (([], command_line.USAGE_EXIT_CODE), (["--help"], 0)):
         assert main(args) == code
         told = capsys.readouterr().out
-        for name in ("train", "evaluate", "predict", "benchmark", "compare", "export", "import"):
+        for name in (
+            "train",
+            "evaluate",
+            "predict",
+            "explain",
+            "report",
+            "benchmark",
+            "compare",
+            "export",
+            "import",
+        ):
             assert re.search(rf"^  {name} +[A-Z][^\n]+\.$", told, re.MULTILINE), name
-    for command in ("evaluate", "predict", "export"):
+    for command in ("evaluate", "predict", "explain", "report", "export"):
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
         assert "Folder of a trained run" in capsys.readouterr().out
@@ -171,10 +185,10 @@ def test_messages_name_the_program_that_was_started(
         ("/usr/local/bin/lstm-jax", "lstm-jax"),
         ("lstm_jax/__main__.py", "python -m lstm_jax"),
     ):
-        monkeypatch.setattr(sys, "argv", [started, "explain"])
+        monkeypatch.setattr(sys, "argv", [started, "show"])
         with pytest.raises(SystemExit, match="2"):
             run_command()
-        assert capsys.readouterr().err.startswith(f"{shown}: error: unknown command 'explain', expected one")
+        assert capsys.readouterr().err.startswith(f"{shown}: error: unknown command 'show', expected one")
 
 
 @pytest.mark.parametrize(

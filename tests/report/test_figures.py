@@ -21,7 +21,7 @@ from lstm_jax.report.figures import (
     compute_figures,
     wilson_interval,
 )
-from lstm_jax.report.files import COLUMNS, GAP, MAGNIFICATION, MOST_SHOWN, draw_mistakes, write_report
+from lstm_jax.report.files import MOST_SHOWN, images_of, write_report
 from lstm_jax.runs.loop import train
 from tests.helpers.project import Run
 
@@ -129,15 +129,16 @@ def test_bins_by_hand() -> None:
 
 
 def test_a_report_by_hand() -> None:
-    report = compute_figures(by_hand())
+    given = by_hand()
+    report = compute_figures(given)
     assert report.evaluation.loss == 3
     np.testing.assert_array_equal(report.evaluation.confusion, [[1, 1, 1], [0, 2, 0], [0, 0, 0]])
     assert report.evaluation.accuracy == 3 / 5
     assert report.interval == wilson_interval(3, 5)
     assert report.class_intervals == [wilson_interval(1, 3), wilson_interval(2, 2), (0, 1)]
     assert report.mistakes == [
-        Mistake(2, 0, 1, float(np.float32(0.95))),
-        Mistake(4, 0, 2, float(np.float32(0.7))),
+        Mistake(2, 0, 1, float(np.float32(0.95)), float(given.probability[2, 0])),
+        Mistake(4, 0, 2, float(np.float32(0.7)), float(given.probability[4, 0])),
     ]
     # In bins of a fifteenth: 0.5; 0.7; 0.75; 0.9; 0.95. Only the second and the last are wrong.
     assert report.calibration_error == pytest.approx((0.5 + 0.7 + 0.25 + 0.1 + 0.95) / 5, rel=1e-6)
@@ -153,6 +154,7 @@ def test_every_mistake_is_listed_the_most_confident_first() -> None:
     for mistake in report.mistakes:
         assert (mistake.true, mistake.named) == (given.label[mistake.index], named[mistake.index])
         assert mistake.probability == given.probability[mistake.index].max()
+        assert mistake.true_probability == given.probability[mistake.index, mistake.true]
 
 
 def test_the_text() -> None:
@@ -180,7 +182,14 @@ def test_the_json_holds_the_same() -> None:
     assert read["expected_calibration_error"] == report.calibration_error
     assert [b["examples"] for b in read["calibration"]] == [b.examples for b in report.bins]
     assert read["calibration"][0]["accuracy"] is None
-    assert read["mistakes"][0] == {"index": 2, "true": 0, "named": 1, "probability": float(np.float32(0.95))}
+    first = report.mistakes[0]
+    assert read["mistakes"][0] == {
+        "index": 2,
+        "true": 0,
+        "named": 1,
+        "probability": float(np.float32(0.95)),
+        "true_probability": first.true_probability,
+    }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -199,11 +208,12 @@ def test_files(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     write_report(compute_figures(given), split_for(given), folder, about={"step": 7}, report=notes.append)
     assert notes == [f"written to {folder}"]
-    names = ["confusion.png", "evaluation.json", "mistakes.png", "reliability.png"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    drawn = ("calibration", "confusion", "mistakes")
+    names = {"evaluation.json", *(f"{name}.{suffix}" for name in drawn for suffix in ("png", "svg"))}
+    assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / "evaluation.json").read_text())["step"] == 7
-    for name in ("confusion.png", "reliability.png"):
-        picture = np.asarray(Image.open(folder / name).convert("L"))
+    for name in drawn:
+        picture = np.asarray(Image.open(folder / f"{name}.png").convert("L"))
         assert min(picture.shape) > 500
         assert picture.std() > 10  # it is not blank
 
@@ -212,8 +222,8 @@ def test_without_matplotlib_the_rest_is_written(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     given, notes = predictions(50), list[str]()
     write_report(compute_figures(given), split_for(given), tmp_path, about={}, report=notes.append)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "mistakes.png"]
-    assert notes[0].startswith("no confusion.png, reliability.png: matplotlib is not installed")
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+    assert notes[0].startswith("no pictures: matplotlib is not installed")
 
 
 def test_a_perfect_model_has_no_gallery(tmp_path: Path) -> None:
@@ -226,26 +236,12 @@ def test_a_perfect_model_has_no_gallery(tmp_path: Path) -> None:
     assert "misclassified: 0" in as_text(report, most_mistakes=5)
 
 
-def test_the_gallery_shows_the_most_confident_mistakes(tmp_path: Path) -> None:
+def test_images_are_those_of_the_mistakes() -> None:
     given = predictions(400, seed=3)
     report, split = compute_figures(given), split_for(given)
-    assert len(report.mistakes) > MOST_SHOWN
-    write_report(report, split, tmp_path, about={})
-    picture = 255 - np.asarray(Image.open(tmp_path / "mistakes.png"))
-    for number, mistake in enumerate(report.mistakes[:MOST_SHOWN]):
-        row, column = divmod(number, COLUMNS)
-        height = (picture.shape[0] - GAP) // (MOST_SHOWN // COLUMNS)
-        top, left = GAP + row * height, GAP + column * (28 * MAGNIFICATION + GAP)
-        tile = picture[top:, left:][
-            : 28 * MAGNIFICATION : MAGNIFICATION, : 28 * MAGNIFICATION : MAGNIFICATION
-        ]
-        np.testing.assert_array_equal(tile, split.images[mistake.index])
-
-
-def test_a_gallery_of_few() -> None:
-    picture = draw_mistakes([Mistake(3, 4, 9, 0.5)], np.full((1, 28, 28), 200, np.uint8))
-    assert picture.width == 28 * MAGNIFICATION + 2 * GAP
-    assert np.asarray(picture)[GAP, GAP] == 55
+    shown = report.mistakes[:MOST_SHOWN]
+    for mistake, image in zip(shown, images_of(shown, split), strict=True):
+        np.testing.assert_array_equal(image, split.images[mistake.index])
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

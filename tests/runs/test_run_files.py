@@ -144,7 +144,16 @@ def load_trained_from(state: Path, run_dir: Path, scratch: Path) -> Any:
     return load_trained(scratch)
 
 
-LINKS = ["metrics.jsonl", "summary.json", "config.json", ".lock", "checkpoints", "tensorboard", "damaged"]
+LINKS = [
+    "metrics.jsonl",
+    "summary.json",
+    "config.json",
+    ".lock",
+    "checkpoints",
+    "tensorboard",
+    "damaged",
+    "learning.png",
+]
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -315,7 +324,8 @@ def test_evaluate_and_export_follow_no_links(
     # A folder of its own, with planted names in it.
     (copied / "own").mkdir()
     (tmp_path / "victim").write_text("of somebody")
-    names = ("evaluation.json", "mistakes.png", "confusion.png", "reliability.png")
+    drawn = ("mistakes", "confusion", "calibration")
+    names = ["evaluation.json", *(f"{name}.{suffix}" for name in drawn for suffix in ("png", "svg"))]
     for name in names:
         (copied / "own" / name).symlink_to(tmp_path / "victim")
     assert commands.main(["evaluate", str(copied), "--output", str(copied / "own")]) == 0
