@@ -44,7 +44,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 def commands(document: str) -> list[str]:
     """What a document has its reader type: lines of code blocks, and code in the text that starts Python."""
-    lines = [line for block in blocks(document, "bash") for line in block.splitlines()]
+    lines = [line for block in blocks(document, "(?:bash|shell)") for line in block.splitlines()]
     outside = re.sub(r"^```.*?^```", "", text_of(document), flags=re.MULTILINE | re.DOTALL)
     return lines + [" ".join(code.split()) for code in re.findall(r"`(python [^`]*)`", outside)]
 

@@ -194,7 +194,7 @@ def load_dataset(
     Args:
         name: ``mnist``, ``fashion_mnist`` or ``kmnist``.
         data_dir: folder of prepared data sets; default ``$TFDS_DATA_DIR``, else
-          ``~/tensorflow_datasets``.
+            ``~/tensorflow_datasets``.
         archive_dir: folder with the four original ``.gz`` archives; of MNIST, also unpacked or packed again.
         input: ``memory`` gives splits of type ``MemorySplit``, ``stream`` of type ``StreamSplit``.
         validation_size: number of training images, the last ones, to use for validation.

@@ -23,8 +23,9 @@ from lstm_jax.data.images import normalise_digit, read_digit
 from lstm_jax.errors import ConfigError
 from lstm_jax.exchange.layouts import Joined, architecture_of, join_gates, split_gates
 from lstm_jax.explain.page.page import check_run, chosen_examples, content, filled, packed
-from lstm_jax.model import LSTMClassifier, as_sequence, build_model, logits_of
+from lstm_jax.model import LSTMClassifier, as_sequence, logits_of
 from lstm_jax.runs.trained import Trained
+from lstm_jax.training import build_model
 from tests.helpers.browser import contrast, fetched, floats_of, luminance, overflow, show, start_browser
 from tests.helpers.mnist import oracle
 from tests.helpers.project import PROJECT, Run
