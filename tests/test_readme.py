@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lstm_jax.__main__ import Benchmark, Compare, Evaluate, Export, Import, Page, Predict, main
+from lstm_jax.__main__ import (
+    Benchmark,
+    Compare,
+    Evaluate,
+    Explain,
+    Export,
+    Import,
+    Page,
+    Predict,
+    Report,
+    main,
+)
 from lstm_jax.commands import command_line, options_page, train
 from lstm_jax.config import Config
 from lstm_jax.options import flag, options_of
@@ -27,10 +38,12 @@ OPTIONS = {
     "benchmark": Benchmark,
     "compare": Compare,
     "evaluate": Evaluate,
+    "explain": Explain,
     "export": Export,
     "import": Import,
     "page": Page,
     "predict": Predict,
+    "report": Report,
 }
 
 
