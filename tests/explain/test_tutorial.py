@@ -124,7 +124,8 @@ def test_the_text_says_in_words_what_was_measured() -> None:
     lengths = MEASURED["static_and_dynamic"]["lengths"]
     quotients = [each["unrolled"]["compile_seconds"] / each["scan"]["compile_seconds"] for each in lengths]
     assert quotients == sorted(quotients)
-    assert all(each["unrolled"]["run_ms"] > 0.8 * each["scan"]["run_ms"] for each in lengths)
+    (of_rows,) = (each for each in lengths if each["time_steps"] == 28)
+    assert of_rows["unrolled"]["run_ms"] > 0.8 * of_rows["scan"]["run_ms"]
     sizes = MEASURED["batch_sizes"]["sizes"]
     after_one = [np.mean(size["test_accuracy"], axis=0)[0] for size in sizes]
     assert max(after_one[:4]) > after_one[-1]
