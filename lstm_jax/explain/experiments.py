@@ -40,10 +40,16 @@ Measured: TypeAlias = dict[str, Any]
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 TIME_STEPS = (7, 14, 28, 56)
-HIDDEN, PIXELS, BATCH = 64, 28, 128
+PIXELS = 28
+# The tutorial's run is the one without options.
+TUTORIAL = Config()
+HIDDEN, BATCH, LEARNING_RATE = (
+    TUTORIAL.model.hidden_size,
+    TUTORIAL.batch_size,
+    TUTORIAL.optimizer.learning_rate,
+)
 # What is kept of an epoch's record.
 KEPT = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "test_accuracy")
-LEARNING_RATE = 0.01
 
 
 def batch_sizes(*, sizes: Sequence[int] = BATCH_SIZES, epochs: int = 5, seeds: int = 3) -> Measured:
@@ -51,10 +57,9 @@ def batch_sizes(*, sizes: Sequence[int] = BATCH_SIZES, epochs: int = 5, seeds: i
 
     The second is the tutorial's rate times the root of the batch's size over 128, a common rule for Adam.
     """
-    tutorial = Config().batch_size
     measured = []
     for size in sizes:
-        scaled = LEARNING_RATE * math.sqrt(size / tutorial)
+        scaled = LEARNING_RATE * math.sqrt(size / BATCH)
         fixed = [_history(batch_size=size, epochs=epochs, seed=seed) for seed in range(seeds)]
         other = [
             _history(batch_size=size, epochs=epochs, seed=seed, learning_rate=scaled) for seed in range(seeds)
@@ -126,7 +131,7 @@ class LastOutputs(nn.Module):
                 HIDDEN,
                 reverse=backward,
                 keep_order=True,  # outputs[:, t] belongs to row t, in both directions
-                forget_bias=1.0,
+                forget_bias=TUTORIAL.model.forget_bias,
                 kernel_init=KERNEL_INIT,
                 recurrent_kernel_init=KERNEL_INIT,
                 name=direction,
@@ -160,7 +165,7 @@ def first_digit() -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         params = train(Config.of(run_dir=Path(folder) / "run", epochs=1)).params
     image = next(load_dataset("mnist").train.batches(1)).image
-    probability = jax.nn.softmax(logits_of(build_model(Config().model), params, jnp.asarray(image)))
+    probability = jax.nn.softmax(logits_of(build_model(TUTORIAL.model), params, jnp.asarray(image)))
     return {"probabilities": [round(float(share), 4) for share in probability[0]]}
 
 

@@ -30,7 +30,7 @@ from lstm_jax.config import Config
 from lstm_jax.data.dataset import load_dataset
 from lstm_jax.errors import ConfigError
 from lstm_jax.explain import diagrams, figures
-from lstm_jax.explain.experiments import DIRECTIONS, EXPERIMENTS, Measured
+from lstm_jax.explain.experiments import BATCH, DIRECTIONS, EXPERIMENTS, HIDDEN, TUTORIAL, Measured
 from lstm_jax.explain.memory import measure_memory
 from lstm_jax.explain.reading import read_steps
 from lstm_jax.report.drawing import BLUE, ORANGE, PALE, Axes, Figure, new_figure, styled, write
@@ -204,7 +204,7 @@ def draw_memory() -> Figure:
     measured = []
     for task, count in MEMORY_IMAGES.items():
         images, labels = next(test.batches(count))
-        measured.append(measure_memory(images, labels, task=task, hidden_size=Config().model.hidden_size))
+        measured.append(measure_memory(images, labels, task=task, hidden_size=HIDDEN))
     return figures.memory(measured)
 
 
@@ -213,7 +213,7 @@ def draw_reading() -> Figure:
     with tempfile.TemporaryDirectory() as run_dir:
         params = train(Config.of(run_dir=Path(run_dir) / "run")).params
     image = load_dataset("mnist").test.part(READ_IMAGE, READ_IMAGE + 1)
-    return figures.reading(read_steps(build_model(Config().model), params, next(image.batches(1)).image))
+    return figures.reading(read_steps(build_model(TUTORIAL.model), params, next(image.batches(1)).image))
 
 
 def _panel(ax: Axes, *, xlabel: str) -> None:
@@ -293,7 +293,7 @@ def _batch_sizes(measured: Measured, words: Mapping[str, Sequence[str]]) -> str:
         [
             size["batch_size"],
             f"{size['steps_per_epoch']:,}",
-            f"{size['epoch_seconds'] / seconds[Config().batch_size]:.1f}",
+            f"{size['epoch_seconds'] / seconds[BATCH]:.1f}",
             _share([run[0] for run in size["test_accuracy"]]),
             _share([run[-1] for run in size["test_accuracy"]]),
             f"{size['scaled_learning_rate']:.4f}",
