@@ -31,7 +31,7 @@ class Predict:
         import numpy as np
 
         from lstm_jax import devices
-        from lstm_jax.data.images import read_digit
+        from lstm_jax.data.pictures import read_digit
         from lstm_jax.runs.trained import load_trained
 
         devices.start(devices=None)
