@@ -20,6 +20,7 @@ from lstm_jax.data.marks import (
     Chosen,
     Marks,
     Mask,
+    along_the_edge,
     digit_among,
     digits_apart,
     is_stroke,
@@ -32,10 +33,11 @@ from lstm_jax.errors import ImageError
 
 ENOUGH_PAPER = 0.8  # as a share of the surroundings of a digit
 SURROUNDINGS = 0.12  # how far they reach, as a share of the digit's longer side
+SOFTEST = 0.12  # the most that faint sides of strokes cover, as a share of the square around the digit
 MOST_DIGITS = 9  # more are a page of text, or a texture
 # The mean width of strokes, as a share of the digit's longer side: of MNIST's training images, 1 % are thinner
-# than the first, half than the second.
-THINNEST, USUAL = 0.094, 0.149
+# than the first, a quarter than the second.
+THINNEST, THIN = 0.094, 0.13
 
 
 class Reading(NamedTuple):
@@ -100,8 +102,11 @@ def _read(departure: Departure) -> Reading | None:
     chosen = digit_among(marks)
     if not chosen.any():
         return None
-    stroke = is_stroke(marks, largest_of(marks, chosen))
-    paper = _surroundings(departure, marks, chosen) if stroke else 0.0
+    paper = _surroundings(departure, marks, chosen)
+    if not is_stroke(marks, largest_of(marks, chosen)):
+        paper = 0.0
+    elif _softness(departure.ink, marks, chosen) > SOFTEST or along_the_edge(marks)[chosen].any():
+        paper /= 2  # rather the light, or the edge of a sheet
     # Where nothing was dropped, even the faintest ink stays: so the images of MNIST come back unchanged.
     untouched = chosen.all() and np.array_equal(unlined, inked)
     ink = departure.ink if untouched else _only(departure.ink, marks, chosen)
@@ -136,6 +141,12 @@ def _surroundings(departure: Departure, marks: Marks, chosen: Chosen) -> float:
     return 1 - float(other[around].mean())
 
 
+def _softness(ink: Grey, marks: Marks, chosen: Chosen) -> float:
+    """Return the area of the faint sides of all ink, as a share of the square around the digit."""
+    faint = np.sum((ink > INK_LEVEL / 2) & (ink <= INK_LEVEL))
+    return float(faint / marks.extent[chosen].max() ** 2)
+
+
 def as_wide_as_mnist(ink: Grey) -> Grey:
     """Widen strokes that are far thinner than those of MNIST; others stay as they are.
 
@@ -145,11 +156,12 @@ def as_wide_as_mnist(ink: Grey) -> Grey:
     rows, columns = np.flatnonzero(pen.any(axis=1)), np.flatnonzero(pen.any(axis=0))
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     # Half a stroke's width inside, the middle is farthest; so the mean distance from its sides is a quarter.
-    width = 4 * (_inside(pen)[pen].mean() - 0.5)
+    whole = ndimage.binary_closing(np.pad(pen, 1), np.ones((3, 3)))  # pixels that noise has left out
+    width = 4 * (_inside(whole)[whole].mean() - 0.5)
     if width >= THINNEST * extent:
         return ink
     # What is added on either side makes the digit larger, too.
-    added = (USUAL * extent - width) / (1 - USUAL) / 2
+    added = (THIN * extent - width) / (1 - THIN) / 2
     margin = int(np.ceil(added)) + 1
     pen, ink = np.pad(pen, margin), np.pad(ink, margin)
     return np.maximum(ink, np.clip(added + 1 - ndimage.distance_transform_edt(~pen), 0, 1))

@@ -5,8 +5,8 @@
 1. `without_lines`: straight thin lines from end to end go, except where a stroke crosses them;
 2. `_not_along_the_edge`: what lies along the edge of the picture goes, and what is cut off there;
 3. `_not_frames`: a thin mark around others goes;
-4. `_not_specks`: what is too small or too thin beside the largest mark goes, and what is small and far from it;
-5. `_apart`: marks that are a stroke's width or more apart, and nearly as high as one another, are different
+4. `_not_specks`: what is too small for the stroke of the largest mark goes, and what is unlike it and far from it;
+5. `_apart`: marks that are more than a stroke's width apart, and nearly as high as one another, are different
    digits.
 """
 
@@ -97,15 +97,19 @@ def largest_of(marks: Marks, chosen: Chosen) -> int:
 
 
 def is_stroke(marks: Marks, number: int) -> bool:
-    """Whether a pen could have drawn the mark: a filled shape is too thick, and fills too much of its box.
+    """Whether a pen could have drawn the mark: a filled shape is too thick, or fills too much of its box.
 
     Of MNIST's training images, at 4 times their size, 1 in 700 is as thick and 1 in 1,000 as full.
     """
     shorter, longer = sorted((int(marks.height[number]), int(marks.width[number])))
-    thickness = marks.thickness[number]
-    bar = thickness > 0.7 * shorter  # a 1 fills its box
-    full = marks.area[number] > 0.75 * shorter * longer
-    return bool(thickness <= 0.5 * longer and (bar or not full))
+    if longer >= 2 * shorter:  # a 1, which fills its box
+        return True
+    return bool(marks.thickness[number] <= 0.5 * longer and marks.area[number] <= 0.75 * shorter * longer)
+
+
+def along_the_edge(marks: Marks) -> Chosen:
+    """Return which marks touch the edge of the picture with more than a side, as frames and dark corners do."""
+    return marks.contact >= 0.5 * (marks.height + marks.width)
 
 
 def without_lines(mask: Mask) -> Mask:
@@ -169,8 +173,7 @@ def _not_along_the_edge(marks: Marks, chosen: Chosen) -> Chosen:
     if not inside.any():
         return chosen
     largest = marks.area[inside].max()
-    along = marks.contact >= 0.5 * (marks.height + marks.width)
-    outweighed = largest >= np.where(along, 0.02, 0.5) * marks.area
+    outweighed = largest >= np.where(along_the_edge(marks), 0.02, 0.5) * marks.area
     return chosen & ~((marks.contact > 0) & outweighed)
 
 
@@ -195,13 +198,12 @@ def _held_by(marks: Marks, number: int) -> Chosen:
 
 
 def _not_specks(marks: Marks, chosen: Chosen) -> Chosen:
-    """Drop what no stroke of the same pen leaves, and small pieces far from the largest mark."""
+    """Drop what is smaller than a dot of the pen of the largest mark, and what is unlike that and far from it."""
     main = largest_of(marks, chosen)
     stroke, extent = marks.thickness[main], marks.extent[main]
-    same_pen = (marks.area >= 0.3 * stroke**2) & (marks.thickness >= 0.4 * stroke)
     beside = _gaps(marks, main) <= 0.25 * extent
-    large = marks.extent >= 0.5 * extent
-    kept = chosen & same_pen & (beside | large)
+    alike = (marks.extent >= 0.5 * extent) & (marks.thickness >= 0.4 * stroke)
+    kept = chosen & (marks.area >= 0.3 * stroke**2) & (beside | alike)
     kept[main] = True
     return kept
 
@@ -217,10 +219,11 @@ def _gaps(marks: Marks, number: int) -> Int[np.ndarray, " marks"]:
 def digits_apart(marks: Marks, chosen: Chosen) -> list[Chosen]:
     """Share out the chosen marks among digits, from left to right.
 
-    Pieces of one digit that are apart, as the bar of a 5, lie close together, or one is much lower.
+    Pieces of one digit, as the bar of a 5, lie close together, or one is much lower than the other.
     """
-    stroke = marks.thickness[largest_of(marks, chosen)]
-    reached = ndimage.distance_transform_edt(~marks.pixels(chosen)) <= 0.5 * stroke
+    main = largest_of(marks, chosen)
+    gap = max(marks.thickness[main], 0.12 * marks.extent[main], 3)
+    reached = ndimage.distance_transform_edt(~marks.pixels(chosen)) <= 0.5 * gap
     groups = ndimage.label(reached, _EIGHT_NEIGHBOURS)[0]
     numbers = np.arange(1, len(marks.area) + 1)
     group_of = np.where(chosen, ndimage.maximum(groups, marks.labels, numbers), 0).astype(int)

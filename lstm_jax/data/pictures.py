@@ -15,17 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from lstm_jax.data.decoding import read_colours
 from lstm_jax.data.images import normalise_digit
 from lstm_jax.data.ink import inks_of
 from lstm_jax.errors import ImageError
 
-# What `predict --help` says, too.
-LIMITS = (
-    "One digit, upright, of an even thickness, apart from all else, at least 1/30 of the longer side of the picture. "
-    "Lines may cross it if they run from edge to edge; writing around it, or a pattern behind it, may not."
-)
+SHOWN_HEIGHT, SHOWN_GAP = 224, 8  # of `side_by_side`, in pixels: 8 for each of an MNIST image
 
 
 class Picture(NamedTuple):
@@ -66,3 +63,23 @@ def read_digit(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "28 28"]:
     if len(digits) > 1:
         raise ImageError(f"{os.fspath(path)}: {len(digits)} digits, expected one; crop the picture to it")
     return digits[0]
+
+
+def side_by_side(picture: Picture) -> Image.Image:
+    """Draw a picture, its ink, and the MNIST images, from left to right, all equally high."""
+    parts = [picture.colours * 255, *(255 * ink for ink in picture.inks), *picture.digits]
+    panels = [_as_high_as(np.asarray(part).astype(np.uint8), SHOWN_HEIGHT) for part in parts]
+    width = sum(panel.width for panel in panels) + SHOWN_GAP * (len(panels) - 1)
+    sheet = Image.new("RGB", (width, SHOWN_HEIGHT), "grey")
+    left = 0
+    for panel in panels:
+        sheet.paste(panel, (left, 0))
+        left += panel.width + SHOWN_GAP
+    return sheet
+
+
+def _as_high_as(pixels: UInt8[np.ndarray, "height width ..."], height: int) -> Image.Image:
+    panel = Image.fromarray(pixels).convert("RGB")
+    # Enlarged pixels stay squares.
+    method = Image.Resampling.NEAREST if panel.height < height else Image.Resampling.BOX
+    return panel.resize((max(1, round(panel.width * height / panel.height)), height), method)
