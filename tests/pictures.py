@@ -1,0 +1,81 @@
+"""How well each kind of picture is read: ``python -m tests.pictures RUN_DIR [--seed INT]``.
+
+Draws 20 test images of MNIST, two of each class, in every kind of picture, and counts those that the network of the
+run names rightly. Then it draws pictures that are not one digit, and counts what is answered all the same. Prints
+the tables of docs/pictures-of-digits.md.
+"""
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from lstm_jax.data.likeness import likeness
+from lstm_jax.data.pictures import read_picture
+from lstm_jax.errors import ImageError
+from lstm_jax.runs.trained import Trained, load_trained
+from tests.helpers.pictures import KINDS, LABELS, MNIST, OTHERS, save, two_of_each
+
+SURE = 0.9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How well each kind of picture is read.")
+    parser.add_argument("run_dir", type=Path, help="a run trained on MNIST")
+    parser.add_argument("--seed", type=int, default=0, help="draws other digits, by default 0")
+    parser.add_argument("--others", type=int, default=5, help="pictures of each thing that is no digit, by default 5")
+    parser.add_argument("--kind", nargs="*", default=list(KINDS), help="some kinds only")
+    asked = parser.parse_args()
+    trained = load_trained(asked.run_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        print("| kind | right of 20 | sure and wrong |\n|---|---|---|", flush=True)
+        for kind in asked.kind:
+            right, wrong = of_kind(trained, kind, asked.seed, folder)
+            print(f"| {kind.replace('_', ' ')} | {right} | {wrong} |", flush=True)
+        print("\n| not one digit | told so | answered | with more than 0.9 |\n|---|---|---|---|", flush=True)
+        total: Counter[str] = Counter()
+        for other in OTHERS:
+            told = of_other(trained, other, asked.others, asked.seed, folder)
+            total += told
+            print(f"| {other} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |", flush=True)
+        print(f"| all | {total['told']} | {total['unsure'] + total['sure']} | {total['sure']} |")
+
+
+def answer(trained: Trained, path: Path) -> tuple[int, float] | None:
+    """What `predict` answers: a digit and its probability; None if it says that it is not one digit."""
+    try:
+        digits = read_picture(path).digits
+    except ImageError:
+        return None
+    if len(digits) > 1:
+        return None
+    image = digits[0][np.newaxis]
+    probabilities = trained.probabilities(image)[0] * likeness(image)[0]
+    return int(probabilities.argmax()), float(probabilities.max())
+
+
+def of_kind(trained: Trained, kind: str, seed: int, folder: str) -> tuple[int, int]:
+    """How many of 20 are right, and how many are wrong with a probability above `SURE`."""
+    right = wrong = 0
+    for number, index in enumerate(two_of_each(seed)):
+        drawn = KINDS[kind](MNIST[index], np.random.default_rng((seed, number)))
+        found = answer(trained, save(drawn, folder, "digit"))
+        right += found is not None and found[0] == LABELS[index]
+        wrong += found is not None and found[0] != LABELS[index] and found[1] > SURE
+    return right, wrong
+
+
+def of_other(trained: Trained, other: str, count: int, seed: int, folder: str) -> Counter[str]:
+    """How many of some pictures are told to be no digit, or answered unsurely, or surely."""
+    told: Counter[str] = Counter()
+    for number in range(count):
+        drawn = OTHERS[other](np.random.default_rng((seed, number)))
+        found = answer(trained, save(drawn, folder, "other"))
+        told["told" if found is None else "sure" if found[1] > SURE else "unsure"] += 1
+    return told
+
+
+if __name__ == "__main__":
+    main()
