@@ -128,23 +128,26 @@ def _surroundings(departure: Departure, marks: Marks, chosen: Chosen) -> float:
 
     Specks do not count. Outside of the picture there is no telling; so a digit that fills it has paper enough.
     """
-    top, left = marks.box[chosen][:, [0, 2]].min(axis=0)
-    bottom, right = marks.box[chosen][:, [1, 3]].max(axis=0)
-    reach = max(1, round(SURROUNDINGS * max(bottom - top, right - left)))
-    around = np.zeros(departure.ink.shape, bool)
-    around[max(top - reach, 0) : bottom + reach, max(left - reach, 0) : right + reach] = True
-    around[top:bottom, left:right] = False
-    if not around.any():
-        return 1.0
+    inner, outer = _box(marks, chosen), _box(marks, chosen, wider=SURROUNDINGS)
     specks = marks.area < marks.thickness[chosen].max() ** 2
     other = marks.pixels(~chosen & ~specks) | (departure.unlike > 0.3)
-    return 1 - float(other[around].mean())
+    area = other[outer].size - other[inner].size
+    return 1 - float((np.sum(other[outer]) - np.sum(other[inner])) / max(area, 1))
 
 
 def _softness(ink: Grey, marks: Marks, chosen: Chosen) -> float:
-    """Return the area of the faint sides of all ink, as a share of the square around the digit."""
-    faint = np.sum((ink > INK_LEVEL / 2) & (ink <= INK_LEVEL))
+    """Return the area of faint ink on and around the chosen marks, as a share of the square around them."""
+    near = ink[_box(marks, chosen, wider=SURROUNDINGS)]
+    faint = np.sum((near > INK_LEVEL / 2) & (near <= INK_LEVEL))
     return float(faint / marks.extent[chosen].max() ** 2)
+
+
+def _box(marks: Marks, chosen: Chosen, wider: float = 0.0) -> tuple[slice, slice]:
+    """Return the rows and columns of the chosen marks, and of as much around them as a share of their longer side."""
+    top, left = marks.box[chosen][:, [0, 2]].min(axis=0)
+    bottom, right = marks.box[chosen][:, [1, 3]].max(axis=0)
+    reach = int(np.ceil(wider * max(bottom - top, right - left)))
+    return slice(max(top - reach, 0), bottom + reach), slice(max(left - reach, 0), right + reach)
 
 
 def as_wide_as_mnist(ink: Grey) -> Grey:

@@ -201,9 +201,10 @@ def _not_specks(marks: Marks, chosen: Chosen) -> Chosen:
     """Drop what is smaller than a dot of the pen of the largest mark, and what is unlike that and far from it."""
     main = largest_of(marks, chosen)
     stroke, extent = marks.thickness[main], marks.extent[main]
+    large = marks.extent >= 0.5 * extent
+    same_pen = marks.thickness >= 0.4 * stroke  # a short piece may be the thin end of a stroke
     beside = _gaps(marks, main) <= 0.25 * extent
-    alike = (marks.extent >= 0.5 * extent) & (marks.thickness >= 0.4 * stroke)
-    kept = chosen & (marks.area >= 0.3 * stroke**2) & (beside | alike)
+    kept = chosen & (marks.area >= 0.3 * stroke**2) & np.where(large, same_pen, beside)
     kept[main] = True
     return kept
 
