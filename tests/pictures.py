@@ -1,8 +1,8 @@
 """How well each kind of picture is read: ``python -m tests.pictures RUN_DIR [--seed INT]``.
 
-Draws 20 test images of MNIST, two of each class, in every kind of picture, and counts those that the network of the
-run names rightly. Then it draws pictures that are not one digit, and counts what is answered all the same. Prints
-the tables of docs/pictures-of-digits.md.
+Draws 20 test images of MNIST, two of each class, in every kind of picture, and counts those that the network
+of the run names rightly. Then it draws pictures that are not one digit, and counts what is answered all the
+same. Prints the tables of docs/pictures-of-digits.md.
 """
 
 import argparse
@@ -25,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How well each kind of picture is read.")
     parser.add_argument("run_dir", type=Path, help="a run trained on MNIST")
     parser.add_argument("--seed", type=int, default=0, help="draws other digits, by default 0")
-    parser.add_argument("--others", type=int, default=5, help="pictures of each thing that is no digit, by default 5")
+    parser.add_argument(
+        "--others", type=int, default=5, help="pictures of each thing that is no digit, by default 5"
+    )
     parser.add_argument("--kind", nargs="*", default=list(KINDS), help="some kinds only")
     asked = parser.parse_args()
     trained = load_trained(asked.run_dir)
@@ -39,7 +41,9 @@ def main() -> None:
         for other in OTHERS:
             told = of_other(trained, other, asked.others, asked.seed, folder)
             total += told
-            print(f"| {other} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |", flush=True)
+            print(
+                f"| {other} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |", flush=True
+            )
         print(f"| all | {total['told']} | {total['unsure'] + total['sure']} | {total['sure']} |")
 
 
@@ -54,6 +58,11 @@ def answer(trained: Trained, path: Path) -> tuple[int, float] | None:
     image = digits[0][np.newaxis]
     probabilities = trained.probabilities(image)[0] * likeness(image)[0]
     return int(probabilities.argmax()), float(probabilities.max())
+
+
+def row(name: str, told: Counter[str]) -> str:
+    """A line of the second table."""
+    return f"| {name} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |"
 
 
 def of_kind(trained: Trained, kind: str, seed: int, folder: str) -> tuple[int, int]:

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 class Predict:
     """Name the digit in each image: any format that Pillow reads, any size, dark on light or light on dark.
 
-    The picture should show one digit, upright, apart from other writing, a thirtieth of its longer side or more.
-    Shadows, a desk, a frame, and lines from edge to edge may be in view; patterns behind the digit may not.
+    It should show one digit, upright, apart from other writing, and a thirtieth of the picture or larger.
+    Shadows, a desk, a frame, and lines from edge to edge may be in view; strong patterns may not.
     """
 
     run_dir: command_line.RunDir
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
     show: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Write for each image, in this folder, what was seen: the picture, its ink, and what the network reads."""
+    """Write into this folder, for each image, the picture, its ink, and what the network reads."""
     seed: command_line.ChosenSeed = None
     """Which of the models of a run of many seeds."""
     best: command_line.ChosenBest = False
@@ -65,8 +65,8 @@ class Predict:
 def _probabilities_of(trained: "Trained") -> Callable[[list["np.ndarray"]], "np.ndarray"]:
     """Return what computes, for MNIST images, the probability that each is a digit of each class.
 
-    The network knows ten classes and nothing else. If it has learned MNIST, its probabilities are multiplied by that
-    of the image being a digit at all.
+    The network knows ten classes and nothing else. If it has learned MNIST, its probabilities are multiplied
+    by that of the image being a digit at all.
     """
     import numpy as np
 
@@ -91,7 +91,7 @@ def _answer(path: Path, probabilities: "np.ndarray") -> str:
     names = [str(row.argmax()) for row in probabilities]
     if len(names) > 1:
         raise ImageError(
-            f"{path}: {len(names)} digits, expected one; from left to right they look like {', '.join(names)}: "
-            "crop the picture to one of them"
+            f"{path}: {len(names)} digits, expected one; crop the picture to one of them (from left to right, "
+            f"they look like {', '.join(names)})"
         )
     return f"{path}: {names[0]} (probability {probabilities.max():.4f})"

@@ -35,8 +35,8 @@ ENOUGH_PAPER = 0.8  # as a share of the surroundings of a digit
 SURROUNDINGS = 0.12  # how far they reach, as a share of the digit's longer side
 SOFTEST = 0.12  # the most that faint sides of strokes cover, as a share of the square around the digit
 MOST_DIGITS = 9  # more are a page of text, or a texture
-# The mean width of strokes, as a share of the digit's longer side: of MNIST's training images, 1 % are thinner
-# than the first, a quarter than the second.
+# The mean width of strokes, as a share of the digit's longer side: of MNIST's training images, 1 % are
+# thinner than the first, a quarter than the second.
 THINNEST, THIN = 0.094, 0.13
 
 
@@ -68,7 +68,8 @@ def inks_of(colours: Colours) -> list[Grey]:
     reading = _best_reading(colours)
     if reading.paper == 0:
         raise ImageError(
-            "no digit found: what stands out is a filled shape, not the stroke of a pen; expected one digit on paper"
+            "no digit found: what stands out is a filled shape, not the stroke of a pen; "
+            "expected one digit on paper"
         )
     digits = digits_apart(reading.marks, reading.chosen)
     if len(digits) > MOST_DIGITS:
@@ -126,13 +127,14 @@ def _only(ink: Grey, marks: Marks, chosen: Chosen) -> Grey:
 def _surroundings(departure: Departure, marks: Marks, chosen: Chosen) -> float:
     """Return the share of the surroundings of the chosen marks that is paper.
 
-    Specks do not count. Outside of the picture there is no telling; so a digit that fills it has paper enough.
+    Specks do not count. Outside of the picture there is no telling, so a digit that fills it has paper
+    enough.
     """
     inner, outer = _box(marks, chosen), _box(marks, chosen, wider=SURROUNDINGS)
     specks = marks.area < marks.thickness[chosen].max() ** 2
     other = marks.pixels(~chosen & ~specks) | (departure.unlike > 0.3)
     area = other[outer].size - other[inner].size
-    return 1 - float((np.sum(other[outer]) - np.sum(other[inner])) / max(area, 1))
+    return 1 - (np.count_nonzero(other[outer]) - np.count_nonzero(other[inner])) / max(area, 1)
 
 
 def _softness(ink: Grey, marks: Marks, chosen: Chosen) -> float:
@@ -143,7 +145,7 @@ def _softness(ink: Grey, marks: Marks, chosen: Chosen) -> float:
 
 
 def _box(marks: Marks, chosen: Chosen, wider: float = 0.0) -> tuple[slice, slice]:
-    """Return the rows and columns of the chosen marks, and of as much around them as a share of their longer side."""
+    """Return the rows and columns of the chosen marks, and a share of their longer side around them."""
     top, left = marks.box[chosen][:, [0, 2]].min(axis=0)
     bottom, right = marks.box[chosen][:, [1, 3]].max(axis=0)
     reach = int(np.ceil(wider * max(bottom - top, right - left)))
@@ -153,7 +155,7 @@ def _box(marks: Marks, chosen: Chosen, wider: float = 0.0) -> tuple[slice, slice
 def as_wide_as_mnist(ink: Grey) -> Grey:
     """Widen strokes that are far thinner than those of MNIST; others stay as they are.
 
-    Fitted into 20 x 20 pixels, a thin stroke becomes pale and breaks up, unlike all that the network has seen.
+    In 20 x 20 pixels, a thin stroke becomes pale and breaks up, unlike all that the network has seen.
     """
     pen = ink > 0.5
     rows, columns = np.flatnonzero(pen.any(axis=1)), np.flatnonzero(pen.any(axis=0))

@@ -1,12 +1,14 @@
 """What is pen: marks on the paper, judged by their place, size and stroke.
 
-`digits_among` takes the steps, each on the marks that the one before has left:
+`without_lines` comes first, then `digit_among` takes three steps, each on what the one before has left, and
+`digits_apart` is the last:
 
 1. `without_lines`: straight thin lines from end to end go, except where a stroke crosses them;
 2. `_not_along_the_edge`: what lies along the edge of the picture goes, and what is cut off there;
 3. `_not_frames`: a thin mark around others goes;
-4. `_not_specks`: what is too small for the stroke of the largest mark goes, and what is unlike it and far from it;
-5. `_apart`: marks that are more than a stroke's width apart, and nearly as high as one another, are different
+4. `_not_specks`: what is too small for the stroke of the largest mark goes, and what is far from it
+   and unlike it;
+5. `digits_apart`: marks that are more than a stroke's width apart, and nearly as high as one another, are different
    digits.
 """
 
@@ -23,8 +25,8 @@ Chosen = Bool[np.ndarray, " marks"]
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
-# Lines: their slopes (down per across), the share of the way from end to end that they cover, and the most that
-# they are thick, as a share of the longer side.
+# Lines: their slopes (down per across), the share of the way from end to end that they cover, and how thick
+# they are at most, as a share of the longer side.
 _SLOPES = np.linspace(-0.1, 0.1, 41)
 _LINE_COVER = 0.7
 _LINE_THICKNESS = 0.02
@@ -72,7 +74,9 @@ def marks_of(mask: Mask) -> Marks:
     labels, count = ndimage.label(mask, _EIGHT_NEIGHBOURS)
     inside = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     deepest = np.asarray(ndimage.maximum(inside, labels, np.arange(1, count + 1))).reshape(count)
-    spans = [(down.start, down.stop, across.start, across.stop) for down, across in ndimage.find_objects(labels)]
+    spans = [
+        (down.start, down.stop, across.start, across.stop) for down, across in ndimage.find_objects(labels)
+    ]
     return Marks(
         labels=labels,
         area=np.bincount(labels.ravel(), minlength=count + 1)[1:].astype(float),
@@ -108,7 +112,7 @@ def is_stroke(marks: Marks, number: int) -> bool:
 
 
 def along_the_edge(marks: Marks) -> Chosen:
-    """Return which marks touch the edge of the picture with more than a side, as frames and dark corners do."""
+    """Return which marks touch the edge of the picture with a side or more, as frames and dark corners do."""
     return marks.contact >= 0.5 * (marks.height + marks.width)
 
 
@@ -156,9 +160,7 @@ def _lines(mask: Mask) -> list[tuple[float, int, int]]:
     return found
 
 
-def _rise(
-    slope: float, columns: Int[np.ndarray, " columns"], width: int
-) -> Int[np.ndarray, " columns"]:
+def _rise(slope: float, columns: Int[np.ndarray, " columns"], width: int) -> Int[np.ndarray, " columns"]:
     """Return how many rows further down a line is at some columns than in the middle."""
     return np.rint(slope * (columns - width / 2)).astype(int)
 
@@ -166,8 +168,8 @@ def _rise(
 def _not_along_the_edge(marks: Marks, chosen: Chosen) -> Chosen:
     """Drop what touches the edge of the picture, if something is left.
 
-    It may be small if what touches the edge lies along it, as a frame, a desk or a dark corner does. A digit that
-    is cut off, or whose picture was cropped closely, has little inside beside it.
+    It may be small if what touches the edge lies along it, as a frame, a desk or a dark corner does. A digit
+    that is cut off, or whose picture was cropped closely, has little inside beside it.
     """
     inside = chosen & (marks.contact == 0)
     if not inside.any():
@@ -178,11 +180,11 @@ def _not_along_the_edge(marks: Marks, chosen: Chosen) -> Chosen:
 
 
 def _not_frames(marks: Marks, chosen: Chosen) -> Chosen:
-    """Drop thin marks around others, if those inside are a third as large: a box or a circle around the digit."""
+    """Drop thin marks around others a third as large: a box or a circle around the digit."""
     thin = marks.thickness <= 0.15 * marks.extent
     large = marks.extent >= 0.5 * marks.extent[chosen].max()
     for number in np.flatnonzero(chosen & thin & large):
-        held = chosen & _held_by(marks, number)
+        held = chosen & _held_by(marks, int(number))
         if held.any() and marks.extent[held].max() >= 0.3 * marks.extent[number]:
             chosen = held
     return chosen
@@ -198,7 +200,7 @@ def _held_by(marks: Marks, number: int) -> Chosen:
 
 
 def _not_specks(marks: Marks, chosen: Chosen) -> Chosen:
-    """Drop what is smaller than a dot of the pen of the largest mark, and what is unlike that and far from it."""
+    """Drop what is smaller than a dot of the largest mark's pen, and what is unlike that mark and far from it."""
     main = largest_of(marks, chosen)
     stroke, extent = marks.thickness[main], marks.extent[main]
     large = marks.extent >= 0.5 * extent

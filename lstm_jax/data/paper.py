@@ -5,8 +5,8 @@ The light on paper is uneven and its edges are in view, so there is no one right
 - `even` takes one colour, or an even gradient, from the border of the picture. It is exact for what is drawn
   on a screen or cropped closely, where the strokes may reach the border.
 - `local` fills all that is narrower than a given width from its sides (a morphological closing). What is wide
-  remains and is paper: the two sides of a shadow, the desk, a margin. Beyond its border the picture is taken to
-  go on as it ends, so a frame along the border is wide, too.
+  remains and is paper: the two sides of a shadow, the desk, a margin. Beyond its border the picture is taken
+  to go on as it ends, so a frame along the border is wide, too.
 
 `departures` gives them in the order in which they should be tried.
 """
@@ -157,4 +157,7 @@ def _why_nothing(colours: Colours) -> str:
             f"no digit found: the image is nearly one colour (contrast {contrast:.0%}, "
             f"expected at least {LOWEST_CONTRAST:.0%})"
         )
-    return "no digit found: nothing stands out from the noise; expected one digit, darker or lighter than its paper"
+    return (
+        "no digit found: nothing stands out from the noise; "
+        "expected one digit, darker or lighter than its paper"
+    )

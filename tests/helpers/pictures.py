@@ -1,7 +1,7 @@
 """Pictures of digits of many kinds, and pictures of other things, each with a seed.
 
-A kind is a function of an MNIST image and a random generator. It returns a picture, or a picture and the options
-with which to save it.
+A kind is a function of an MNIST image and a random generator. It returns a picture, or a picture and the
+options with which to save it.
 """
 
 import gzip
@@ -76,8 +76,8 @@ def bbox(m):
 
 
 def tight(m, pad=0):
-    t, b, l, r = bbox(m)
-    return m[max(t - pad, 0) : b + pad, max(l - pad, 0) : r + pad]
+    top, bottom, left, right = bbox(m)
+    return m[max(top - pad, 0) : bottom + pad, max(left - pad, 0) : right + pad]
 
 
 def gridyx(h, w):
@@ -112,7 +112,7 @@ def big(digit, r, size):
         + r.normal(0, 0.02, (size, size, 1))
     )
     im.paste(d, (int(r.integers(100, 3900 - size)), int(r.integers(100, 2900 - size))))
-    return (im, dict(format="JPEG", quality=85))
+    return (im, {"format": "JPEG", "quality": 85})
 
 
 # --- plain
@@ -152,12 +152,12 @@ def off_centre_small(digit, r):
 
 
 @kind
-def tiny_in_12MP(digit, r):
+def small_in_12_megapixels(digit, r):
     return big(digit, r, 280)
 
 
 @kind
-def tiny_2pc_in_12MP(digit, r):
+def tiny_in_12_megapixels(digit, r):
     return big(digit, r, 140)
 
 
@@ -184,7 +184,7 @@ def rotated_black_corners(digit, r):
 @kind
 def shadow_linear(digit, r):
     m = photo(digit, r)
-    y, x = gridyx(*m.shape)
+    _y, x = gridyx(*m.shape)
     return to_im(blend(m, PAPER, INK) * (0.45 + 0.55 * x)[..., None] + r.normal(0, 0.015, (*m.shape, 1)))
 
 
@@ -553,44 +553,45 @@ def crop_squashed_28(digit, r):
 @kind
 def touches_bottom(digit, r):
     m = mask_of(digit, 400)
-    t, b, l, rr = bbox(m)
-    return to_im(blend(m[:b], WHITE, BLACK))
+    return to_im(blend(m[: bbox(m)[1]], WHITE, BLACK))
 
 
 @kind
 def touches_left_photo(digit, r):
     m = mask_of(digit, 500)
-    t, b, l, rr = bbox(m)
-    m = place(m[:, l:], 800, 800, 150, 0)
+    m = place(m[:, bbox(m)[2] :], 800, 800, 150, 0)
     return to_im(blend(m, PAPER, INK) + r.normal(0, 0.015, (800, 800, 1)))
 
 
 # --- files
 @kind
 def jpeg_q10(digit, r):
-    return (to_im(blend(photo(digit, r, 500, 500, 320), WHITE, BLACK)), dict(format="JPEG", quality=10))
+    return (to_im(blend(photo(digit, r, 500, 500, 320), WHITE, BLACK)), {"format": "JPEG", "quality": 10})
 
 
 @kind
 def jpeg_q3(digit, r):
-    return (to_im(blend(photo(digit, r, 500, 500, 320), WHITE, BLACK)), dict(format="JPEG", quality=3))
+    return (to_im(blend(photo(digit, r, 500, 500, 320), WHITE, BLACK)), {"format": "JPEG", "quality": 3})
 
 
 @kind
 def jpeg_tiny_q20(digit, r):
-    return (to_im(blend(mask_of(digit, 56), WHITE, BLACK)), dict(format="JPEG", quality=20))
+    return (to_im(blend(mask_of(digit, 56), WHITE, BLACK)), {"format": "JPEG", "quality": 20})
 
 
 @kind
 def jpeg_cmyk(digit, r):
-    return (to_im(blend(mask_of(digit, 280), WHITE, BLACK)).convert("CMYK"), dict(format="JPEG", quality=90))
+    return (
+        to_im(blend(mask_of(digit, 280), WHITE, BLACK)).convert("CMYK"),
+        {"format": "JPEG", "quality": 90},
+    )
 
 
 @kind
 def jpeg_cmyk_red(digit, r):
     return (
         to_im(blend(mask_of(digit, 280), (1, 1, 0.9), (0.8, 0.1, 0.1))).convert("CMYK"),
-        dict(format="JPEG", quality=90),
+        {"format": "JPEG", "quality": 90},
     )
 
 
@@ -599,7 +600,7 @@ def exif(digit, r, n, turn):
     im = to_im(blend(m, PAPER, INK))
     e = Image.Exif()
     e[0x112] = n
-    return (im.transpose(turn), dict(format="JPEG", quality=85, exif=e))
+    return (im.transpose(turn), {"format": "JPEG", "quality": 85, "exif": e})
 
 
 @kind
@@ -623,7 +624,7 @@ def exif_6_png(digit, r):
     im = to_im(blend(m, PAPER, INK))
     e = Image.Exif()
     e[0x112] = 6
-    return (im.transpose(Image.Transpose.ROTATE_90), dict(format="PNG", exif=e))
+    return (im.transpose(Image.Transpose.ROTATE_90), {"format": "PNG", "exif": e})
 
 
 @kind
@@ -661,7 +662,7 @@ def png_palette_transparent(digit, r):
     m = mask_of(digit, 280) > 0.5
     im = Image.fromarray(m.astype(np.uint8)).convert("P")
     im.putpalette([255, 255, 255, 0, 0, 0])
-    return (im, dict(format="PNG", transparency=0))
+    return (im, {"format": "PNG", "transparency": 0})
 
 
 @kind
@@ -669,7 +670,7 @@ def png_palette_transparent_white(digit, r):
     m = mask_of(digit, 280) > 0.5
     im = Image.fromarray(m.astype(np.uint8)).convert("P")
     im.putpalette([0, 0, 0, 255, 255, 255])
-    return (im, dict(format="PNG", transparency=0))
+    return (im, {"format": "PNG", "transparency": 0})
 
 
 def rgba(colour, alpha, behind=(0, 0, 0)):
@@ -799,8 +800,8 @@ def draw(f, r, size=(400, 400)):
 def poly(d, r, w, h, n, fill, star=False):
     c = np.array([w / 2, h / 2]) + r.uniform(-30, 30, 2)
     a = np.arange(n * (2 if star else 1)) * 2 * np.pi / (n * (2 if star else 1)) + r.uniform(0, 6)
-    R = np.where(np.arange(len(a)) % 2 == 0, 130, 55) if star else np.full(len(a), 120.0)
-    pts = [tuple(c + R[k] * np.array([np.cos(t), np.sin(t)])) for k, t in enumerate(a)]
+    radius = np.where(np.arange(len(a)) % 2 == 0, 130, 55) if star else np.full(len(a), 120.0)
+    pts = [tuple(c + radius[k] * np.array([np.cos(t), np.sin(t)])) for k, t in enumerate(a)]
     if fill:
         d.polygon(pts, fill=0)
     else:
