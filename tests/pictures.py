@@ -11,25 +11,37 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from lstm_jax.data.likeness import likeness
-from lstm_jax.data.pictures import read_picture
+from lstm_jax.data.pictures import read_picture, side_by_side
 from lstm_jax.errors import ImageError
 from lstm_jax.runs.trained import Trained, load_trained
 from tests.helpers.pictures import KINDS, LABELS, MNIST, OTHERS, save, two_of_each
 
 SURE = 0.9
+# What docs/pictures-of-digits.png shows: a digit and a kind for each of the steps.
+STEPS = (
+    (4, "shadow_linear"),
+    (7, "shadow_hard"),
+    (6, "ruled_dark"),
+    (2, "paper_on_desk"),
+    (5, "dust_30"),
+    (8, "hairline_canvas"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How well each kind of picture is read.")
     parser.add_argument("run_dir", type=Path, help="a run trained on MNIST")
     parser.add_argument("--seed", type=int, default=0, help="draws other digits, by default 0")
-    parser.add_argument(
-        "--others", type=int, default=5, help="pictures of each thing that is no digit, by default 5"
-    )
+    parser.add_argument("--others", type=int, default=5, help="pictures of each other thing, by default 5")
     parser.add_argument("--kind", nargs="*", default=list(KINDS), help="some kinds only")
+    parser.add_argument("--steps", type=Path, metavar="FILE", help="draw the steps instead, into a PNG file")
     asked = parser.parse_args()
+    if asked.steps is not None:
+        steps().save(asked.steps, optimize=True)
+        return
     trained = load_trained(asked.run_dir)
     with tempfile.TemporaryDirectory() as folder:
         print("| kind | right of 20 | sure and wrong |\n|---|---|---|", flush=True)
@@ -45,6 +57,22 @@ def main() -> None:
                 f"| {other} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |", flush=True
             )
         print(f"| all | {total['told']} | {total['unsure'] + total['sure']} | {total['sure']} |")
+
+
+def steps() -> Image.Image:
+    """One row for each of `STEPS`: the picture, its ink, and what the network reads."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, (label, kind) in enumerate(STEPS):
+            generator = np.random.default_rng(seed)
+            digit = MNIST[generator.choice(np.flatnonzero(label == LABELS))]
+            rows.append(side_by_side(read_picture(save(KINDS[kind](digit, generator), folder, "digit"))))
+    sheet = Image.new(
+        "RGB", (max(row.width for row in rows), sum(row.height + 8 for row in rows) - 8), "grey"
+    )
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, number * (row.height + 8)))
+    return sheet
 
 
 def answer(trained: Trained, path: Path) -> tuple[int, float] | None:

@@ -91,7 +91,7 @@ def _answer(path: Path, probabilities: "np.ndarray") -> str:
     names = [str(row.argmax()) for row in probabilities]
     if len(names) > 1:
         raise ImageError(
-            f"{path}: {len(names)} digits, expected one; crop the picture to one of them (from left to right, "
-            f"they look like {', '.join(names)})"
+            f"{path}: {len(names)} digits, expected one; crop the picture to one of them "
+            f"(from left to right, they look like {', '.join(names)})"
         )
     return f"{path}: {names[0]} (probability {probabilities.max():.4f})"

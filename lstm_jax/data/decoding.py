@@ -5,7 +5,7 @@ import struct
 import warnings
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lstm_jax.errors import ImageError, one_line
@@ -52,7 +52,7 @@ def read_colours(path: str | os.PathLike[str]) -> Float[np.ndarray, "height widt
     return _without_transparency(np.asarray(small) / 255)
 
 
-def border_of(picture: Float[np.ndarray, "height width ..."]) -> Float[np.ndarray, "length ..."]:
+def border_of(picture: Shaped[np.ndarray, "height width ..."]) -> Shaped[np.ndarray, "length ..."]:
     """Return the outermost pixels; those in the corners twice."""
     return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
 
@@ -80,7 +80,7 @@ def _as_small_rgba(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
-def _as_8_bits(values: np.ndarray) -> np.ndarray:
+def _as_8_bits(values: Num[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """Bring whole numbers or fractions to 0 to 255.
 
     A camera or scanner of 10 or 12 bits stores its numbers in 16, so that white is 1,023 or 4,095. No file

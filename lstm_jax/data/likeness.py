@@ -1,7 +1,7 @@
 """How much an image looks like the digits of MNIST.
 
 A network that knows ten digits names one for whatever it is shown, mostly with a high probability: it has
-never seen what is no digit. So its probability holds only for what is like the digits that it has learned from.
+never seen what is no digit. So its probability holds only for what is like the digits it has learned from.
 What counts is how far an image is from the nearest of them.
 
 `likeness` turns this distance into a probability by a logistic curve. It was fitted to 404 test images of
@@ -32,7 +32,7 @@ def likeness(images: UInt8[np.ndarray, "batch 28 28"]) -> Float[np.ndarray, " ba
 
 
 def distance(images: UInt8[np.ndarray, "batch 28 28"]) -> Float[np.ndarray, " batch"]:
-    """Compute how far images are from the nearest digit of MNIST: 0 if they are it, 1.4 without a common pixel."""
+    """Compute how far images are from the nearest digit of MNIST, from 0 to 1.4 (no common pixel)."""
     nearest = np.max(_directions(images) @ _learned().T, axis=1)
     return np.sqrt(np.maximum(2 - 2 * nearest, 0))
 

@@ -8,8 +8,8 @@
 3. `_not_frames`: a thin mark around others goes;
 4. `_not_specks`: what is too small for the stroke of the largest mark goes, and what is far from it
    and unlike it;
-5. `digits_apart`: marks that are more than a stroke's width apart, and nearly as high as one another, are different
-   digits.
+5. `digits_apart`: marks that are more than a stroke's width apart, and nearly as high as one another, are
+   different digits.
 """
 
 from typing import NamedTuple
@@ -200,7 +200,7 @@ def _held_by(marks: Marks, number: int) -> Chosen:
 
 
 def _not_specks(marks: Marks, chosen: Chosen) -> Chosen:
-    """Drop what is smaller than a dot of the largest mark's pen, and what is unlike that mark and far from it."""
+    """Drop what is smaller than a dot of the largest mark's pen, and what is far from it or unlike it."""
     main = largest_of(marks, chosen)
     stroke, extent = marks.thickness[main], marks.extent[main]
     large = marks.extent >= 0.5 * extent
