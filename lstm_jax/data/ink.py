@@ -106,7 +106,7 @@ def _read(departure: Departure) -> Reading | None:
     paper = _surroundings(departure, marks, chosen)
     if not is_stroke(marks, largest_of(marks, chosen)):
         paper = 0.0
-    elif _softness(departure.ink, marks, chosen) > SOFTEST or along_the_edge(marks)[chosen].any():
+    elif _softness(departure.ink, marks, chosen) > SOFTEST or np.any(chosen & _shade_of(marks)):
         paper /= 2  # rather the light, or the edge of a sheet
     # Where nothing was dropped, even the faintest ink stays: so the images of MNIST come back unchanged.
     untouched = chosen.all() and np.array_equal(unlined, inked)
@@ -135,6 +135,11 @@ def _surroundings(departure: Departure, marks: Marks, chosen: Chosen) -> float:
     other = marks.pixels(~chosen & ~specks) | (departure.unlike > 0.3)
     area = other[outer].size - other[inner].size
     return 1 - (np.count_nonzero(other[outer]) - np.count_nonzero(other[inner])) / max(area, 1)
+
+
+def _shade_of(marks: Marks) -> Chosen:
+    """Return which marks lie along the edge of the picture, and are thick, as shadows and desks are."""
+    return along_the_edge(marks) & (marks.thickness > 0.25 * marks.extent)
 
 
 def _softness(ink: Grey, marks: Marks, chosen: Chosen) -> float:

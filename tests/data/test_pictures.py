@@ -82,8 +82,9 @@ def test_several_digits_are_counted_and_read_from_left_to_right(
     Image.fromarray(row_of(digits, gap=40)).save(path)
     found = read_picture(path).digits
     assert len(found) == len(digits)
-    for one, other in zip(found, digits, strict=True):
-        assert correlation(one, other) > 0.9
+    for place, one in enumerate(found):
+        like = [correlation(one, digit) for digit in digits]
+        assert like[place] > max(0.7, *like[:place], *like[place + 1 :]), like
     with pytest.raises(ImageError, match=rf"digits\.png: {len(digits)} digits, expected one; crop"):
         read_digit(path)
 
