@@ -138,8 +138,8 @@ def _surroundings(departure: Departure, marks: Marks, chosen: Chosen) -> float:
 
 
 def _shade_of(marks: Marks) -> Chosen:
-    """Return which marks lie along the edge of the picture, and are thick, as shadows and desks are."""
-    return along_the_edge(marks) & (marks.thickness > 0.25 * marks.extent)
+    """Return which marks lie along the edge of the picture, and are thicker than a stroke, as shadows and desks are."""
+    return along_the_edge(marks) & (marks.thickness > 0.4 * marks.extent)
 
 
 def _softness(ink: Grey, marks: Marks, chosen: Chosen) -> float:
