@@ -138,7 +138,7 @@ def _surroundings(departure: Departure, marks: Marks, chosen: Chosen) -> float:
 
 
 def _shade_of(marks: Marks) -> Chosen:
-    """Return which marks lie along the edge of the picture, and are thicker than a stroke, as shadows and desks are."""
+    """Return which marks lie along the edge of the picture, and are thicker than strokes: shadows, desks."""
     return along_the_edge(marks) & (marks.thickness > 0.4 * marks.extent)
 
 
