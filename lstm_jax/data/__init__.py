@@ -5,7 +5,13 @@
     builder.py      a TFDS builder that needs no TensorFlow
     prepared.py     the copy on disk that TFDS prepares once
     dataset.py      the splits of a data set, in memory or on disk
-    images.py       the conversion of a photograph or drawing to an image like those of MNIST
+    pictures.py     a photograph or drawing, read as an image like those of MNIST:
+    decoding.py       from a file to colours
+    paper.py          what is paper, and how far a picture departs from it
+    marks.py          what is pen: marks, judged by place, size and stroke
+    ink.py            from colours to ink, by these two
+    images.py         from ink to an image like those of MNIST
+    likeness.py     how much an image looks like a digit at all
 
 Begin with `dataset.py`.
 """
