@@ -74,7 +74,7 @@ class Explain:
         """Return the image that is to be read."""
         import numpy as np
 
-        from lstm_jax.data.images import read_digit
+        from lstm_jax.data.pictures import read_digit
         from lstm_jax.explain.files import Digit
 
         if not self.digit.isdecimal():

@@ -25,7 +25,7 @@ AT_THE_END = {f"{name}.{suffix}" for name in ("learning", "confusion") for suffi
 
 
 def options(data_dir: Path, run_dir: Path, *more: str) -> list[str]:
-    small = "--hidden-size 8 --batch-size 220 --epochs 2 --devices 1"
+    small = "--hidden-size 8 --batch-size 220 --epochs 2"
     return ["train", "--data-dir", str(data_dir), "--run-dir", str(run_dir), *small.split(), *more]
 
 

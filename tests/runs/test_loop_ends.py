@@ -66,7 +66,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
             def scores(self: loop.Loop, params: Any) -> Any:
                 others = {"validation_loss": 1.0, "test_loss": 1.0, "test_accuracy": 0.5}
-                return {**others, "validation_accuracy": next(of_seeds)}
+                return {**others, "validation_accuracy": next(of_seeds)}, np.zeros((10, 10), np.int64)
 
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(loop.Loop, "scores", scores)
