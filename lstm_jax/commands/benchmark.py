@@ -28,7 +28,9 @@ class Benchmark:
     """Time steps of each sequence: one or more numbers."""
     inputs: Annotated[int, COUNT] = 28
     """Inputs of each time step."""
-    implementations: NameList = "flax,flax-optimized,fused,native,pytorch"
+    implementations: NameList = (
+        "flax,flax-optimized,flax-nnx,equinox,fused,native,native-nnx,native-equinox,pytorch"
+    )
     """Which to time; also 'scan' and 'unrolled'. Those that cannot run here are named with the reason."""
     devices: Annotated[int, COUNT] = 1
     """Devices to share each batch in JAX. On a CPU, N makes N CPU devices."""

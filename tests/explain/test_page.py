@@ -19,7 +19,8 @@ from PIL import Image
 
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import MemorySplit
-from lstm_jax.data.images import normalise_digit, read_digit
+from lstm_jax.data.images import normalise_digit
+from lstm_jax.data.pictures import read_digit
 from lstm_jax.errors import ConfigError
 from lstm_jax.exchange.layouts import Joined, architecture_of, join_gates, split_gates
 from lstm_jax.explain.page.page import check_run, chosen_examples, content, filled, packed
