@@ -50,6 +50,26 @@ def test_every_dependency_has_its_reason() -> None:
             assert f"| {name} |" in reasons, name
 
 
+def test_imports_point_downward() -> None:
+    """In the table of CONTRIBUTING.md; small programs in any folder may use what commands share."""
+    shared = re.compile(r"^from lstm_jax\.commands import command_line$", re.MULTILINE)
+    table = (PROJECT / "CONTRIBUTING.md").read_text().partition("## Where things live")[2]
+    _, *rows = re.findall(r"^\| (`.*?`) \| ", table.partition("## How to add")[0], re.MULTILINE)
+    named = [re.findall(r"`(\w+)(?:/|\.py)`", row) for row in rows]
+    place = {name: number for number, names in enumerate(named) for name in names}
+    package = PROJECT / "lstm_jax"
+    homes = {path.relative_to(package).parts[0].removesuffix(".py") for path in package.rglob("*.py")}
+    assert homes - place.keys() == {"__init__"}
+    for path in package.rglob("*.py"):
+        own = place.get(path.relative_to(package).parts[0].removesuffix(".py"), 0)
+        code = shared.sub("", path.read_text())
+        imported = re.findall(r"^ *(?:from|import) lstm_jax\.(\w+)", code, re.MULTILINE)
+        for names in re.findall(r"^ *from lstm_jax import (.+)", code, re.MULTILINE):
+            imported += re.findall(r"\w+", names)
+        upward = [name for name in imported if place.get(name, own) < own]
+        assert upward == [], path
+
+
 def test_the_oldest_versions_are_the_lower_bounds() -> None:
     everything = "\n".join(file.read_text() for file in PROJECT.glob("requirements*.txt"))
     bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", everything, re.MULTILINE))
