@@ -50,6 +50,26 @@ def test_every_dependency_has_its_reason() -> None:
             assert f"| {name} |" in reasons, name
 
 
+def test_imports_point_downward() -> None:
+    """In the table of CONTRIBUTING.md; small programs in any folder may use what commands share."""
+    shared = re.compile(r"^from lstm_jax\.commands import command_line$", re.MULTILINE)
+    table = (PROJECT / "CONTRIBUTING.md").read_text().partition("## Where things live")[2]
+    _, *rows = re.findall(r"^\| (`.*?`) \| ", table.partition("## How to add")[0], re.MULTILINE)
+    named = [re.findall(r"`(\w+)(?:/|\.py)`", row) for row in rows]
+    place = {name: number for number, names in enumerate(named) for name in names}
+    package = PROJECT / "lstm_jax"
+    homes = {path.relative_to(package).parts[0].removesuffix(".py") for path in package.rglob("*.py")}
+    assert homes - place.keys() == {"__init__"}
+    for path in package.rglob("*.py"):
+        own = place.get(path.relative_to(package).parts[0].removesuffix(".py"), 0)
+        code = shared.sub("", path.read_text())
+        imported = re.findall(r"^ *(?:from|import) lstm_jax\.(\w+)", code, re.MULTILINE)
+        for names in re.findall(r"^ *from lstm_jax import (.+)", code, re.MULTILINE):
+            imported += re.findall(r"\w+", names)
+        upward = [name for name in imported if place.get(name, own) < own]
+        assert upward == [], path
+
+
 def test_the_oldest_versions_are_the_lower_bounds() -> None:
     everything = "\n".join(file.read_text() for file in PROJECT.glob("requirements*.txt"))
     bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", everything, re.MULTILINE))
@@ -82,7 +102,6 @@ def test_nothing_imports_tensorflow(run_afresh: Run, tmp_path: Path) -> None:
     # Training from memory and from disk, evaluation and prediction, in one process.
     code = f"""
 import sys
-import tarfile
 from pathlib import Path
 import numpy as np
 from lstm_jax import Config, train
@@ -139,7 +158,6 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == f"{site / 'lstm_jax' / '__init__.py'} 55000 [5 0 4 1 9 2 1 3 1 4]"
-    assert (site / "lstm_jax" / "data" / "mnist" / "README.md").exists()
     metadata = next(site.glob("lstm_jax-*.dist-info/METADATA")).read_text()
     assert re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE) == [
         "compare",
@@ -154,7 +172,6 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
         "LICENSE",
         "lstm_jax/data/mnist/README.md",
     ]
-    assert (site / "lstm_jax" / "py.typed").exists()
     assert 'Requires-Dist: safetensors>=0.8; extra == "export"' in metadata
     told = subprocess.run(
         [site / "bin" / "lstm-jax", "train", "--hidden-size", "many"],
@@ -163,10 +180,10 @@ print(lstm_jax.__file__, len(dataset.train), dataset.train.labels[:10])
         text=True,
     ).stderr
     assert told.startswith("lstm-jax train: error: --hidden-size: got 'many', expected a whole number")
-    assert (site / "lstm_jax" / "compare" / "report" / "document.md").exists()
-    assert (site / "lstm_jax" / "compare" / "report" / "page.css").exists()
-    for path in (PROJECT / "lstm_jax" / "kernels" / "cpp").iterdir():  # built where it is installed
-        assert (site / path.relative_to(PROJECT)).read_bytes() == path.read_bytes()
+    # All that is read at run time: templates, styles, scripts, the source of the kernel.
+    for path in (source / "lstm_jax").rglob("*.*"):
+        if "__pycache__" not in path.parts and path.is_file():
+            assert (site / path.relative_to(source)).read_bytes() == path.read_bytes()
 
 
 def test_the_source_distribution_has_what_building_needs(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
     train.py         train, or continue, one run
     evaluate.py      score a trained model on the test images
     predict.py       name the digits in pictures
+    explain.py       pictures of what a trained model does
+    report.py        a run as one page
     page.py          a page that reads the digit one draws
     exchange.py      export and import weights
     compare.py       compare frameworks on the same work

@@ -9,8 +9,15 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from lstm_jax.commands.command_line import ChosenBest, ChosenSeed, RunDir, load_data, note
-from lstm_jax.options import shown_option
+from lstm_jax.commands.command_line import (
+    ArchiveDir,
+    ChosenBest,
+    ChosenSeed,
+    DataDir,
+    RunDir,
+    load_data,
+    note,
+)
 
 # A page is sent and opened as one file, on phones too. Two bidirectional layers of 64 units fit.
 USUAL_SIZE = 1_000_000
@@ -23,9 +30,9 @@ class Page:
     run_dir: RunDir
     output: Annotated[Path, arg(metavar="FILE")] = Path("page.html")
     """The file to write."""
-    data_dir: Annotated[Path | None, shown_option("DIR", "the one the run was trained with")] = None
+    data_dir: DataDir = None
     """Folder of prepared data sets."""
-    archive_dir: Annotated[Path | None, shown_option("DIR", "none")] = None
+    archive_dir: ArchiveDir = None
     """Folder with the four original .gz archives of the data set, if it is not prepared yet."""
     seed: ChosenSeed = None
     """Which of the models of a run of many seeds."""

@@ -40,18 +40,18 @@ class Report:
         from lstm_jax import devices
         from lstm_jax.report.drawing import require_matplotlib
         from lstm_jax.report.figures import compute_figures
-        from lstm_jax.report.files import make_folder
         from lstm_jax.report.run_page import run_page
         from lstm_jax.runs.history import records_of
         from lstm_jax.runs.run_directory import read_summary, refuse_links_on_the_way
         from lstm_jax.runs.trained import load_trained
-        from lstm_jax.system.files import write_whole
+        from lstm_jax.system.files import check_target, write_whole
 
         require_matplotlib()
         output = self.output or self.run_dir / "report.html"
-        refuse_links_on_the_way(self.run_dir, output.parent)
+        refuse_links_on_the_way(self.run_dir, output)
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=note)
+        check_target(output, overwrite=True, advice="name a file with --output")
         dataset = load_data(trained.config.data, self.data_dir, self.archive_dir)
         text = run_page(
             self.run_dir.resolve().name,
@@ -62,6 +62,6 @@ class Report:
             figures=compute_figures(trained.predictions(dataset.test)),
             split=dataset.test,
         )
-        write_whole(make_folder(output.parent) / output.name, text)
+        write_whole(output, text)
         print(output)
         return 0

@@ -14,9 +14,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
-from lstm_jax.errors import ConfigError, one_line, printable
+from lstm_jax.errors import ConfigError, printable
 from lstm_jax.system.files import whole
-from lstm_jax.system.packages import how_to_install
+from lstm_jax.system.packages import how_to_install, required
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,13 +50,7 @@ GATE_MAP, AROUND_ZERO, PAPER = "YlGnBu", "RdBu_r", "gray_r"
 
 def require_matplotlib() -> None:
     """Raise ConfigError, with the command that installs it, if matplotlib cannot be imported."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"this needs the package matplotlib, which cannot be imported ({one_line(error)}); to install "
-            f"it: {how_to_install('plots')}"
-        ) from error
+    required("matplotlib", extra="plots", kind=ConfigError)
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:

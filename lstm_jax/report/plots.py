@@ -47,9 +47,9 @@ def learning_curves(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
     Args:
         runs: the records of each seed of each run, as in metrics.jsonl, by the name of the run.
     """
-    validated = any(
-        records[-1]["validation_loss"] is not None for seeds in runs.values() for records in seeds
-    )
+    # Of a run whose first epoch has not ended, there is no record yet.
+    last = [records[-1] for seeds in runs.values() for records in seeds if records]
+    validated = any(record["validation_loss"] is not None for record in last)
     held_out = "validation" if validated else "test"
     shown = ("validation_accuracy", "test_accuracy") if validated else ("test_accuracy",)
     figure = new_figure(4.2 * (1 + len(shown)), 4.2)
@@ -79,7 +79,7 @@ def _line(
     ax: Axes, seeds: Sequence[Sequence[Record]], key: str, colour: str, *, scale: float = 1.0, **style: Any
 ) -> None:
     """Draw a figure of the records over the epochs, if the run has it."""
-    if any(record[key] is None for records in seeds for record in records):
+    if not any(seeds) or any(record[key] is None for records in seeds for record in records):
         return
     epochs = [record["epoch"] for record in seeds[0]]
     values = scale * np.array([[record[key] for record in records] for records in seeds])

@@ -70,11 +70,11 @@ def run_page(
     low, high = figures.interval
     evaluation = figures.evaluation
     parts = [
-        f"# Run `{printable(name).replace('`', '')}`",
+        f"# Run {_code(name)}",
         f"{about[:1].upper()}{about[1:]}:\n"
         f"accuracy **{evaluation.accuracy:.2%}**, {CONFIDENCE:.0%} interval {low:.2%} to {high:.2%};\n"
         f"loss {evaluation.loss:.4f}; expected calibration error {figures.calibration_error:.2%}.",
-        "  \n".join(result_in_words(summary)) if summary else "The run is not finished.",
+        _result(summary),
     ]
     for kind in drawn:
         heading, description, how_to_read = SECTIONS[kind]
@@ -84,11 +84,26 @@ def run_page(
     return page("\n\n".join(parts), pictures)
 
 
+def _result(summary: Record | None) -> str:
+    """Return the result of a run in words."""
+    if summary is None:
+        return "The run is not finished."
+    try:
+        return "  \n".join(result_in_words(summary))
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return "Its summary.json has no result: the command that trained the run writes it again."
+
+
+def _code(text: object) -> str:
+    """Return a text as code in Markdown, where nothing in it is a mark."""
+    return f"`{printable(str(text)).replace('`', '')}`"
+
+
 def _options(config: Config) -> Table:
     """Return a table of all options; those that differ from the defaults are in bold."""
     unusual = config.unusual()
     rows = []
     for name, value in config.to_dict().items():
         told = {None: "none", "True": "yes", "False": "no"}.get(value if value is None else str(value), value)
-        rows.append((f"`{flag(name)}`", f"**`{told}`**" if name in unusual else f"`{told}`"))
+        rows.append((_code(flag(name)), f"**{_code(told)}**" if name in unusual else _code(told)))
     return Table(("option", "value"), rows, ("In bold: what differs from the defaults.",), of_words=True)

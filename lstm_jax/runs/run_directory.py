@@ -44,10 +44,10 @@ Record = Mapping[str, Any]
 
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", ".lock"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
-# All names that a run writes here.
 # Pictures of a run, each as PNG and as SVG.
 LEARNING, CONFUSION = "learning", "confusion"
 _PICTURES = tuple(f"{name}.{suffix}" for name in (LEARNING, CONFUSION) for suffix in ("png", "svg"))
+# All names that a run writes here.
 ENTRIES = (CONFIG, METRICS, SUMMARY, LOCK, CHECKPOINTS, TENSORBOARD, *_PICTURES, "damaged", "of-another-run")
 # The name of the file of `export --format safetensors`.
 WEIGHTS_FILE = "params.safetensors"

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from lstm_jax.errors import ExchangeError, one_line
+from lstm_jax.errors import ExchangeError, UserError, one_line
 
 # The extras in pyproject.toml. Each corresponds to a requirements file: requirements-export.txt, and so on.
 Extra = Literal["compare", "equinox", "export", "plots", "train"]
@@ -37,17 +37,22 @@ def what_is_missing(error: ModuleNotFoundError, extra: Extra) -> str:
     return f"this needs the package {package}, which is not installed; to install it: {how_to_install(extra)}"
 
 
-def required(module: str) -> Any:
-    """Import a module of a package in the extra ``export``.
+def required(module: str, *, extra: Extra = "export", kind: type[UserError] = ExchangeError) -> Any:
+    """Import a module of a package in an extra.
+
+    Args:
+        module: its full name.
+        extra: the extra that brings the package.
+        kind: the error to raise.
 
     Raises:
-        ExchangeError: if it cannot be imported.
+        UserError: of that kind, if it cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ExchangeError(
+        raise kind(
             f"this needs the package {package}, which cannot be imported ({one_line(error)}); to install it: "
-            f"{how_to_install('export')}"
+            f"{how_to_install(extra)}"
         ) from error

@@ -13,8 +13,9 @@ from PIL import Image
 from lstm_jax.__main__ import main
 from lstm_jax.commands import explain
 from lstm_jax.data.dataset import load_dataset
-from lstm_jax.errors import ConfigError, ImageError, RunDirectoryError
+from lstm_jax.errors import ConfigError, ExchangeError, ImageError, RunDirectoryError
 from lstm_jax.explain import files
+from lstm_jax.report import run_page
 from lstm_jax.runs.history import records_of
 from tests.helpers.project import PROJECT
 
@@ -139,6 +140,18 @@ def test_the_page_of_a_run(run_dir: Path, data_dir: Path, capsys: pytest.Capture
     # Nothing from outside.
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
     assert "default-src 'none'" in text
+
+
+def test_what_a_run_from_elsewhere_says_is_text() -> None:
+    assert run_page._code("`[here](https://example.org)\n") == r"`[here](https://example.org)\n`"
+    assert run_page._result(None) == "The run is not finished."
+    for summary in ({}, {"wall_seconds": "long", "train_seconds": 1}):
+        assert run_page._result(summary).startswith("Its summary.json has no result")
+
+
+def test_a_report_is_no_folder(run_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExchangeError, match="of a folder that exists.* name a file with --output"):
+        main(["report", str(run_dir), "--data-dir", str(data_dir), "--output", str(tmp_path)])
 
 
 def test_without_matplotlib_they_say_how_to_install_it(

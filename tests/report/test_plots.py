@@ -48,6 +48,14 @@ def test_learning_curves_of_several_runs_with_seeds_as_bands() -> None:
     assert high > 98.5
 
 
+def test_a_run_without_an_epoch_is_left_out() -> None:
+    figure = plots.learning_curves({"begun": [[], []], "ended": [records(0.9)]})
+    _, _, test = figure.axes
+    np.testing.assert_allclose(curves(test), [[90]])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ended"]
+
+
 def test_names_of_runs_are_no_formulas() -> None:
     names = [r"$\nonsense$", "_hidden", "a$b"]
     figure = plots.learning_curves({name: [records(0.9)] for name in names})

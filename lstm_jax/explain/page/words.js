@@ -19,7 +19,6 @@ const WORDS = {
     "theme.auto": "System colours",
     "theme.light": "Light",
     "theme.dark": "Dark",
-    noScript: "This page computes a neural network in JavaScript, which is switched off here.",
 
     "whole.title": "1. The whole: 28 {steps}, one answer",
     "draw.title": "You draw",
@@ -91,7 +90,6 @@ const WORDS = {
     strips: "Strips of all units over the {steps}",
     readout: "Unit {unit}, {step} {line}:",
     "strips.hint": "Arrow keys choose the unit and the {step}; Home and End take the first and the last {step}.",
-    "strips.axis": "{steps} read →",
     "scale.gate": "closed 0 to open 1",
     "scale.signed": "−1 to 1",
     "scale.memory": "−{most} to {most} and beyond",
@@ -211,7 +209,6 @@ const WORDS = {
     "theme.auto": "시스템 색상",
     "theme.light": "밝게",
     "theme.dark": "어둡게",
-    noScript: "이 페이지는 자바스크립트로 신경망을 계산합니다. 지금은 자바스크립트가 꺼져 있습니다.",
 
     "whole.title": "1. 전체: {step} 28개를 읽고 답 하나",
     "draw.title": "그리기",
@@ -284,7 +281,6 @@ const WORDS = {
     strips: "모든 유닛의 값을 {step} 순서로 그린 그림",
     readout: "유닛 {unit}, {line}번째 {step}:",
     "strips.hint": "방향키로 유닛과 {step}을 고르고, Home과 End로 첫 {step}과 마지막 {step}으로 갑니다.",
-    "strips.axis": "읽은 {step} →",
     "scale.gate": "0 닫힘, 1 열림",
     "scale.signed": "−1부터 1까지",
     "scale.memory": "−{most}부터 {most}까지, 그 밖은 같은 색",
