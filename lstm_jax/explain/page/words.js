@@ -203,14 +203,14 @@ const WORDS = {
     title: "LSTM이 손글씨 숫자를 읽는 과정",
     lead:
       "숫자를 하나 그려 보세요. 학습된 신경망이 그림을 한 {step}씩 차례로 읽습니다. 지나간 {step}은 다시 보지 않고, " +
-      "본 것은 숫자 {hidden}개로 된 메모리에만 남깁니다. 답이 정해지는 순간을 지켜보고, 안을 들여다보고, 일부러 망가뜨려 보세요.",
+      "본 것은 값 {hidden}개로 된 기억에만 남깁니다. 답이 정해지는 과정을 지켜보고, 안을 들여다보고, 일부러 망가뜨려 보세요.",
     switchLanguage: "언어",
     theme: "색상",
     "theme.auto": "시스템 색상",
     "theme.light": "밝게",
     "theme.dark": "어둡게",
 
-    "whole.title": "1. 전체: {step} 28개를 읽고 답 하나",
+    "whole.title": "1. 전체: {step} 28개를 읽고 답은 하나",
     "draw.title": "그리기",
     "draw.label": "그리기 영역",
     "draw.hint":
@@ -218,12 +218,12 @@ const WORDS = {
       "내리거나 들고, Backspace로 되돌리고, Delete로 지웁니다.",
     "draw.empty": "여기에 숫자를 그리세요",
     "draw.cursor": "펜 위치 {x}, {y}, {down}",
-    "draw.down": "내림",
-    "draw.up": "듦",
+    "draw.down": "내린 상태",
+    "draw.up": "든 상태",
     undo: "되돌리기",
     clear: "지우기",
     pen: "획 굵기",
-    "pen.value": "28픽셀 중 {value}",
+    "pen.value": "28픽셀 중 {value}픽셀",
     copy: "링크 복사",
     "copy.done": "링크를 복사했습니다",
     "copy.hand": "주소창의 주소가 이 상태의 링크입니다",
@@ -238,18 +238,18 @@ const WORDS = {
     "got.label": "신경망에 들어가는 이미지. {step} 28개 중 {count}개를 읽었습니다.",
     "answer.title": "신경망의 답",
     "answer.nothing": "첫 {step}을 읽기 전에는 찍을 수밖에 없습니다.",
-    "answer.after": "28{step} 중 {count}{step}을 읽은 뒤",
+    "answer.after": "{step} 28개 중 {count}개를 읽은 뒤",
     "answer.empty": "아직 그린 것이 없습니다",
-    "answer.spoken": "28{step} 중 {count}{step}을 읽은 뒤의 답: {answer}, 확률 {probability}",
+    "answer.spoken": "{step} 28개 중 {count}개를 읽은 뒤의 답: {answer}, 확률 {probability}",
     "answer.truth": "테스트 세트의 정답은 {label}입니다.",
-    bars: "28{step} 중 {count}{step}을 읽은 뒤 각 숫자의 확률",
+    bars: "{step} 28개 중 {count}개를 읽은 뒤 각 숫자의 확률",
     "curves.title": "답이 정해지는 과정",
     "curves.caption":
-      "{step}을 하나 읽을 때마다 구한 열 개의 확률입니다. 여기서는 매 {step}마다 답을 물어보지만, 학습할 때는 마지막 " +
+      "{step}을 하나 읽을 때마다 구한 열 개의 확률입니다. 여기서는 {step}마다 답을 물어보지만, 학습할 때는 마지막 " +
       "{step}까지 읽은 뒤의 답만 썼습니다.",
     "curves.decided": "{count}번째 {step}부터 {answer}",
     "curves.label":
-      "{step} 28개에 걸친 열 개의 확률 곡선. 마지막 답은 {answer}, 확률 {probability}. {decided}",
+      "{step} 28개를 읽는 동안 열 개의 확률이 변하는 곡선. 마지막 답은 {answer}, 확률 {probability}. {decided}",
     "curves.undecided": "끝까지 읽어도 확률이 절반을 넘는 숫자가 없습니다.",
 
     player: "읽기",
@@ -260,21 +260,21 @@ const WORDS = {
     forward: "한 {step} 앞으로",
     last: "끝으로",
     scrub: "읽은 {step}의 수",
-    "scrub.value": "28{step} 중 {count}{step} 읽음",
+    "scrub.value": "{step} 28개 중 {count}개 읽음",
     "scrub.short": "{count}{step}",
     speed: "속도",
-    "speed.value": "1초에 {value}{step}",
+    "speed.value": "1초에 {step} {value}개",
 
-    "inside.title": "2. 층 하나: 유닛 {hidden}개, 게이트 넷, 메모리 하나",
+    "inside.title": "2. 층 하나: 유닛 {hidden}개, 유닛마다 게이트 셋과 기억 하나",
     "inside.text":
-      "유닛(unit)마다 메모리, 즉 셀 상태(cell state) c라는 숫자 하나를 갖고 있습니다. {step}을 하나 읽을 때마다 0과 1 " +
+      "유닛(unit)은 저마다 값 하나를 기억합니다. 이 값이 셀 상태(cell state) c입니다. {step}을 하나 읽을 때마다 0과 1 " +
       "사이의 게이트(gate) 세 개가 이 값을 어떻게 할지 정합니다. 망각 게이트(forget gate) f는 이전 값을 얼마나 남길지, " +
-      "입력 게이트(input gate) i는 새 후보값(candidate) g를 얼마나 쓸지, 출력 게이트(output gate) o는 다른 유닛과 답에 " +
-      "얼마나 내보일지를 정합니다. 아래 그림에서 가로줄은 유닛, 세로줄은 읽은 {step}입니다. 칸을 가리키면 그 칸의 숫자가 " +
-      "3절의 식에 나타나고, 누르면 그 칸에 고정됩니다.",
+      "입력 게이트(input gate) i는 새 후보(candidate) g를 얼마나 쓸지, 출력 게이트(output gate) o는 다른 유닛과 답에 " +
+      "얼마나 내보일지를 정합니다. 아래 그림에서 가로줄은 유닛, 세로줄은 읽은 {step}입니다. 칸에 마우스를 올리면 그 칸의 값이 " +
+      "아래 3번 항목의 식에 나타나고, 누르면 그 칸에 고정됩니다.",
     "strip.i": "입력 게이트 i",
     "strip.f": "망각 게이트 f",
-    "strip.g": "후보값 g",
+    "strip.g": "후보 g",
     "strip.o": "출력 게이트 o",
     "strip.c": "셀 상태 c",
     "strip.h": "출력 h",
@@ -283,7 +283,7 @@ const WORDS = {
     "strips.hint": "방향키로 유닛과 {step}을 고르고, Home과 End로 첫 {step}과 마지막 {step}으로 갑니다.",
     "scale.gate": "0 닫힘, 1 열림",
     "scale.signed": "−1부터 1까지",
-    "scale.memory": "−{most}부터 {most}까지, 그 밖은 같은 색",
+    "scale.memory": "−{most}부터 {most}까지, 그 밖은 양 끝과 같은 색",
     unit: "유닛",
     "at.step": "{step}",
     layer: "층",
@@ -292,26 +292,26 @@ const WORDS = {
     "layer.backward": "{layer}층, 역방향",
     sort: "유닛 정렬",
     "sort.number": "번호순",
-    "sort.answer": "답에 보탠 크기순",
+    "sort.answer": "답에 기여한 크기순",
     "sort.cell": "마지막 셀 상태순",
     "sort.now": "지금 {step}의 셀 상태순",
     "sort.forget": "망각 게이트 평균순",
-    "sort.change": "가장 크게 바뀐 {step} 순서",
+    "sort.change": "가장 크게 바뀐 {step} 순",
 
-    "formula.title": "3. 식 하나, 그 안의 숫자",
+    "formula.title": "3. 식과 그 안의 값",
     "formula.text":
       "유닛 {unit}, {line}번째 {step}. 가중치(weight) W와 편향(bias) b는 학습으로 얻은 값입니다. x는 지금 읽는 값, h는 직전 " +
       "{step}에서 모든 유닛이 내보인 값, c는 이 유닛이 기억하던 값입니다.",
     "formula.held": "{value}에 고정",
-    "formula.cleared": "이 {step}을 읽기 전에 메모리를 지웠습니다.",
+    "formula.cleared": "이 {step}을 읽기 전에 기억을 지웠습니다.",
     "formula.input.pixels": "x는 이미지의 {line}번째 {step}입니다. 28픽셀 중 {ink}픽셀에 잉크가 있습니다.",
     "formula.input.layer": "x는 아래층의 출력입니다.",
     "formula.terms": "게이트 {gate}에 들어가는 합, 입력별로 보기",
     "formula.terms.caption":
-      "위는 읽는 값, 아래는 그 가중치(옅은 막대)와 값 × 가중치(진한 막대)입니다. 진한 막대를 모두 더하면 {sum}, 게이트 {gate}의 식에 " +
-      "나오는 첫 번째 숫자입니다.",
+      "위는 읽는 값, 아래는 그 가중치(옅은 막대)와 값 × 가중치(진한 막대)입니다. 진한 막대를 모두 더한 값은 {sum}입니다. 게이트 " +
+      "{gate}의 식에 나오는 첫 번째 값입니다.",
     "formula.picture":
-      "유닛 {unit}: 이전 셀 상태 {before} × 망각 게이트 {f} + 입력 게이트 {i} × 후보값 {g} = 셀 상태 {c}. " +
+      "유닛 {unit}: 이전 셀 상태 {before} × 망각 게이트 {f} + 입력 게이트 {i} × 후보 {g} = 셀 상태 {c}. " +
       "출력 게이트 {o}, 출력 {h}.",
     "picture.kept": "남김",
     "picture.written": "씀",
@@ -319,14 +319,14 @@ const WORDS = {
     "picture.before": "이전",
     "picture.after": "이후",
 
-    "why.title": "4. 이유: 어느 픽셀이 답을 정했나",
+    "why.title": "4. 이유: 어느 픽셀이 답을 결정했나",
     "why.text":
-      "로그 확률을 픽셀마다 미분한 기울기(gradient)입니다. 28{step}을 거꾸로 거슬러 올라가며 이 페이지에서 계산합니다. " +
-      "주황색은 잉크를 더하면 그 숫자의 확률이 커지는 곳, 파란색은 작아지는 곳입니다. 옆의 막대는 {step}마다 미치는 영향의 크기입니다.",
+      "로그 확률을 각 픽셀 값으로 미분한 기울기(gradient)입니다. {step} 28개를 거슬러 올라가며 이 페이지에서 계산합니다. " +
+      "주황색은 잉크를 더하면 그 숫자의 확률이 커지는 곳, 파란색은 작아지는 곳입니다. 옆의 막대는 {step}마다 답에 미치는 영향의 크기입니다.",
     "why.target": "대상",
     "why.answer": "지금의 답 ({answer})",
     "why.digit": "숫자 {answer}",
-    "why.label": "숫자 {answer}의 로그 확률을 픽셀로 미분한 기울기. {line}번째 {step}에서 가장 큽니다.",
+    "why.label": "숫자 {answer}의 로그 확률을 픽셀 값으로 미분한 기울기. {line}번째 {step}에서 가장 큽니다.",
 
     "break.title": "5. 망가뜨리기",
     "break.text":
@@ -339,7 +339,7 @@ const WORDS = {
     "break.scope": "범위",
     "break.all": "모든 유닛",
     "break.one": "유닛 {unit}만",
-    "break.clear": "이 {step}을 읽기 전에 메모리 지우기",
+    "break.clear": "이 {step}을 읽기 전에 기억 지우기",
     "break.never": "지우지 않음",
     "break.at": "{line}번째 {step}",
     "break.order": "읽는 순서",
@@ -352,7 +352,7 @@ const WORDS = {
     "break.mend": "모두 되돌리기",
     "break.whole": "정상",
     "break.broken": "망가진 상태",
-    "break.nothing": "아직 망가진 곳이 없습니다. 이를테면 망각 게이트를 닫아 보세요.",
+    "break.nothing": "아직 망가진 곳이 없습니다. 예를 들어 망각 게이트를 닫아 보세요.",
     "break.same": "답은 여전히 {answer}입니다.",
     "break.changed": "답이 바뀌었습니다: {before} → {after}",
     "break.bars": "각 숫자의 확률, 정상일 때와 망가졌을 때",
@@ -362,20 +362,20 @@ const WORDS = {
     "break.list.reversed": "아래에서부터 읽음",
     "break.list.reversed.columns": "오른쪽부터 읽음",
     "break.list.shuffled": "{step} 순서를 뒤섞음",
-    "break.list.clear": "{line}번째 {step} 앞에서 메모리 지움",
+    "break.list.clear": "{line}번째 {step}을 읽기 전에 기억을 지움",
 
     "about.title": "이 페이지에 대하여",
     "about.text":
       "MNIST 손글씨 숫자로 학습한 LSTM(long short-term memory; Hochreiter와 Schmidhuber 1997, 망각 게이트는 Gers, " +
-      "Schmidhuber와 Cummins 2000)입니다. 학습 실행(run)의 이름은 <b>{name}</b>, 가중치는 {parameters}개, 구조는 " +
+      "Schmidhuber, Cummins 2000)입니다. 학습 실행(run)의 이름은 <b>{name}</b>, 가중치는 {parameters}개, 구조는 " +
       "{shape}입니다. {accuracy} 모든 것이 이 파일 하나에 들어 있고, 아무것도 외부로 보내지 않습니다. 신경망은 이 페이지가 " +
       "32비트 부동소수점으로 직접 계산하며, JAX의 결과와 다섯 자리까지 같습니다.",
     "about.shape": "{layers}층 × 유닛 {hidden}개",
     "about.shape.both": "양방향(bidirectional) {layers}층 × 유닛 {hidden}개",
     "about.accuracy": "테스트 이미지 {count}장 가운데 {accuracy}를 맞힙니다.",
     "about.both":
-      "이 신경망은 서로 다른 유닛으로 양쪽에서 동시에 읽습니다. n{step}을 읽은 뒤의 답은 양 끝에서 각각 n{step}씩 본 답입니다.",
-    "about.stack": "양방향 층이 여럿이면, 위층은 아래층이 전부 읽고 난 뒤에 시작합니다.",
+      "이 신경망은 서로 다른 유닛으로 양쪽에서 동시에 읽습니다. {step} n개를 읽은 뒤의 답은 양 끝에서 각각 {step} n개씩 본 답입니다.",
+    "about.stack": "양방향 층을 여러 개 쌓았으면, 위층은 아래층이 전부 읽고 난 뒤에 시작합니다.",
     "about.made": "<code>python -m lstm_jax page</code>로 만들었습니다.",
   },
 };
