@@ -150,7 +150,7 @@ def test_what_a_run_from_elsewhere_says_is_text() -> None:
 
 
 def test_a_report_is_no_folder(run_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExchangeError, match="of a folder that exists.* name a file with --output"):
+    with pytest.raises(ExchangeError, match=r"of a folder that exists.* name a file with --output"):
         main(["report", str(run_dir), "--data-dir", str(data_dir), "--output", str(tmp_path)])
 
 
