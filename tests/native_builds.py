@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,9 +60,11 @@ def state_here() -> str:
 def state_of_the_wheel(test: str) -> str:
     """The state of all that the kernels in a wheel depend on, for one of the tests of them."""
     sha = hashlib.sha256(state_of_the_source().encode())
-    for path in (PROJECT / "build_wheel.py", Path(library.__file__)):
-        sha.update(hashlib.sha256(path.read_bytes()).digest())
-    return f"{platform.machine()}-{test} {sha.hexdigest()}"
+    for name in ("build_wheel.py", "pyproject.toml", "requirements-layer.txt", "tests/wheel_check.py"):
+        sha.update(hashlib.sha256((PROJECT / name).read_bytes()).digest())
+    sha.update(hashlib.sha256(Path(library.__file__).read_bytes()).digest())
+    python = "{}.{}".format(*sys.version_info)
+    return f"{platform.machine()}-python{python}-{test} {sha.hexdigest()}"
 
 
 def note(state: str) -> None:

@@ -55,14 +55,18 @@ def main(args: Sequence[str], *, prog: str) -> int:
 
 
 def draw(settings: config.Config, result: "TrainResult") -> None:
-    """Draw the learning curves and the confusions of a run that this command has ended.
+    """Draw the learning curves and the confusions of a run that has ended, unless they are there.
 
-    Without matplotlib there are none. They come last: the run is finished, whatever happens here.
+    Without matplotlib there are none. They come last: the run is finished, whatever happens here. A run that was
+    stopped between its last evaluation and its end has no confusions to draw.
     """
-    if result.summary is None or result.confusion is None:
-        return
     from lstm_jax.report.files import write_training
     from lstm_jax.runs.history import of_each_seed
+    from lstm_jax.runs.run_directory import LEARNING
+
+    is_drawn = (result.run_dir / f"{LEARNING}.svg").exists()
+    if result.summary is None or (result.confusion is None and is_drawn):
+        return
 
     try:
         seeds = of_each_seed(settings, result.history)

@@ -72,20 +72,23 @@ def plots_of(figures: Figures, split: Split) -> dict[str, Figure]:
     return drawn
 
 
-def write_training(name: str, seeds: Sequence[Sequence[Record]], confusion: Confusion, folder: Path) -> None:
+def write_training(
+    name: str, seeds: Sequence[Sequence[Record]], confusion: Confusion | None, folder: Path
+) -> None:
     """Write the pictures of a training that has ended: its learning curves, and its last confusions.
 
     Args:
         name: the name of the run.
         seeds: the records of each seed.
-        confusion: on the test images, after the last epoch.
+        confusion: on the test images, after the last epoch; None if that was evaluated before a stop.
         folder: where to.
 
     Raises:
         ImportError: if matplotlib is not installed.
     """
     write(plots.learning_curves({name: seeds}), folder, LEARNING)
-    write(plots.confusion(confusion), folder, CONFUSION)
+    if confusion is not None:
+        write(plots.confusion(confusion), folder, CONFUSION)
 
 
 def make_folder(folder: Path) -> Path:

@@ -333,7 +333,7 @@ def read_metrics(path: Path) -> list[Record]:
         lines = read_text(file, most_bytes=_MOST_METRICS).splitlines()
         records: list[Record] = [json.loads(line) for line in lines]
         for record in records:
-            if not record.keys() >= _SCALARS.keys():
+            if not record.keys() >= {"epoch", "step", *_SCALARS}:
                 raise ValueError("a line is no record of an epoch")
     except OSError as error:
         raise RunDirectoryError(f"{file}: cannot be read ({one_line(error)})") from error

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ def test_train_draws_what_it_has_learned(run_dir: Path, data_dir: Path) -> None:
     # The run is finished: the same command changes nothing.
     assert main(options(data_dir, run_dir, "--seeds", "2", "--augment-shift", "1")) == 0
     assert {name: (run_dir / name).stat().st_mtime_ns for name in AT_THE_END} == before
+
+
+def test_a_run_without_its_pictures_gets_its_curves(run_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    """It was killed before they were drawn, or matplotlib was installed later."""
+    path = shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("*.png", "*.svg"))
+    assert main(options(data_dir, path, "--seeds", "2", "--augment-shift", "1")) == 0
+    assert {each.name for each in path.iterdir()} & AT_THE_END == {"learning.png", "learning.svg"}
 
 
 def test_train_needs_no_matplotlib(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,11 +240,12 @@ function answerOf(reading, step, classes) {
   return row.indexOf(Math.max(...row));
 }
 
-/* The number of steps after which the last answer leads for good, with more than half of the probability. */
+/* The number of steps, 1 or more, since which the last answer has been the most probable (`decided_at` in
+   lstm_jax/explain/reading.py, which counts from 0). */
 function decisionOf(reading, steps, classes) {
   const answer = answerOf(reading, steps, classes);
-  let decided = null;
-  for (let s = steps; s >= 0 && reading.probabilities[s * classes + answer] > 0.5; s--) decided = s;
+  let decided = steps;
+  while (decided > 1 && answerOf(reading, decided - 1, classes) === answer) decided--;
   return decided;
 }
 

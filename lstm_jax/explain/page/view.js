@@ -160,10 +160,7 @@ function showReading() {
   curveStepAt = curves.stepAt;
   byId("curves").setAttribute("viewBox", `0 0 ${clientWidth} ${clientHeight}`);
   byId("curves").innerHTML = empty ? "" : curves.drawn;
-  const decided =
-    found.decided === null
-      ? say("curves.undecided")
-      : say("curves.decided", { answer: found.answer, count: found.decided });
+  const decided = say("curves.decided", { answer: found.answer, count: found.decided });
   byId("moment").textContent = empty ? "" : decided;
   byId("curves").setAttribute(
     "aria-label",

@@ -204,7 +204,7 @@ const drawPad = makePad(byId("pad"), {
 });
 
 function undo() {
-  if (past.length === 0) return;
+  if (penIsDown || past.length === 0) return;
   Object.assign(state, past.at(-1));
   past = past.slice(0, -1);
   changed(IMAGE);
@@ -408,7 +408,8 @@ function listen() {
 }
 
 makeParts();
-const first = location.hash.length < 2;
+// A link that says nothing but the language is a first visit, too.
+const first = [...new URLSearchParams(location.hash.slice(1)).keys()].every((key) => key === "lang");
 readLink();
 showWords();
 listen();

@@ -60,7 +60,6 @@ const WORDS = {
     "curves.decided": "{answer} leads from {step} {count} on",
     "curves.label":
       "Curves of the ten probabilities over 28 {steps}. The last answer is {answer} with {probability}. {decided}",
-    "curves.undecided": "No digit has more than half of the probability at the end.",
 
     player: "Reading",
     play: "Play",
@@ -250,7 +249,6 @@ const WORDS = {
     "curves.decided": "{count}번째 {step}부터 {answer}",
     "curves.label":
       "{step} 28개를 읽는 동안 열 개의 확률이 변하는 곡선. 마지막 답은 {answer}, 확률 {probability}. {decided}",
-    "curves.undecided": "끝까지 읽어도 확률이 절반을 넘는 숫자가 없습니다.",
 
     player: "읽기",
     play: "재생",
