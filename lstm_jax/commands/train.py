@@ -57,8 +57,8 @@ def main(args: Sequence[str], *, prog: str) -> int:
 def draw(settings: config.Config, result: "TrainResult") -> None:
     """Draw the learning curves and the confusions of a run that has ended, unless they are there.
 
-    Without matplotlib there are none. They come last: the run is finished, whatever happens here. A run that was
-    stopped between its last evaluation and its end has no confusions to draw.
+    Without matplotlib there are none. They come last: the run is finished, whatever happens here. A run that
+    was stopped between its last evaluation and its end has no confusions to draw.
     """
     from lstm_jax.report.files import write_training
     from lstm_jax.runs.history import of_each_seed
