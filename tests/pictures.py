@@ -44,7 +44,7 @@ def main() -> None:
         return
     trained = load_trained(asked.run_dir)
     with tempfile.TemporaryDirectory() as folder:
-        print("| kind | right of 20 | sure and wrong |\n|---|---|---|", flush=True)
+        print("| kind | right of 20 | wrong with more than 0.9 |\n|---|---|---|", flush=True)
         for kind in asked.kind:
             right, wrong = of_kind(trained, kind, asked.seed, folder)
             print(f"| {kind.replace('_', ' ')} | {right} | {wrong} |", flush=True)

@@ -147,17 +147,35 @@ def _lines(mask: Mask) -> list[tuple[float, int, int]]:
     height, width = mask.shape
     most = _LINE_THICKNESS * max(height, width)
     rows, columns = np.nonzero(mask)
+    heights = _heights(mask)
     best, found = 0.0, []
     for slope in _SLOPES:
         at = rows - _rise(slope, columns, width)
         cover = np.bincount(at[(at >= 0) & (at < height)], minlength=height) / width
         bands = [band for (band,) in ndimage.find_objects(ndimage.label(cover > _LINE_COVER)[0])]
-        lines = [band for band in bands if band.stop - band.start <= most]
+        rise = _rise(slope, np.arange(width), width)
+        lines = [band for band in bands if band.stop - band.start <= most and _is_thin(heights, band, rise)]
         total = sum(cover[band].sum() for band in lines)
         if total > best:
             best = total
             found = [(float(slope), int(band.start), int(band.stop - band.start)) for band in lines]
     return found
+
+
+def _is_thin(
+    heights: Int[np.ndarray, "height width"], band: slice, rise: Int[np.ndarray, " columns"]
+) -> bool:
+    """Whether ink along a line is mostly as thin as a line. A slanted cut through a stroke is not."""
+    height, width = heights.shape
+    rows = np.clip((band.start + band.stop - 1) // 2 + rise, 0, height - 1)
+    through = heights[rows, np.arange(width)]
+    return bool(np.median(through[through > 0]) <= 1.5 * _LINE_THICKNESS * max(height, width))
+
+
+def _heights(mask: Mask) -> Int[np.ndarray, "height width"]:
+    """Return, for each pixel of ink, how many pixels of ink are in one piece above and below it, with it."""
+    runs, _ = ndimage.label(mask, [[0, 1, 0], [0, 1, 0], [0, 1, 0]])
+    return np.where(mask, np.bincount(runs.ravel())[runs], 0)
 
 
 def _rise(slope: float, columns: Int[np.ndarray, " columns"], width: int) -> Int[np.ndarray, " columns"]:

@@ -13,6 +13,7 @@ from PIL import Image
 from lstm_jax.data.decoding import LARGEST_SIDE
 from lstm_jax.data.ink import as_wide_as_mnist, inks_of
 from lstm_jax.data.likeness import likeness
+from lstm_jax.data.marks import without_lines
 from lstm_jax.data.pictures import Picture, read_digit, read_picture, side_by_side
 from lstm_jax.errors import ImageError
 from tests.helpers.pictures import KINDS, LABELS, MNIST, OTHERS, save
@@ -45,6 +46,19 @@ HARD = {
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1])
+
+
+@pytest.mark.parametrize("slant", [-0.09, -0.04, 0.0, 0.07])
+@pytest.mark.parametrize("pen", [12, 29])
+def test_a_one_from_end_to_end_is_no_ruled_line(pen: int, slant: float) -> None:
+    y, x = np.mgrid[:280, :280]
+    one = (abs(x - 140 - slant * (y - 140)) < pen / 2) & (y >= 25) & (y < 255)
+    np.testing.assert_array_equal(without_lines(one), one)
+    np.testing.assert_array_equal(without_lines(one.T), one.T)
+    line = abs(y - 200 - 0.02 * (x - 140)) < 2
+    left = without_lines(one | line)
+    assert left[line & ~one].mean() < 0.1  # a little stays where they cross
+    assert left[one].mean() > 0.97
 
 
 @pytest.mark.slow
