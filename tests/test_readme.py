@@ -135,6 +135,9 @@ def test_the_commands_run(
     if " export " in block:  # with what requirements-export.txt installs
         for package in ("h5py", "onnx", "safetensors"):
             pytest.importorskip(package)
+    if " explain " in block:
+        explained = pytest.importorskip("lstm_jax.explain.files")
+        monkeypatch.setattr(explained, "MEMORY_TASKS", ("rows",))  # 784 steps take long to compile
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     canvas = np.full((80, 60), 255, np.uint8)

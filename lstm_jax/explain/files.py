@@ -23,6 +23,7 @@ from lstm_jax.system.files import whole
 
 # The gradients are medians over so many images; more show the same.
 MEMORY_IMAGES = 32
+MEMORY_TASKS = ("rows", "pixels")  # of 28 steps and of 784
 
 
 class Digit(NamedTuple):
@@ -82,7 +83,7 @@ def measure_tasks(trained: Trained, dataset: Dataset) -> list[Memory]:
     """Measure the gradients on a short and on a long task: the trained model's own, and one of the others."""
     images, labels = next(dataset.test.batches(MEMORY_IMAGES))
     own = trained.config.model.task
-    tasks = [own if SEQUENCE_LENGTHS[own] == SEQUENCE_LENGTHS[task] else task for task in ("rows", "pixels")]
+    tasks = [own if SEQUENCE_LENGTHS[own] == SEQUENCE_LENGTHS[task] else task for task in MEMORY_TASKS]
     return [
         measure_memory(
             images,
