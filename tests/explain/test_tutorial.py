@@ -144,7 +144,11 @@ def test_jupytext_reads_the_tutorial_as_a_notebook() -> None:
 
 
 @pytest.mark.slow
-def test_the_experiments_measure(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_experiments_measure(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--all"):
+        pytest.skip("20 s for what only the documents' command runs; --all runs it")
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     with jax.numpy_rank_promotion("allow"):
         directions = experiments.both_directions(epochs=1, seeds=1, images=1280)["test_accuracy"]
