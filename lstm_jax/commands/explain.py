@@ -33,7 +33,7 @@ class Explain:
     output: Annotated[Path | None, shown_option("DIR", "explanation in RUN_DIR")] = None
     """Folder for the pictures, PNG and SVG."""
     digit: Annotated[str, tyro.conf.arg(metavar="INDEX|IMAGE")] = "0"
-    """What the picture of reading shows: the number of a test image, or a PNG or JPEG file."""
+    """What the picture of reading shows: the number of a test image, or an image file."""
     data_dir: DataDir = None
     """Folder of prepared data sets."""
     archive_dir: ArchiveDir = None

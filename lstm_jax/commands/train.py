@@ -60,13 +60,14 @@ def draw(settings: config.Config, result: "TrainResult") -> None:
     Without matplotlib there are none. They come last: the run is finished, whatever happens here. A run that
     was stopped between its last evaluation and its end has no confusions to draw.
     """
-    from lstm_jax.report.files import write_training
-    from lstm_jax.runs.history import of_each_seed
+    if result.summary is None:
+        return
     from lstm_jax.runs.run_directory import LEARNING
 
-    is_drawn = (result.run_dir / f"{LEARNING}.svg").exists()
-    if result.summary is None or (result.confusion is None and is_drawn):
+    if result.confusion is None and (result.run_dir / f"{LEARNING}.svg").exists():
         return
+    from lstm_jax.report.files import write_training
+    from lstm_jax.runs.history import of_each_seed
 
     try:
         seeds = of_each_seed(settings, result.history)

@@ -19,8 +19,8 @@ from lstm_jax.data.images import INK_LEVEL
 from lstm_jax.data.marks import (
     Chosen,
     Marks,
-    Mask,
     along_the_edge,
+    depth_of,
     digit_among,
     digits_apart,
     is_stroke,
@@ -167,7 +167,7 @@ def as_wide_as_mnist(ink: Grey) -> Grey:
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     # Half a stroke's width inside, the middle is farthest; so the mean distance from its sides is a quarter.
     whole = ndimage.binary_closing(np.pad(pen, 1), np.ones((3, 3)))  # pixels that noise has left out
-    width = 4 * (_inside(whole)[whole].mean() - 0.5)
+    width = 4 * (depth_of(whole)[whole].mean() - 0.5)
     if width >= THINNEST * extent:
         return ink
     # What is added on either side makes the digit larger, too.
@@ -175,7 +175,3 @@ def as_wide_as_mnist(ink: Grey) -> Grey:
     margin = int(np.ceil(added)) + 1
     pen, ink = np.pad(pen, margin), np.pad(ink, margin)
     return np.maximum(ink, np.clip(added + 1 - ndimage.distance_transform_edt(~pen), 0, 1))
-
-
-def _inside(mask: Mask) -> Grey:
-    return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]

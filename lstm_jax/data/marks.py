@@ -72,8 +72,7 @@ class Marks(NamedTuple):
 def marks_of(mask: Mask) -> Marks:
     """Take a mask apart into connected pieces."""
     labels, count = ndimage.label(mask, _EIGHT_NEIGHBOURS)
-    inside = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    deepest = np.asarray(ndimage.maximum(inside, labels, np.arange(1, count + 1))).reshape(count)
+    deepest = np.asarray(ndimage.maximum(depth_of(mask), labels, np.arange(1, count + 1))).reshape(count)
     spans = [
         (down.start, down.stop, across.start, across.stop) for down, across in ndimage.find_objects(labels)
     ]
@@ -84,6 +83,11 @@ def marks_of(mask: Mask) -> Marks:
         box=np.array(spans, int).reshape(count, 4),
         contact=np.bincount(border_of(labels), minlength=count + 1)[1:].astype(float),
     )
+
+
+def depth_of(mask: Mask) -> Float[np.ndarray, "height width"]:
+    """Return how far each pixel of ink is from the nearest without; there is none outside of the picture."""
+    return np.asarray(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1])
 
 
 def digit_among(marks: Marks) -> Chosen:

@@ -35,8 +35,9 @@ from lstm_jax.explain.memory import measure_memory
 from lstm_jax.explain.reading import read_steps
 from lstm_jax.report.drawing import BLUE, ORANGE, PALE, Axes, Figure, new_figure, styled, write
 from lstm_jax.report.plots import learning_curves
+from lstm_jax.report.tables import Table, as_markdown
 from lstm_jax.runs.loop import train
-from lstm_jax.system.files import whole
+from lstm_jax.system.files import write_whole
 from lstm_jax.training import build_model
 
 PROG = "python -m lstm_jax.explain.tutorial"
@@ -82,19 +83,19 @@ class Tutorial:
                     "versions": machine.versions(),
                     "date": machine.now(),
                 }
-                _write_text(folder / RESULTS, json.dumps(measured, indent=1) + "\n")
+                write_whole(folder / RESULTS, json.dumps(measured, indent=1) + "\n")
         devices.start(devices=None)
         for name, draw in (("memory", draw_memory), ("reading", draw_reading)):
             if self._wants(name):
                 print(f"measuring {name}", flush=True)
                 write(draw(), folder, name, suffixes=("svg",) if name == "memory" else ("png",))
         for path, content in drawn(measured).items():
-            _write_text(self.docs / path, content)
+            write_whole(self.docs / path, content)
         for name, draw_measured in FIGURES.items():
             write(draw_measured(measured), folder, name, suffixes=("svg",))
         for language, name in DOCUMENTS.items():
             document = self.docs / name
-            _write_text(document, with_tables(document.read_text(), measured, language))
+            write_whole(document, with_tables(document.read_text(), measured, language))
         return 0
 
     def _wants(self, name: str) -> bool:
@@ -278,8 +279,7 @@ WORDS: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType(
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [heads, [":---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return as_markdown(Table(heads, [[str(cell) for cell in row] for row in rows])).rstrip("\n")
 
 
 def _share(accuracies: Sequence[float]) -> str:
@@ -374,11 +374,6 @@ def with_tables(document: str, measured: Measured, language: str) -> str:
 
 def _read(path: Path) -> Measured:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write_text(path: Path, content: str) -> None:
-    with whole(path) as file:
-        file.write_text(content)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from lstm_jax.data.images import BOX, CENTRE, SIDE, normalise_digit
 from lstm_jax.data.ink import as_wide_as_mnist, inks_of
 from lstm_jax.data.pictures import read_digit
 from lstm_jax.errors import ImageError
+from tests.helpers.mnist import correlation
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -38,10 +39,6 @@ def archive(name: str, header: int) -> Array:
 def centre_of_mass(image: Array) -> tuple[float, float]:
     positions, mass = np.arange(SIDE), image.astype(float)
     return positions @ mass.sum(1) / mass.sum(), positions @ mass.sum(0) / mass.sum()
-
-
-def correlation(one: Array, other: Array) -> float:
-    return float(np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1])
 
 
 def shown(digit: Array, size: tuple[int, int]) -> Image.Image:

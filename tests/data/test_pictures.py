@@ -16,6 +16,7 @@ from lstm_jax.data.likeness import likeness
 from lstm_jax.data.marks import without_lines
 from lstm_jax.data.pictures import Picture, read_digit, read_picture, side_by_side
 from lstm_jax.errors import ImageError
+from tests.helpers.mnist import correlation
 from tests.helpers.pictures import KINDS, LABELS, MNIST, OTHERS, save
 
 # Kinds with something around the digit, and the median correlation with the original that is asked for.
@@ -42,10 +43,6 @@ HARD = {
     "hairline_canvas": 0.65,
     "png_16bit_12bit_range": 0.9,
 }
-
-
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1])
 
 
 @pytest.mark.parametrize("slant", [-0.09, -0.04, 0.0, 0.07])

@@ -101,3 +101,8 @@ def make_small_archives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / labels).write_bytes(idx_gz(generator.integers(0, 10, count, dtype=np.uint8)))
     expect(monkeypatch, folder)
     return folder
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """How much alike two images are: 1 if they differ in brightness and contrast only."""
+    return float(np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1])
