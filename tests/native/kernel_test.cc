@@ -171,9 +171,9 @@ void CheckSlices() {
 
 // Every task runs once, and none before all of the phase before it have.
 template <class Pool>
-void CheckPhases(const char* pool_name) {
+void CheckPhasesHere(const char* pool_name) {
   for (const Index threads : {0, 1, 2, 5, 64}) {
-    const std::vector<Index> tasks{3, 0, 1, 70, 7};
+    const std::vector<Index> tasks{3, 0, 1, 70, 7, 0};
     std::vector<std::vector<std::atomic<int>>> runs;
     for (const Index count : tasks) runs.emplace_back(count);
     std::atomic<bool> in_order{true};
@@ -196,6 +196,16 @@ void CheckPhases(const char* pool_name) {
       }
     }
   }
+}
+
+// A thread that does not belong to the pool leaves the work to it, one that does takes part.
+template <class Pool>
+void CheckPhases(const char* pool_name) {
+  std::thread([&] { CheckPhasesHere<Pool>(pool_name); }).join();
+  std::thread([&] {
+    internal::EnterPool();
+    CheckPhasesHere<Pool>(pool_name);
+  }).join();
 }
 
 #ifdef LSTM_JAX_TILES
