@@ -110,8 +110,9 @@ def why_not(name: str, task: Work) -> str | None:
     if name == "native":
         if platform() != "cpu":
             return f"it runs on a CPU, and JAX computes on {platform()}; use 'fused' or 'auto'"
-        if others := task.dtypes - {"float32"}:
-            return f"it computes in float32, not {', '.join(sorted(others))}; use 'fused' or 'auto'"
+        if others := task.dtypes - {"float32", "bfloat16"}:
+            told = ", ".join(sorted(others))
+            return f"it computes in float32 or bfloat16, not {told}; use 'fused' or 'auto'"
         if task.symbolic:
             return "it needs sizes that are numbers, and one of them is a symbol; use 'fused' or 'auto'"
     return None
