@@ -76,9 +76,9 @@ class ForwardTiles {
     PutLeft<kParts>(x, rows_, s_.inputs, left_, 0);
     PutLeft<kParts>(h, rows_, s_.hidden, left_, DepthTiles(s_.inputs));
     // The z of one product are used during the next: tiles that rest for half a microsecond take as long to wake up
-    // (measured on a Xeon of 2023).
-    constexpr Index kRowsOfProduct = 2 * kTileRows, kProducts = kParts * (kParts + 1) / 2;
-    const Index rows_at_once = CeilDiv(kRowsOfProduct, 2 * left_.depth * kProducts);
+    // (measured on a Xeon of 2023). So many rows after each product of parts that none are left at its end.
+    constexpr Index kRowsOfProduct = 2 * kTileRows, kProductsOfParts = kParts * (kParts + 1) / 2;
+    const Index rows_at_once = CeilDiv(kRowsOfProduct, 2 * left_.depth * kProductsOfParts);
     alignas(64) float z[2][kRowsOfProduct * kBlock];
     struct {
       Index block, row, end;
@@ -319,7 +319,8 @@ class BackwardTiles {
 // Whether tiles are faster than vectors (docs/SPEED.md has measurements).
 //
 // Small products do not pay for cutting their operands into parts. Large ones take 0.8 times as long, or less, for as
-// many rows; but tiles compute 16 rows at a time, whether they are there or not.
+// many rows; but tiles compute 16 rows at a time, whether they are there or not. Those of bfloat16 take less time. By how
+// much has not been measured, so the same sizes are large for them.
 inline bool UseTiles(const Sizes& s, Index threads) {
   constexpr Index kLeastHidden = 64, kLeastDepth = 80;
   if (s.groups > 1 || s.hidden < kLeastHidden || s.depth() < kLeastDepth) return false;

@@ -1,15 +1,15 @@
-// Products of matrices on the tile registers of a processor (AMX of x86), which multiply bfloat16 and sum up in float32.
+// Products of matrices on the tile registers of a processor (AMX of x86), which multiply bfloat16 and add up float32.
 //
-// Where products of bfloat16 are asked for, each number is rounded to one. For those of float32 it takes more: a float32
-// has 24 bits of significand, a bfloat16 has 8 and the same exponent. So each number is cut into three bfloat16 that
-// add up to it exactly, x = x_0 + x_1 + x_2, and
+// Where bfloat16 is asked for, each number is rounded to one. Products of float32 take more. A float32 has 24 bits of
+// significand, a bfloat16 has 8 and the same exponent. So each number is cut into three bfloat16 that add up to it
+// exactly, x = x_0 + x_1 + x_2, and
 //
 //     x y = x_0 y_2 + x_1 y_1 + x_2 y_0 + x_0 y_1 + x_1 y_0 + x_0 y_0
 //
 // but for x_1 y_2 + x_2 y_1 + x_2 y_2, which are about 2^-24 of it (2^-21 at most). The products of bfloat16 are
 // exact, and are summed up in float32: the result is as good as that of float32 (G. Henry, P. Tang, A. Heinecke,
 // "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019), and six
-// products on tiles take less than half the time of one on vectors. They round to the nearest bfloat16; here the
+// products on tiles take less than half the time of one on vectors. The authors round to the nearest bfloat16; here the
 // bits are cut off, which needs fewer instructions and does not make infinity of the largest float.
 //
 // Two differences: of three parts, an infinite number counts as the largest float, or its second part would be NaN; and
@@ -187,9 +187,9 @@ struct Registers {
 // Operands
 // --------------------------------------------------------------------------------------------------------
 
-// A matrix of numbers in `kParts` parts, tile by tile. On the left of a product a tile is 16 rows of 32 columns; on the right it is
-// 32 rows of 16 columns, two rows in one: the two bfloat16 of each column beside each other. What is summed up may be
-// in any order that is the same on both sides.
+// A matrix of numbers in `kParts` parts, tile by tile. On the left of a product a tile is 16 rows of 32 columns; on the
+// right it is 32 rows of 16 columns, two rows in one: the two bfloat16 of each column beside each other. What is summed
+// up may be in any order that is the same on both sides.
 template <int kParts, class Byte>
 struct OperandOf {
   Byte* data;
