@@ -648,7 +648,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the number of the first stack")
     parser.add_argument("--trace", action="store_true", help="by tracing alone")
     options = parser.parse_args()
-    dtypes = ["float32"] if options.implementation == "native" else ["float32", "bfloat16", "float64"]
+    dtypes = ["float32", "bfloat16"] + ["float64"] * (options.implementation != "native")
     jax.config.update("jax_num_cpu_devices", 2)
     failed = functions = 0
     for number in range(options.first, options.first + options.stacks):

@@ -72,6 +72,8 @@ def _flax_answer_in_bfloat16(param_dtype: Any) -> tuple[Tree, Tree]:
         ("unrolled", jnp.bfloat16),
         ("fused", jnp.float32),
         ("fused", jnp.bfloat16),
+        ("native", jnp.float32),
+        ("native", jnp.bfloat16),
     ],
 )
 def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
@@ -87,8 +89,9 @@ def test_computation_in_bfloat16(implementation: str, param_dtype: Any) -> None:
     results = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), actual[0])
     exact, _ = flax_answer(options)
     assert_equal(results, exact, **BFLOAT16)
-    # ... near, and not equal: the computation is indeed in bfloat16.
-    assert np.abs(results[1] - exact[1]).max() > 100 * FLOAT32["atol"]
+    # ... near, and not equal: the computation is indeed in bfloat16. That of `native` is not at this size.
+    if implementation != "native":
+        assert np.abs(results[1] - exact[1]).max() > 100 * FLOAT32["atol"]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ COMPARED = [
     (0, "fused", "bfloat16"),
     (5, "fused", "float64"),
     (1, "native", "float32"),
+    (2, "native", "bfloat16"),
 ]
 
 

@@ -88,28 +88,31 @@ Operands = Forward | Backward
 OF_MEMBERS = ("weights", "kernels", "biases")
 
 
-def forward(operands: Forward, num_results: int) -> list[Array]:
+def forward(operands: Forward, num_results: int, *, bfloat16: bool) -> list[Array]:
     """Run the forward pass.
 
     Args:
         operands: weights, sequences and states.
         num_results: 2 for the final c and h, 3 with the outputs, 5 with what the backward pass needs.
+        bfloat16: whether the factors of products may be rounded to bfloat16, where that is faster.
     """
     members, time, batch, _ = operands.x.shape
     hidden = operands.h0.shape[-1]
     padded = -(-hidden // PADDING) * PADDING
     state, row = (members, batch, hidden), (members, time, batch)
     shapes = [state, state, (*row, hidden), (*row, padded), (*row, 4 * padded)]
-    return _call("lstm_jax_forward", shapes[:num_results], operands, unseen=0, attributes=_present(operands))
+    attributes = (("bfloat16", bfloat16), *_present(operands))
+    return _call("lstm_jax_forward", shapes[:num_results], operands, unseen=0, attributes=attributes)
 
 
-def backward(operands: Backward, *, groups: int, wants_dx: bool) -> list[Array]:
+def backward(operands: Backward, *, groups: int, wants_dx: bool, bfloat16: bool) -> list[Array]:
     """Run the backward pass: dc0, dh0, the gradients by the 12 weights (members, groups, ...), and dx.
 
     Args:
         operands: weights, sequences, states and gradients.
         groups: number of groups of equal size in the batch; each has gradients of its own.
         wants_dx: whether to compute dx, the gradient by x.
+        bfloat16: as in the forward pass.
     """
     x, h0 = operands.x, operands.h0
     inputs, hidden = x.shape[-1], h0.shape[-1]
@@ -117,7 +120,7 @@ def backward(operands: Backward, *, groups: int, wants_dx: bool) -> list[Array]:
     shapes = [h0.shape] * 2 + [(len(x), groups, *shape) for shape in by_weights]
     if wants_dx:
         shapes.append(x.shape)
-    attributes = (("groups", groups), *_present(operands))
+    attributes = (("groups", groups), ("bfloat16", bfloat16), *_present(operands))
     unseen = len(operands.biases)
     return _call("lstm_jax_backward", shapes, operands, unseen=unseen, attributes=attributes)
 
@@ -136,7 +139,7 @@ def _present(operands: Operands) -> tuple[tuple[str, bool], ...]:
 def _forward_in_jax(
     operands: Forward, *, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
 ) -> list[Array]:
-    run: Callable[..., Any] = functools.partial(_member, keep_outputs=len(shapes) > 2)
+    run = functools.partial(_member, attributes["bfloat16"], len(shapes) > 2)
     carry, rest = (operands.c0, operands.h0), (operands.last, operands.mask, operands.resets)
     (c, h), outputs = jax.vmap(run)(operands.weights, operands.x, carry, *rest)
     private = [jnp.zeros(shape, jnp.float32) for shape in shapes[3:]]
@@ -151,7 +154,7 @@ def _backward_in_jax(
 
     def member(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
         (x, d_outputs, resets), (carry, last, mask, d_carry) = sequences, states
-        run: Callable[..., Any] = functools.partial(_member, keep_outputs=True)
+        run = functools.partial(_member, attributes["bfloat16"], True)
         _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask, resets), weights, x, carry)
         return pull_back((d_carry, d_outputs))
 
@@ -175,18 +178,19 @@ def _in_groups(array: Array, *, groups: int, axis: int) -> Array:
 
 
 def _member(
+    bfloat16: bool,
+    keep_outputs: bool,
     weights: WeightsByGate,
     x: Array,
     carry: Any,
     last: Array,
     mask: Array | None,
     resets: Array | None,
-    *,
-    keep_outputs: bool,
 ) -> Any:
     resets = None if resets is None else resets[..., 0]
     together = fused.JoinedWeights(*(jnp.concatenate(by_gate, axis=-1) for by_gate in weights))
-    return fused.steps(jnp.float32, keep_outputs, fused.Flat(together, x, carry, last, mask, resets))
+    dtype = jnp.bfloat16 if bfloat16 else jnp.float32
+    return fused.steps(dtype, keep_outputs, fused.Flat(together, x, carry, last, mask, resets))
 
 
 # --------------------------------------------------------------------------------------------------

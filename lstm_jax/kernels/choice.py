@@ -110,8 +110,9 @@ def why_not(name: str, task: Work) -> str | None:
     if name == "native":
         if platform() != "cpu":
             return f"it runs on a CPU, and JAX computes on {platform()}; use 'fused' or 'auto'"
-        if others := task.dtypes - {"float32"}:
-            return f"it computes in float32, not {', '.join(sorted(others))}; use 'fused' or 'auto'"
+        if others := task.dtypes - {"float32", "bfloat16"}:
+            told = ", ".join(sorted(others))
+            return f"it computes in float32 or bfloat16, not {told}; use 'fused' or 'auto'"
         if task.symbolic:
             return "it needs sizes that are numbers, and one of them is a symbol; use 'fused' or 'auto'"
     return None
@@ -125,8 +126,9 @@ def platform() -> str:
 
 # The fastest first. On a CPU, in float32, `native` is the fastest at each of 21 sizes: 32 to 512 hidden
 # units, batches of 32 to 512, 28 or 784 steps (docs/SPEED.md has the commands and figures). `fused` is the
-# next, or equal to Flax's cells. So the table needs no sizes. `native` computes no other dtypes. On GPU and
-# TPU nothing is measured yet: `fused` has the fewest and largest products.
+# next, or equal to Flax's cells. So the table needs no sizes. So it is in bfloat16, measured with 64, 128
+# and 512 units (docs/notes.md). `native` computes no other dtypes. On GPU and TPU nothing is measured yet:
+# `fused` has the fewest and largest products.
 FASTEST_FIRST: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cpu": ("native", "fused", "scan"),

@@ -94,8 +94,7 @@ def fused(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Res
     params, inputs, carry, lengths, mask, resets = arguments
     time, *batch = inputs.shape[:-1]
     dtype = computed_dtype(cell, params, inputs, carry)
-    c_dtype = promoted(dtype, carry[0])
-    h_dtype = promoted(dtype, c_dtype)
+    c_dtype, h_dtype = (state.dtype for state in carry)
     if isinstance(time, int) and not time:
         return carry, jnp.zeros((0, *carry[1].shape), h_dtype) if keep_outputs else None
 

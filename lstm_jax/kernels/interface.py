@@ -26,7 +26,7 @@ class Arguments(NamedTuple):
     Attributes:
         params: the weights, as `nn.LSTMCell` names them.
         inputs: the sequences, time first.
-        carry: the state (c, h) before the first step.
+        carry: the state (c, h) before the first step, in the dtypes that it has after each.
         lengths: the number of steps after which to take the carry, from 0 to all; None means all. As in
             `nn.RNN`, a length of 0 takes the last step of all.
         mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see

@@ -9,6 +9,8 @@ import pytest
 
 from lstm_jax import LSTM
 
+ATTRIBUTES = {"bfloat16": False, "masked": False, "with_resets": False}
+
 
 def _forward_arguments(**changes: Any) -> dict[str, Any]:
     """Two members of T = 3, B = 4, D = 5, H = 6."""
@@ -48,9 +50,7 @@ def test_sizes_that_do_not_fit_are_refused_in_words(changes: dict[str, Any], mes
     with jax.enable_x64(True):
         call = jax.ffi.ffi_call("lstm_jax_forward", [state, state])
         with pytest.raises(Exception, match=f"lstm_jax forward: .*{message}"):
-            jax.block_until_ready(
-                call(*_forward_arguments(**changes).values(), masked=False, with_resets=False)
-            )
+            jax.block_until_ready(call(*_forward_arguments(**changes).values(), **ATTRIBUTES))
 
 
 def test_a_result_that_does_not_fit_is_refused_in_words() -> None:
@@ -64,7 +64,7 @@ def test_a_result_that_does_not_fit_is_refused_in_words() -> None:
     ):
         call = jax.ffi.ffi_call("lstm_jax_forward", results)
         with pytest.raises(Exception, match=f"lstm_jax forward: {message}"):
-            jax.block_until_ready(call(*_forward_arguments().values(), masked=False, with_resets=False))
+            jax.block_until_ready(call(*_forward_arguments().values(), **ATTRIBUTES))
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_the_backward_handler_refuses_too(place: int | None, array: Any, message
     results = [(2, 4, 6), (2, 4, 6), *((2, groups, *shape) for shape in shapes)]
     call = jax.ffi.ffi_call("lstm_jax_backward", [jax.ShapeDtypeStruct(s, jnp.float32) for s in results])
     with pytest.raises(Exception, match=f"lstm_jax backward: {message}"):
-        jax.block_until_ready(call(*arguments, groups=groups, masked=False, with_resets=False))
+        jax.block_until_ready(call(*arguments, groups=groups, **ATTRIBUTES))

@@ -76,9 +76,9 @@ void RunBackward(Args&&... args) {
   }
 }
 
-// The two passes, each with products of one kind.
+// The two passes, each with products of one kind; `bfloat16` is for those that are chosen.
 template <class ForwardProducts, class BackwardProducts>
-Results<float> Kernel(const Problem& p, Use use, Index threads) {
+Results<float> Kernel(const Problem& p, Use use, Index threads, bool bfloat16 = false) {
   const Sizes& s = p.s;
   const float* const mask = use.mask ? p.mask.data() : nullptr;
   const bool* const resets = use.resets ? p.resets.get() : nullptr;
@@ -91,7 +91,7 @@ Results<float> Kernel(const Problem& p, Use use, Index threads) {
   }
   const auto forward = [&](const ForwardResults& results) {
     Threads pool;
-    const ForwardArgs args{p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask, resets};
+    const ForwardArgs args{p.x.data(), p.c0.data(), p.h0.data(), p.last.data(), weights, mask, resets, bfloat16};
     RunForward<ForwardProducts>(pool, threads, s, args, results);
   };
   forward({out.c.data(), out.h.data(), out.y.data(), cells.data(), gates.data()});
@@ -111,7 +111,7 @@ Results<float> Kernel(const Problem& p, Use use, Index threads) {
     Threads pool;
     const BackwardArgs args{p.x.data(),   p.c0.data(),   p.h0.data(),  p.last.data(), weights,   out.y.data(),
                             cells.data(), gates.data(),  p.dc.data(),  p.dh.data(),   d_outputs, mask,
-                            resets};
+                            resets,       bfloat16};
     RunBackward<BackwardProducts>(pool, threads, s, args,
                                   BackwardResults{results.dc0.data(), results.dh0.data(), d,
                                                   wants_dx ? results.dx.data() : nullptr});
@@ -219,7 +219,7 @@ void CheckParts() {
   std::normal_distribution<float> normal;
   for (int i = 0; i < 1000; ++i) values.push_back(std::ldexp(normal(random), i % 200 - 100));
   for (const float value : values) {
-    const Parts parts = Split(Broadcast(value));
+    const auto parts = Split<kExactParts>(Broadcast(value));
     float sum = 0;
     for (const Bits& part : parts) {
       if ((part[3] & 0xffff) != 0) std::printf("a part of %g is no bfloat16\n", value), std::exit(1);
@@ -233,8 +233,21 @@ void CheckParts() {
   for (const std::uint32_t bits : {0x7fc00000u, 0x7f800001u, 0xffffffffu}) {
     float nan, sum = 0;
     std::memcpy(&nan, &bits, sizeof nan);
-    for (const Bits& part : Split(Vec{} + nan)) sum += ((Vec)part)[3];
-    if (!std::isnan(sum)) std::printf("the parts of NaN are not NaN\n"), std::exit(1);
+    for (const Bits& part : Split<kExactParts>(Vec{} + nan)) sum += ((Vec)part)[3];
+    const float alone = ((Vec)Split<kRoundedParts>(Vec{} + nan)[0])[3];
+    if (!std::isnan(sum) || !std::isnan(alone)) std::printf("the parts of NaN are not NaN\n"), std::exit(1);
+  }
+}
+
+// A float is rounded to the nearest bfloat16, and from the middle of two to the even one.
+void CheckRounding() {
+  const float largest = std::numeric_limits<float>::max(), infinity = std::numeric_limits<float>::infinity();
+  const std::pair<float, float> cases[] = {
+      {0.0f, 0.0f}, {-1.0f, -1.0f}, {0x1.01p0f, 0x1.0p0f}, {0x1.010002p0f, 0x1.02p0f}, {0x1.03p0f, 0x1.04p0f},
+      {-0x1.02fffep-90f, -0x1.02p-90f}, {0x1.ffp9f, 0x1p10f}, {largest, infinity}, {-infinity, -infinity}};
+  for (const auto& [value, expected] : cases) {
+    const float got = ((Vec)Split<kRoundedParts>(Broadcast(value))[0])[3];
+    if (got != expected) std::printf("%g is rounded to %g\n", value, got), std::exit(1);
   }
 }
 
@@ -267,19 +280,22 @@ void CheckLargePages() {
 void CheckPublic() {
   for (const Sizes& s : {Sizes{1, 3, 64, 28, 64}, Sizes{1, 3, 64, 28, 64, 4}, Sizes{1, 3, 5, 4, 7}}) {
     const Problem p(s, 1);
-    Results<float> expected = Kernel<ForwardVectors, BackwardVectors>(p, Use{}, 1);
-    const char* products = "vectors";
+    for (const bool bfloat16 : {false, true}) {
+      Results<float> expected = Kernel<ForwardVectors, BackwardVectors>(p, Use{}, 1);
+      const char* products = "vectors";
 #ifdef LSTM_JAX_TILES
-    if (s.batch == 64 && s.groups == 1 && amx::Available()) {
-      expected = Kernel<ForwardTiles, BackwardTiles>(p, Use{}, 1);
-      products = "tiles";
-    }
+      if (s.batch == 64 && s.groups == 1 && amx::Available()) {
+        expected = bfloat16 ? Kernel<ForwardTiles<kRoundedParts>, BackwardTiles<kRoundedParts>>(p, Use{}, 1)
+                            : Kernel<ForwardTiles<kExactParts>, BackwardTiles<kExactParts>>(p, Use{}, 1);
+        products = "tiles";
+      }
 #endif
-    for (const Index threads : {0, 1}) {
-      const Results<float> got = Kernel<Chosen, Chosen>(p, Use{}, threads);
-      for (std::size_t i = 0; i < got.All().size(); ++i) {
-        if (*got.All()[i] != *expected.All()[i]) {
-          std::printf("not the bits of %s\n", products), std::exit(1);
+      for (const Index threads : {0, 1}) {
+        const Results<float> got = Kernel<Chosen, Chosen>(p, Use{}, threads, bfloat16);
+        for (std::size_t i = 0; i < got.All().size(); ++i) {
+          if (*got.All()[i] != *expected.All()[i]) {
+            std::printf("not the bits of %s\n", products), std::exit(1);
+          }
         }
       }
     }
@@ -297,6 +313,7 @@ int main() {
   CheckPhases<Threads>("threads");
 #ifdef LSTM_JAX_TILES
   CheckParts();
+  CheckRounding();
   if (amx::Available()) CheckChoice();
 #endif
   // One of everything; tails of tiles and of vectors; several panels; more steps than are summed up at once;
@@ -313,10 +330,11 @@ int main() {
     for (const Use use : {Use{false, false}, Use{seed % 2 == 0, seed % 2 != 0}, Use{true, true}}) {
       const Results<double> expected = Plain(problem, use);
       for (const Index threads : {1, 2, 5}) {
-        const auto compare = [&](const char* with, const Results<float>& got) {
+        // Float32 sums of some hundred terms: a few times 1e-7. Roundings to bfloat16: 2e-3 each, up to 2e-2 together.
+        const auto compare = [&](const char* with, const Results<float>& got, double allowed = 1e-5) {
           for (std::size_t i = 0; i < got.All().size(); ++i) {
             const double difference = Difference(*got.All()[i], *expected.All()[i]);
-            if (difference < 1e-5) continue;  // float32 sums of some hundred terms: a few times 1e-7
+            if (difference < allowed) continue;
             std::printf("result %zu of case %u%s%s with %s and %d threads differs by %g\n", i, seed,
                         use.mask ? " with a mask" : "", use.resets ? " with resets" : "", with, int(threads), difference);
             std::exit(1);
@@ -330,7 +348,9 @@ int main() {
         if (!amx::Available()) continue;
         // Tiles are right for any sizes, but not for several groups. Emulated ones are slow: not all combinations.
         if (s.groups > 1 || threads != (use.mask ? 5 : 2)) continue;
-        compare("tiles", Kernel<ForwardTiles, BackwardTiles>(problem, use, threads));
+        compare("tiles", Kernel<ForwardTiles<kExactParts>, BackwardTiles<kExactParts>>(problem, use, threads));
+        compare("tiles of bfloat16",
+                Kernel<ForwardTiles<kRoundedParts>, BackwardTiles<kRoundedParts>>(problem, use, threads), 5e-2);
         tiles = true;
 #endif
       }

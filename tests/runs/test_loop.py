@@ -38,9 +38,11 @@ def small(data_dir: Path, tmp_path: Path) -> dict[str, Any]:
     return {**places, "hidden_size": 4, "batch_size": 440, "epochs": 3, "devices": 1}
 
 
-def test_a_few_hundred_steps_of_the_tutorial_read_digits(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_few_hundred_steps_of_the_tutorial_read_digits(dtype: str, data_dir: Path, tmp_path: Path) -> None:
     # The real model on the real images; a wrong label order, scale or row order stays near 10 %.
-    result = train(Config.of(data_dir=data_dir, run_dir=tmp_path / "run", steps=150, devices=1))
+    options = {"data_dir": data_dir, "run_dir": tmp_path / "run", "dtype": dtype}
+    result = train(Config.of(**options, steps=150, devices=1))
     assert result.summary is not None
     assert result.summary["test_accuracy"] > 0.8
     assert result.summary["parameter_count"] == 24_458

@@ -71,7 +71,7 @@ def test_with_every_option_a_stopped_run_goes_on_to_the_same_bits(
 def test_what_does_not_train_is_not_asked_for(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # Not to begin or to score either: it would be built for nothing, or said to be missing.
     monkeypatch.setattr(choice, "why_not_available", lambda: pytest.fail("native was asked for"))
-    result = train(Config.of(**small, dtype="bfloat16"))
+    result = train(Config.of(**small, implementation="fused"))
     assert result.summary is not None
     assert result.summary["implementation"] == "fused"
 

@@ -31,6 +31,7 @@ struct BackwardArgs {
   const float* d_outputs = nullptr;      // by h of all steps, or nullptr if they are zero
   const float* mask = nullptr;           // as in the forward pass
   const bool* resets = nullptr;          // as in the forward pass
+  bool bfloat16 = false;                 // whether the factors of products may be rounded to bfloat16
 };
 
 struct BackwardResults {
@@ -284,7 +285,10 @@ void Backward(Pool& pool, Index threads, const Sizes& s, const BackwardArgs& arg
               const BackwardResults& results) {
   threads = std::max<Index>(threads, 1);  // XLA says 0 when it does not know
 #ifdef LSTM_JAX_TILES
-  if (UseTiles(s, threads)) return internal::Backward<BackwardTiles>(pool, threads, s, args, results);
+  if (UseTiles(s, threads)) {
+    if (args.bfloat16) return internal::Backward<BackwardTiles<kRoundedParts>>(pool, threads, s, args, results);
+    return internal::Backward<BackwardTiles<kExactParts>>(pool, threads, s, args, results);
+  }
 #endif
   internal::Backward<BackwardVectors>(pool, threads, s, args, results);
 }

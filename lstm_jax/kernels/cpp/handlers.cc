@@ -134,8 +134,8 @@ ffi::Error Finish(const char* name, const Call& call, const Run& run) {
 
 // (x, c0, h0, last, 12 weights [, mask if `masked`] [, resets if `with_resets`])
 // -> (c_last, h_last [, outputs [, cells, gates]])
-ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool masked,
-                      bool with_resets) {
+ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool bfloat16,
+                      bool masked, bool with_resets) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, 1);
   const Shape state{s.members, s.batch, s.hidden};
@@ -143,6 +143,7 @@ ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
                  call.Arg(2, "h0", state), ReadLast(call, s), ReadWeights(call, s, 4, true)};
   if (masked) in.mask = call.Arg(16, "mask", state);
   if (with_resets) in.resets = call.Arg<bool>(masked ? 17 : 16, "resets", {s.members, s.time, s.batch, 1});
+  in.bfloat16 = bfloat16;
   ForwardResults out{call.Ret(0, "c_last", state), call.Ret(1, "h_last", state)};
   if (call.num_rets() > 2) out.outputs = call.Ret(2, "outputs", {s.members, s.time, s.batch, s.hidden});
   if (call.num_rets() > 3) {
@@ -156,7 +157,7 @@ ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
 // [, resets if `with_resets`] [, d_outputs])
 // -> (dc0, dh0, 12 gradients of weights [, dx])
 ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups,
-                       bool masked, bool with_resets) {
+                       bool bfloat16, bool masked, bool with_resets) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, groups);
   const Shape state{s.members, s.batch, s.hidden};
@@ -176,6 +177,7 @@ ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   if (masked) in.mask = call.Arg(rest++, "mask", state);
   if (with_resets) in.resets = call.Arg<bool>(rest++, "resets", {s.members, s.time, s.batch, 1});
   if (call.num_args() > rest) in.d_outputs = call.Arg(rest, "d_outputs", h);
+  in.bfloat16 = bfloat16;
   BackwardResults out{};
   out.dc0 = call.Ret(0, "dc0", state);
   out.dh0 = call.Ret(1, "dh0", state);
@@ -196,6 +198,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, lstm_jax::RunForward,
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()
                                   .RemainingRets()
+                                  .Attr<bool>("bfloat16")
                                   .Attr<bool>("masked")
                                   .Attr<bool>("with_resets"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -205,5 +208,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
         .RemainingArgs()
         .RemainingRets()
         .Attr<std::int64_t>("groups")
+        .Attr<bool>("bfloat16")
         .Attr<bool>("masked")
         .Attr<bool>("with_resets"));

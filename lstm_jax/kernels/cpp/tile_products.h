@@ -18,13 +18,14 @@ constexpr Slicing kTileSlicing{kTileRows, 2 * kTileRows};
 
 // Put rows of `columns` floats on the left of a product, from `k` tiles of its sums on. Of 32 columns, each of the
 // first half makes a pair with one of the second.
-inline void PutLeft(const float* from, Index rows, Index columns, NewOperand to, Index k) {
+template <int kParts>
+inline void PutLeft(const float* from, Index rows, Index columns, NewOperand<kParts> to, Index k) {
   for (Index r = 0; r < rows; ++r, from += columns) {
     char* tile = to.at(r / kTileRows, k);
     for (Index column = 0; column < columns; column += kTileDepth, tile += kParts * kTileStride) {
       const float* const at = from + column;
-      PutPairs(Split(LoadLanes(at, columns - column)), Split(LoadLanes(at + kLanes, columns - column - kLanes)), tile,
-               r % kTileRows);
+      PutPairs<kParts>(Split<kParts>(LoadLanes(at, columns - column)),
+                       Split<kParts>(LoadLanes(at + kLanes, columns - column - kLanes)), tile, r % kTileRows);
     }
   }
 }
@@ -33,29 +34,30 @@ inline void PutLeft(const float* from, Index rows, Index columns, NewOperand to,
 // Forward
 // --------------------------------------------------------------------------------------------------------
 
-// As `ForwardVectors`.
+// As `ForwardVectors`, with numbers in `kParts` parts.
+template <int kParts>
 class ForwardTiles {
  public:
   static constexpr Slicing kSlicing = kTileSlicing;
 
   // The kernels of each gate, on the right of a product, and the bias of each gate in all rows of a tile.
-  static Index Packed(const Sizes& s) { return OperandFloats(kGates, Depth(s)) + kGates * kTileFloats; }
+  static Index Packed(const Sizes& s) { return OperandFloats<kParts>(kGates, Depth(s)) + kGates * kTileFloats; }
 
   static void Pack(const Sizes& s, const Weights<const float>& weights, Index member, Index block, float* to) {
     const Index unit = block * kLanes, lanes = s.hidden - unit;
-    const NewOperand right{to, Depth(s)};
+    const NewOperand<kParts> right{to, Depth(s)};
     const auto pack = [&](const float* gate, int g, Index rows, Index first) {
       const auto row = [&](Index k) {
-        return Split(k < rows ? LoadLanes(gate + (member * rows + k) * s.hidden + unit, lanes) : Vec{});
+        return Split<kParts>(k < rows ? LoadLanes(gate + (member * rows + k) * s.hidden + unit, lanes) : Vec{});
       };
       for (Index k = 0; k < DepthTiles(rows); ++k) {
         for (Index r = 0; r < kTileRows; ++r) {
           const Index at = k * kTileDepth + r;
-          PutPairs(row(at), row(at + kTileRows), right.at(g, first + k), r);  // as `PutLeft` does
+          PutPairs<kParts>(row(at), row(at + kTileRows), right.at(g, first + k), r);  // as `PutLeft` does
         }
       }
     };
-    float* bias = to + OperandFloats(kGates, Depth(s));
+    float* bias = to + OperandFloats<kParts>(kGates, Depth(s));
     for (int g = 0; g < kGates; ++g) {
       pack(weights.x[g], g, s.inputs, 0);
       pack(weights.h[g], g, s.hidden, DepthTiles(s.inputs));
@@ -64,28 +66,30 @@ class ForwardTiles {
     }
   }
 
-  static Index Scratch(const Sizes& s, Index rows) { return OperandFloats(TilesFor(rows), Depth(s)); }
+  static Index Scratch(const Sizes& s, Index rows) { return OperandFloats<kParts>(TilesFor(rows), Depth(s)); }
 
   // Rows of the last tile that are not there are multiplied too, whatever they are: nobody reads the result.
   ForwardTiles(const Sizes& s, Index rows, float* scratch) : s_(s), rows_(rows), left_(scratch, Depth(s)) {}
 
   template <class Activations>
   void Step(const float* packed, const float* x, const float* h, const Activations& activations) const {
-    PutLeft(x, rows_, s_.inputs, left_, 0);
-    PutLeft(h, rows_, s_.hidden, left_, DepthTiles(s_.inputs));
+    PutLeft<kParts>(x, rows_, s_.inputs, left_, 0);
+    PutLeft<kParts>(h, rows_, s_.hidden, left_, DepthTiles(s_.inputs));
     // The z of one product are used during the next: tiles that rest for half a microsecond take as long to wake up
-    // (measured on a Xeon of 2023).
-    constexpr Index kRowsOfProduct = 2 * kTileRows;
+    // (measured on a Xeon of 2023). So many rows after each product of parts that none are left at its end.
+    constexpr Index kRowsOfProduct = 2 * kTileRows, kProductsOfParts = kParts * (kParts + 1) / 2;
+    const Index rows_at_once = CeilDiv(kRowsOfProduct, 2 * left_.depth * kProductsOfParts);
     alignas(64) float z[2][kRowsOfProduct * kBlock];
     struct {
       Index block, row, end;
       float* z;
       bool output_before;  // of the row before is not computed yet
     } pending{};
-    const auto use_one = [&] {
-      if (pending.row == pending.end) return;
-      activations.GatesOfRow(pending.block, pending.row, pending.z, pending.output_before);
-      pending.row += 1, pending.z += kBlock, pending.output_before = true;
+    const auto use_some = [&] {
+      for (Index n = 0; n < rows_at_once && pending.row != pending.end; ++n) {
+        activations.GatesOfRow(pending.block, pending.row, pending.z, pending.output_before);
+        pending.row += 1, pending.z += kBlock, pending.output_before = true;
+      }
     };
     const auto use_rest = [&] {
       if (pending.output_before) activations.Output(pending.block, pending.row - 1, pending.z - kBlock);
@@ -94,10 +98,10 @@ class ForwardTiles {
     int turn = 0;
     for (Index row = 0; row < rows_; row += kRowsOfProduct) {
       for (Index block = 0; block < s_.blocks(); ++block, turn = 1 - turn) {
-        const Operand right{packed + block * Packed(s_), left_.depth};
-        const float* const bias = packed + block * Packed(s_) + OperandFloats(kGates, left_.depth);
-        MultiplyFour(left_, row / kTileRows, TilesFor(rows_ - row), right, CacheHasRoom(s_), bias, z[turn], kBlock,
-                     use_one);
+        const Operand<kParts> right{packed + block * Packed(s_), left_.depth};
+        const float* const bias = packed + block * Packed(s_) + OperandFloats<kParts>(kGates, left_.depth);
+        MultiplyFour<kParts>(left_, row / kTileRows, TilesFor(rows_ - row), right, CacheHasRoom(s_), bias, z[turn],
+                             kBlock, use_some);
         use_rest();
         pending = {block, row, std::min(row + kRowsOfProduct, rows_), z[turn], false};
       }
@@ -110,7 +114,7 @@ class ForwardTiles {
 
   const Sizes& s_;
   const Index rows_;
-  const NewOperand left_;  // (x_t, h_{t-1})
+  const NewOperand<kParts> left_;  // (x_t, h_{t-1})
   const amx::Registers registers_;
 };
 
@@ -118,7 +122,8 @@ class ForwardTiles {
 // Backward
 // --------------------------------------------------------------------------------------------------------
 
-// As `BackwardVectors`, for a batch of one group.
+// As `BackwardVectors`, for a batch of one group, with numbers in `kParts` parts.
+template <int kParts>
 class BackwardTiles {
  public:
   static constexpr Slicing kSlicing = kTileSlicing;
@@ -137,11 +142,11 @@ class BackwardTiles {
 
   // A panel of a transposed kernel is a tile of its columns.
   static Index Panels(Index columns) { return TilesFor(columns); }
-  static Index Packed(const Sizes& s, Index columns) { return OperandFloats(Panels(columns), DepthOfGates(s)); }
+  static Index Packed(const Sizes& s, Index columns) { return OperandFloats<kParts>(Panels(columns), DepthOfGates(s)); }
 
   static void Pack(const Sizes& s, const std::array<const float*, kGates>& gates, Index columns, Index member,
                    Index panel, float* to) {
-    const NewOperand right{to, DepthOfGates(s)};
+    const NewOperand<kParts> right{to, DepthOfGates(s)};
     for (Index block = 0; block < s.blocks(); ++block) {
       const Index unit = block * kLanes;
       for (int g = 0; g < kGates; g += 2) {
@@ -149,11 +154,11 @@ class BackwardTiles {
         for (Index row = 0; row < kTileRows; ++row) {
           const Index column = panel * kTileRows + row, from = (member * columns + column) * s.hidden + unit;
           const auto load = [&](int gate) {
-            return Split(column < columns ? LoadLanes(gates[gate] + from, s.hidden - unit) : Vec{});
+            return Split<kParts>(column < columns ? LoadLanes(gates[gate] + from, s.hidden - unit) : Vec{});
           };
-          PutPairs(load(g), load(g + 1), right.at(panel, k), row);  // as `TakeRows` does
+          PutPairs<kParts>(load(g), load(g + 1), right.at(panel, k), row);  // as `TakeRows` does
         }
-        TransposeTile(right.at(panel, k));
+        TransposeTile<kParts>(right.at(panel, k));
       }
     }
   }
@@ -181,15 +186,15 @@ class BackwardTiles {
 
   void MultiplyTransposed(const float* packed, Index columns, float* out, Index stride) const {
     constexpr Index kMost = 2 * kTileRows;
-    const Operand right{packed, left_.depth};
+    const Operand<kParts> right{packed, left_.depth};
     for (Index row = 0; row < rows_; row += kMost) {
       for (Index column = 0; column < columns; column += kMost) {
         const Index rows = std::min(rows_ - row, kMost);
         const bool whole = rows == kMost && columns - column >= kMost;  // all of it has its place in `out`
         alignas(64) float tiles[kMost][kMost];
-        MultiplyUpToTwo(left_, CacheHasRoom(s_), row / kTileRows, TilesFor(rows), right, column / kTileRows,
-                        TilesFor(columns - column), whole ? out + row * stride + column : tiles[0],
-                        whole ? stride : kMost);
+        MultiplyUpToTwo<kParts>(left_, CacheHasRoom(s_), row / kTileRows, TilesFor(rows), right, column / kTileRows,
+                                TilesFor(columns - column), whole ? out + row * stride + column : tiles[0],
+                                whole ? stride : kMost);
         if (whole) continue;
         for (Index r = 0; r < rows; ++r) {
           for (Index at = column; at < std::min(columns, column + kMost); at += kLanes) {
@@ -207,7 +212,7 @@ class BackwardTiles {
     const Index rows = steps_ * PaddedRows(rows_);
     for (Index gate = 0; rows % kTileDepth > 0 && gate < s_.blocks() * kGates; ++gate) {
       for (Index row = rows % kTileDepth; row < kTileDepth; row += 2) {
-        PutPairs({}, {}, right_.at(gate, right_.depth - 1), row / 2);
+        PutPairs<kParts>({}, {}, right_.at(gate, right_.depth - 1), row / 2);
       }
     }
   }
@@ -220,8 +225,8 @@ class BackwardTiles {
       for (Index i = 0; i < tiles; i += 2) {
         // Summed up from zero, then added: many small sums round less than one long one.
         alignas(64) float products[kMost][kMost];
-        MultiplyUpToTwo(factors_, CacheHasRoom(s_), i, tiles - i, right_, block * kGates + gate, 2, products[0],
-                        kMost);
+        MultiplyUpToTwo<kParts>(factors_, CacheHasRoom(s_), i, tiles - i, right_, block * kGates + gate, 2,
+                                products[0], kMost);
         for (Index tile = i; tile < std::min(tiles, i + 2); ++tile) {
           const bool is_x = tile < of_x;
           const Index row = (is_x ? tile : tile - of_x) * kTileRows;
@@ -243,12 +248,12 @@ class BackwardTiles {
  private:
   static Index PaddedRows(Index rows) { return TilesFor(rows) * kTileRows; }  // of a step, up to whole tiles
   static Index DepthOfGates(const Sizes& s) { return s.blocks() * kGates / 2; }
-  static Index LeftFloats(const Sizes& s, Index rows) { return OperandFloats(TilesFor(rows), DepthOfGates(s)); }
+  static Index LeftFloats(const Sizes& s, Index rows) { return OperandFloats<kParts>(TilesFor(rows), DepthOfGates(s)); }
   static Index RightFloats(const Sizes& s, Index rows, Index steps) {
-    return OperandFloats(s.blocks() * kGates, DepthTiles(steps * PaddedRows(rows)));
+    return OperandFloats<kParts>(s.blocks() * kGates, DepthTiles(steps * PaddedRows(rows)));
   }
   static Index FactorFloats(const Sizes& s, Index rows, Index steps) {
-    return OperandFloats(TilesFor(s.inputs) + TilesFor(s.hidden), DepthTiles(steps * PaddedRows(rows)));
+    return OperandFloats<kParts>(TilesFor(s.inputs) + TilesFor(s.hidden), DepthTiles(steps * PaddedRows(rows)));
   }
   static Index BiasFloats(const Sizes& s) { return s.blocks() * kBlock; }
 
@@ -263,12 +268,13 @@ class BackwardTiles {
     for (Index block = 0; block < blocks; ++block) {
       const std::array<Vec, kGates> a = first(block), b = second(block);
       for (int g = 0; g < kGates; g += 2) {
-        const Parts a0 = Split(a[g]), a1 = Split(a[g + 1]), b0 = Split(b[g]), b1 = Split(b[g + 1]);
-        PutPairs(a0, a1, left, r % kTileRows);
-        PutPairs(b0, b1, left, r % kTileRows + 1);
+        const auto a0 = Split<kParts>(a[g]), a1 = Split<kParts>(a[g + 1]);
+        const auto b0 = Split<kParts>(b[g]), b1 = Split<kParts>(b[g + 1]);
+        PutPairs<kParts>(a0, a1, left, r % kTileRows);
+        PutPairs<kParts>(b0, b1, left, r % kTileRows + 1);
         left += kParts * kTileStride;
-        PutPairs(a0, b0, right, right_row);
-        PutPairs(a1, b1, right + next_gate, right_row);
+        PutPairs<kParts>(a0, b0, right, right_row);
+        PutPairs<kParts>(a1, b1, right + next_gate, right_row);
         right += 2 * next_gate;
       }
       for (int g = 0; g < kGates; ++g, bias += kLanes) Put(bias, a[g] + b[g], true);
@@ -278,7 +284,7 @@ class BackwardTiles {
   // Put (rows of all steps, columns), with rows and columns exchanged, on the left of a product, from `tile` on.
   void PutFactors(const StepRows& given, Index tile) {
     const StepRows from = given;  // a copy, as above
-    const NewOperand to = factors_;
+    const NewOperand<kParts> to = factors_;
     const Index rows = rows_, apart = PaddedRows(rows), all = steps_ * apart;
     for (Index k = 0; k < to.depth; ++k) {
       for (Index column = 0; column < from.columns; column += kTileRows) {
@@ -293,7 +299,8 @@ class BackwardTiles {
         Transpose(halves[0]);
         Transpose(halves[1]);
         for (Index r = 0; r < kTileRows; ++r) {
-          PutPairs(Split(halves[0][r]), Split(halves[1][r]), to.at(tile + column / kTileRows, k), r);
+          PutPairs<kParts>(Split<kParts>(halves[0][r]), Split<kParts>(halves[1][r]),
+                           to.at(tile + column / kTileRows, k), r);
         }
       }
     }
@@ -301,9 +308,9 @@ class BackwardTiles {
 
   const Sizes& s_;
   const Index rows_;
-  NewOperand left_;     // dz of one step
-  NewOperand right_;    // dz of all these steps
-  NewOperand factors_;  // (x_t, h_{t-1})^T of all these steps
+  NewOperand<kParts> left_;     // dz of one step
+  NewOperand<kParts> right_;    // dz of all these steps
+  NewOperand<kParts> factors_;  // (x_t, h_{t-1})^T of all these steps
   float* const biases_;  // the sums of dz
   Index steps_ = 0;
   const amx::Registers registers_;
@@ -312,7 +319,8 @@ class BackwardTiles {
 // Whether tiles are faster than vectors (docs/SPEED.md has measurements).
 //
 // Small products do not pay for cutting their operands into parts. Large ones take 0.8 times as long, or less, for as
-// many rows; but tiles compute 16 rows at a time, whether they are there or not.
+// many rows; but tiles compute 16 rows at a time, whether they are there or not. Those of bfloat16 take less time. By how
+// much has not been measured, so the same sizes are large for them.
 inline bool UseTiles(const Sizes& s, Index threads) {
   constexpr Index kLeastHidden = 64, kLeastDepth = 80;
   if (s.groups > 1 || s.hidden < kLeastHidden || s.depth() < kLeastDepth) return false;

@@ -1,18 +1,19 @@
-// Products of float32 matrices on the tile registers of a processor (AMX of x86), which multiply bfloat16.
+// Products of matrices on the tile registers of a processor (AMX of x86), which multiply bfloat16 and add up float32.
 //
-// A float32 has 24 bits of significand, a bfloat16 has 8 and the same exponent. So each number is cut into
-// three bfloat16 that add up to it exactly, x = x_0 + x_1 + x_2, and
+// Where bfloat16 is asked for, each number is rounded to one. Products of float32 take more. A float32 has 24 bits of
+// significand, a bfloat16 has 8 and the same exponent. So each number is cut into three bfloat16 that add up to it
+// exactly, x = x_0 + x_1 + x_2, and
 //
 //     x y = x_0 y_2 + x_1 y_1 + x_2 y_0 + x_0 y_1 + x_1 y_0 + x_0 y_0
 //
 // but for x_1 y_2 + x_2 y_1 + x_2 y_2, which are about 2^-24 of it (2^-21 at most). The products of bfloat16 are
 // exact, and are summed up in float32: the result is as good as that of float32 (G. Henry, P. Tang, A. Heinecke,
 // "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019), and six
-// products on tiles take less than half the time of one on vectors. They round to the nearest bfloat16; here the
+// products on tiles take less than half the time of one on vectors. The authors round to the nearest bfloat16; here the
 // bits are cut off, which needs fewer instructions and does not make infinity of the largest float.
 //
-// Two differences: an infinite number counts as the largest float, or its second part would be NaN; and what is
-// below 2^-126, a number, a part, or a sum, counts as zero.
+// Two differences: of three parts, an infinite number counts as the largest float, or its second part would be NaN; and
+// what is below 2^-126, a number, a part, or a sum, counts as zero.
 //
 // With LSTM_JAX_EMULATE_TILES defined, plain C++ takes the place of the instructions, so that this can be
 // tested on every machine.
@@ -40,7 +41,8 @@
 
 namespace lstm_jax {
 
-constexpr int kParts = 3;         // bfloat16 for one float32
+constexpr int kExactParts = 3;    // bfloat16 for one float32
+constexpr int kRoundedParts = 1;  // the nearest one in its place
 constexpr Index kTileRows = 16;   // rows of a tile, 64 bytes each
 constexpr Index kTileDepth = 32;  // bfloat16 in a row: so many products are summed up at once
 constexpr Index kTileBytes = 64 * kTileRows, kTileFloats = kTileBytes / sizeof(float);
@@ -185,10 +187,10 @@ struct Registers {
 // Operands
 // --------------------------------------------------------------------------------------------------------
 
-// A matrix in parts, tile by tile. On the left of a product a tile is 16 rows of 32 columns; on the right it is
-// 32 rows of 16 columns, two rows in one: the two bfloat16 of each column beside each other. What is summed up may be
-// in any order that is the same on both sides.
-template <class Byte>
+// A matrix of numbers in `kParts` parts, tile by tile. On the left of a product a tile is 16 rows of 32 columns; on the
+// right it is 32 rows of 16 columns, two rows in one: the two bfloat16 of each column beside each other. What is summed
+// up may be in any order that is the same on both sides.
+template <int kParts, class Byte>
 struct OperandOf {
   Byte* data;
   Index depth;  // tiles along what is summed up
@@ -198,40 +200,57 @@ struct OperandOf {
   }
 };
 
-struct Operand : OperandOf<const char> {
-  Operand(const float* from, Index depth) : OperandOf{reinterpret_cast<const char*>(from), depth} {}
+template <int kParts>
+struct Operand : OperandOf<kParts, const char> {
+  Operand(const float* from, Index depth)
+      : OperandOf<kParts, const char>{reinterpret_cast<const char*>(from), depth} {}
 };
 
 // One that is to be written.
-struct NewOperand : OperandOf<char> {
-  NewOperand(float* to, Index depth) : OperandOf{reinterpret_cast<char*>(to), depth} {}
-  operator Operand() const { return {reinterpret_cast<const float*>(data), depth}; }
+template <int kParts>
+struct NewOperand : OperandOf<kParts, char> {
+  NewOperand(float* to, Index depth) : OperandOf<kParts, char>{reinterpret_cast<char*>(to), depth} {}
+  operator Operand<kParts>() const { return {reinterpret_cast<const float*>(this->data), this->depth}; }
 };
 
 inline Index TilesFor(Index rows) { return CeilDiv(rows, kTileRows); }
 inline Index DepthTiles(Index depth) { return CeilDiv(depth, kTileDepth); }
+template <int kParts>
 inline Index OperandFloats(Index tiles, Index depth) {
   return tiles * depth * kParts * (kTileStride / Index{sizeof(float)});
 }
 
 // The parts of 16 numbers, in the upper half of 32 bits each.
+template <int kParts>
 using Parts = std::array<Bits, kParts>;
 
-LSTM_JAX_INLINE Parts Split(Vec x) {
-  constexpr float kLargest = 0x1.fffffep127f;
-  x = Clamp(x, -kLargest, kLargest);
-  Parts parts;
-  LSTM_JAX_UNROLL
-  for (Bits& part : parts) {
-    part = (Bits)x & 0xffff0000u;
-    x -= (Vec)part;  // exact: what is left are the bits below
+// The nearest bfloat16; of two that are as near, the even one. NaN stays NaN.
+LSTM_JAX_INLINE Bits Rounded(Vec x) {
+  const Bits bits = (Bits)x;
+  return (x == x ? bits + (0x7fffu + (bits >> 16 & 1u)) : bits | 0x7fff0000u) & 0xffff0000u;
+}
+
+template <int kParts>
+LSTM_JAX_INLINE Parts<kParts> Split(Vec x) {
+  if constexpr (kParts == kRoundedParts) {
+    return {Rounded(x)};
+  } else {
+    constexpr float kLargest = 0x1.fffffep127f;
+    x = Clamp(x, -kLargest, kLargest);
+    Parts<kParts> parts;
+    LSTM_JAX_UNROLL
+    for (Bits& part : parts) {
+      part = (Bits)x & 0xffff0000u;
+      x -= (Vec)part;  // exact: what is left are the bits below
+    }
+    return parts;
   }
-  return parts;
 }
 
 // Row `row` of a tile: 16 pairs, a number of `first` and one of `second`. The parts of a tile follow each other from
 // `tile` on.
-LSTM_JAX_INLINE void PutPairs(const Parts& first, const Parts& second, char* tile, Index row) {
+template <int kParts>
+LSTM_JAX_INLINE void PutPairs(const Parts<kParts>& first, const Parts<kParts>& second, char* tile, Index row) {
   LSTM_JAX_UNROLL
   for (int part = 0; part < kParts; ++part) {
     const Bits pairs = first[part] >> 16 | second[part];
@@ -281,6 +300,7 @@ inline void Transpose(std::array<Lanes, kTileRows>& rows) {
 }
 
 // From a tile on the right to one on the left of the matrix with rows and columns exchanged, and back.
+template <int kParts>
 inline void TransposeTile(char* tile) {
   for (int part = 0; part < kParts; ++part) {
     std::array<Bits, kTileRows> rows;
@@ -318,9 +338,10 @@ inline void LoadTile(const char* tile) {
 // M * N registers hold the sums. With fewer than 4, a product waits for the one before.
 //
 // Not inlined, where a compiler would make a large function of many of them: that was slower.
-template <Streamed kStreamed, int M, int N, class Meanwhile>
-__attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand right, Index n, const float* start,
-                                             float* out, Index stride, const Meanwhile& meanwhile) {
+template <int kParts, Streamed kStreamed, int M, int N, class Meanwhile>
+__attribute__((noinline)) void MultiplyTiles(Operand<kParts> left, Index i, Operand<kParts> right, Index n,
+                                             const float* start, float* out, Index stride,
+                                             const Meanwhile& meanwhile) {
   static_assert(M * N <= 4 && M <= 2);
   constexpr int kSums = 4, kLeft = kSums, kRight = kSums + M;
   constexpr int kRights = amx::kRegisters - kRight;  // if there are fewer than N, they take turns
@@ -349,15 +370,20 @@ __attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand righ
       });
       meanwhile();
     };
-    load_left(2);
-    multiply(0, true);
-    load_left(1);
-    multiply(0, false);
-    multiply(1, true);
-    load_left(0);
-    multiply(1, false);
-    multiply(2, true);
-    multiply(0, true);
+    if constexpr (kParts == kExactParts) {  // the smallest first
+      load_left(2);
+      multiply(0, true);
+      load_left(1);
+      multiply(0, false);
+      multiply(1, true);
+      load_left(0);
+      multiply(1, false);
+      multiply(2, true);
+      multiply(0, true);
+    } else {
+      load_left(0);
+      multiply(0, true);
+    }
   }
   ForEach<M>([&](auto row) {
     ForEach<N>([&](auto column) {
@@ -368,28 +394,29 @@ __attribute__((noinline)) void MultiplyTiles(Operand left, Index i, Operand righ
 
 // The same for the 4 tiles of the right operand, which may be streamed, and two of the left one or, if `rows` is 1,
 // one.
-template <class Meanwhile>
-inline void MultiplyFour(Operand left, Index i, Index rows, Operand right, bool stream_right, const float* start,
-                         float* out, Index stride, const Meanwhile& meanwhile) {
+template <int kParts, class Meanwhile>
+inline void MultiplyFour(Operand<kParts> left, Index i, Index rows, Operand<kParts> right, bool stream_right,
+                         const float* start, float* out, Index stride, const Meanwhile& meanwhile) {
   // Here tiles of the right operand are loaded again at once: there are not enough registers for them.
-  if (rows == 1) return MultiplyTiles<Streamed::kNone, 1, 4>(left, i, right, 0, start, out, stride, meanwhile);
+  if (rows == 1) return MultiplyTiles<kParts, Streamed::kNone, 1, 4>(left, i, right, 0, start, out, stride, meanwhile);
   for (Index n = 0; n < 4; n += 2, start += 2 * kTileFloats, out += 2 * kTileRows) {
     if (stream_right) {
-      MultiplyTiles<Streamed::kRight, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
+      MultiplyTiles<kParts, Streamed::kRight, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
     } else {
-      MultiplyTiles<Streamed::kNone, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
+      MultiplyTiles<kParts, Streamed::kNone, 2, 2>(left, i, right, n, start, out, stride, meanwhile);
     }
   }
 }
 
 // The same from zero, for one or two tiles of each operand. The left one may be streamed.
-inline void MultiplyUpToTwo(Operand left, bool stream_left, Index i, Index rows, Operand right, Index n, Index columns,
-                            float* out, Index stride) {
+template <int kParts>
+inline void MultiplyUpToTwo(Operand<kParts> left, bool stream_left, Index i, Index rows, Operand<kParts> right,
+                            Index n, Index columns, float* out, Index stride) {
   const auto multiply = [&](auto M, auto N) {
     if (stream_left) {
-      MultiplyTiles<Streamed::kLeft, M, N>(left, i, right, n, nullptr, out, stride, [] {});
+      MultiplyTiles<kParts, Streamed::kLeft, M, N>(left, i, right, n, nullptr, out, stride, [] {});
     } else {
-      MultiplyTiles<Streamed::kNone, M, N>(left, i, right, n, nullptr, out, stride, [] {});
+      MultiplyTiles<kParts, Streamed::kNone, M, N>(left, i, right, n, nullptr, out, stride, [] {});
     }
   };
   if (rows > 1) return columns > 1 ? multiply(Constant<2>{}, Constant<2>{}) : multiply(Constant<2>{}, Constant<1>{});
