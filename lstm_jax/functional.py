@@ -36,6 +36,7 @@ from flax.linen.recurrent import flip_sequences
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int32
 
+from lstm_jax.kernels import NATIVE
 from lstm_jax.kernels.choice import Work, choose
 from lstm_jax.kernels.fused import fused
 from lstm_jax.kernels.interface import (
@@ -137,7 +138,12 @@ def _carry_after(
 
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
-    {"scan": scan, "unrolled": unrolled, "fused": fused, "native": native}
+    {
+        "scan": scan,
+        "unrolled": unrolled,
+        "fused": fused,
+        **{name: partial(native, products=kind) for name, kind in NATIVE.items()},
+    }
 )
 
 # --------------------------------------------------------------------------------------------------
@@ -203,7 +209,8 @@ def lstm(
             stored.
         implementation: ``auto`` (the fastest that works here), ``scan``, ``unrolled``, ``fused`` or
             ``native``; the numbers are the same up to float32 rounding. `auto`, `fused` and `native` have
-            reverse-mode derivatives only; `native` has first derivatives only.
+            reverse-mode derivatives only; `native` has first derivatives only. ``native-vectors`` and
+            ``native-tiles`` are `native` with one kind of products, see `products.py`.
         unroll: number of steps that `scan` writes out in one turn of its loop.
         remat: number of parts to cut the time steps into, to save memory in the backward pass, see
             `wrappers.in_parts`; None saves all that the backward pass needs.

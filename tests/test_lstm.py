@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax import LSTM, kernels
+from lstm_jax import LSTM
 from tests.helpers.references import (
     FLOAT32,
     HIDDEN,
     INPUTS,
     LENGTHS,
+    NAMES,
     TIME,
     Case,
     Tree,
@@ -443,7 +444,7 @@ def test_unroll(unroll: int) -> None:
 @examples(6)
 @given(st.data())
 def test_any_sizes_and_options(data: st.DataObject) -> None:
-    implementation = data.draw(st.sampled_from(kernels.IMPLEMENTATIONS), "implementation")
+    implementation = data.draw(st.sampled_from(NAMES), "implementation")
     time, *batch = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3), "time, batch")
     num_inputs, hidden = data.draw(st.integers(1, 5), "inputs"), data.draw(st.integers(1, 5), "hidden")
     options: dict[str, Any] = {

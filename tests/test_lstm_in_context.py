@@ -27,6 +27,7 @@ from tests.helpers.references import (
     FLOAT32,
     HIDDEN,
     LENGTHS,
+    NAMES,
     TIME,
     Case,
     Tree,
@@ -214,7 +215,7 @@ def test_export_of_a_step_of_training_with_dropout() -> None:
 @pytest.mark.parametrize(
     ("implementation", "sizes"),
     [
-        *((name, "batch, time") for name in kernels.IMPLEMENTATIONS),
+        *((name, "batch, time") for name in NAMES),
         *(("unrolled", size) for size in ("batch", "time")),
         *(("fused", size) for size in ("batch", "time")),
     ],

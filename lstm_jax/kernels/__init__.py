@@ -5,6 +5,7 @@
     fused.py            pure JAX, any device
     native.py           the JAX side of the C++ kernel for CPUs: gradients, vmap
     calls.py            its two calls, as the kernel computes them and as exported programs do
+    products.py         vectors or tile registers: which of them that kernel multiplies with
     build.py            getting that kernel: from the package, the cache or the compiler
     library.py          a compiled kernel as a file, and which of them a wheel brings
     cpp/                its source
@@ -17,5 +18,7 @@ reads options imports no JAX.
 
 from typing import Literal, get_args
 
-ImplementationName = Literal["auto", "scan", "unrolled", "fused", "native"]
+ImplementationName = Literal["auto", "scan", "unrolled", "fused", "native", "native-vectors", "native-tiles"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(ImplementationName)
+# The implementations by the C++ kernel: with the faster kind of products here, and with one kind.
+NATIVE = {"native": None, "native-vectors": "vectors", "native-tiles": "tiles"}

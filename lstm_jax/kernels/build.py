@@ -74,6 +74,7 @@ def why_not_available() -> str | None:
         return _make_ready()
 
 
+_LOADED: list[ctypes.CDLL] = []
 _LOCK = threading.Lock()  # JAX takes a handler once, from one copy of the library
 
 
@@ -96,6 +97,11 @@ def _prebuilt() -> Prebuilt:
 @functools.cache
 def _tell_once(warning: str) -> None:
     logging.getLogger("lstm_jax").warning("lstm_jax: %s", warning)
+
+
+def loaded() -> ctypes.CDLL:
+    """Return the kernel that JAX has, for its other functions (`products.py`)."""
+    return _LOADED[0]
 
 
 def must_be_built() -> bool:
@@ -296,6 +302,7 @@ def load(library: Path, *, advice: str) -> None:
         handlers = ctypes.CDLL(str(library))
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(handlers, target)), platform="cpu")
+        _LOADED.append(handlers)
     except jax.errors.JaxRuntimeError as error:  # made for another version of XLA's interface
         raise NotAvailableError(
             f"jaxlib {version('jaxlib')} does not take {library} ({one_line(error)}); {advice}"

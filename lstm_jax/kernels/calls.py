@@ -19,7 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jaxtyping import Bool, Float32, Int32
 
-from lstm_jax.kernels import fused
+from lstm_jax.kernels import fused, products
 from lstm_jax.system.versions import is_exported
 
 PADDING = 16  # kPadding in cpp/lstm.h
@@ -84,35 +84,49 @@ class Backward(NamedTuple):
 
 
 Operands = Forward | Backward
+
+
+class Way(NamedTuple):
+    """How the kernel multiplies.
+
+    Attributes:
+        bfloat16: whether the factors of products may be rounded to bfloat16, where that is faster.
+        products: the kind of products (`products.KINDS`); None is the faster one here.
+    """
+
+    bfloat16: bool = False
+    products: str | None = None
+
+
 # The fields of `Operands` that hold no rows of a batch.
 OF_MEMBERS = ("weights", "kernels", "biases")
 
 
-def forward(operands: Forward, num_results: int, *, bfloat16: bool) -> list[Array]:
+def forward(operands: Forward, num_results: int, *, way: Way) -> list[Array]:
     """Run the forward pass.
 
     Args:
         operands: weights, sequences and states.
         num_results: 2 for the final c and h, 3 with the outputs, 5 with what the backward pass needs.
-        bfloat16: whether the factors of products may be rounded to bfloat16, where that is faster.
+        way: how to multiply.
     """
     members, time, batch, _ = operands.x.shape
     hidden = operands.h0.shape[-1]
     padded = -(-hidden // PADDING) * PADDING
     state, row = (members, batch, hidden), (members, time, batch)
     shapes = [state, state, (*row, hidden), (*row, padded), (*row, 4 * padded)]
-    attributes = (("bfloat16", bfloat16), *_present(operands))
+    attributes = (*way._asdict().items(), *_present(operands))
     return _call("lstm_jax_forward", shapes[:num_results], operands, unseen=0, attributes=attributes)
 
 
-def backward(operands: Backward, *, groups: int, wants_dx: bool, bfloat16: bool) -> list[Array]:
+def backward(operands: Backward, *, groups: int, wants_dx: bool, way: Way) -> list[Array]:
     """Run the backward pass: dc0, dh0, the gradients by the 12 weights (members, groups, ...), and dx.
 
     Args:
         operands: weights, sequences, states and gradients.
         groups: number of groups of equal size in the batch; each has gradients of its own.
         wants_dx: whether to compute dx, the gradient by x.
-        bfloat16: as in the forward pass.
+        way: how to multiply.
     """
     x, h0 = operands.x, operands.h0
     inputs, hidden = x.shape[-1], h0.shape[-1]
@@ -120,7 +134,7 @@ def backward(operands: Backward, *, groups: int, wants_dx: bool, bfloat16: bool)
     shapes = [h0.shape] * 2 + [(len(x), groups, *shape) for shape in by_weights]
     if wants_dx:
         shapes.append(x.shape)
-    attributes = (("groups", groups), ("bfloat16", bfloat16), *_present(operands))
+    attributes = (("groups", groups), *way._asdict().items(), *_present(operands))
     unseen = len(operands.biases)
     return _call("lstm_jax_backward", shapes, operands, unseen=unseen, attributes=attributes)
 
@@ -139,7 +153,7 @@ def _present(operands: Operands) -> tuple[tuple[str, bool], ...]:
 def _forward_in_jax(
     operands: Forward, *, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
 ) -> list[Array]:
-    run = functools.partial(_member, attributes["bfloat16"], len(shapes) > 2)
+    run: Callable[..., Any] = functools.partial(_member, attributes["bfloat16"], len(shapes) > 2)
     carry, rest = (operands.c0, operands.h0), (operands.last, operands.mask, operands.resets)
     (c, h), outputs = jax.vmap(run)(operands.weights, operands.x, carry, *rest)
     private = [jnp.zeros(shape, jnp.float32) for shape in shapes[3:]]
@@ -154,7 +168,7 @@ def _backward_in_jax(
 
     def member(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
         (x, d_outputs, resets), (carry, last, mask, d_carry) = sequences, states
-        run = functools.partial(_member, attributes["bfloat16"], True)
+        run: Callable[..., Any] = functools.partial(_member, attributes["bfloat16"], True)
         _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask, resets), weights, x, carry)
         return pull_back((d_carry, d_outputs))
 
@@ -226,8 +240,13 @@ def _as_kernel(
 ) -> list[Array]:
     """Call the kernel, which does not see the last ``unseen`` arrays."""
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    seen = leaves[: len(leaves) - unseen]
-    return list(jax.ffi.ffi_call(target, results)(*seen, **dict(attributes)))
+    seen, given = leaves[: len(leaves) - unseen], dict(attributes)
+    (members, time, batch, inputs), hidden = leaves[0].shape, leaves[2].shape[-1]  # of x, of h0
+    threads = products.most_threads()
+    task = products.Task(members, time, batch, inputs, hidden, given["bfloat16"], threads)
+    kind = given["products"] or products.choose(task)
+    given |= {"products": products.CODES[kind], "most_threads": threads}
+    return list(jax.ffi.ffi_call(target, results)(*seen, **given))
 
 
 def _in_jax(

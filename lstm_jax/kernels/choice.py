@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from lstm_jax.errors import ImplementationError
-from lstm_jax.kernels import IMPLEMENTATIONS
+from lstm_jax.kernels import IMPLEMENTATIONS, NATIVE, products
 from lstm_jax.kernels.build import must_be_built, why_not_available
 from lstm_jax.kernels.interface import Carry, CellParameters, computed_dtype, has_usual_activations
 from lstm_jax.system.versions import varies
@@ -86,7 +86,7 @@ def choose(name: str, task: Work) -> str:
         return fastest(task)
     if name not in IMPLEMENTATIONS:
         raise ImplementationError(f"implementation: got {name!r}, expected {', '.join(IMPLEMENTATIONS)}")
-    reason = why_not(name, task) or (why_not_available() if name == "native" else None)
+    reason = why_not(name, task) or (why_no_kernel(name) if name in NATIVE else None)
     if reason is not None:
         raise ImplementationError(f"implementation {name!r} cannot be used: {reason}")
     return name
@@ -94,7 +94,15 @@ def choose(name: str, task: Work) -> str:
 
 def will_build(name: str, task: Work) -> bool:
     """Return whether `choose` will take some seconds, because the native kernel is not built yet."""
-    return name in ("auto", "native") and why_not("native", task) is None and must_be_built()
+    return name in ("auto", *NATIVE) and why_not("native", task) is None and must_be_built()
+
+
+def why_no_kernel(name: str) -> str | None:
+    """Build the kernel if need be, and return why it, or its kind of products, cannot be had; else None."""
+    if (reason := why_not_available()) is not None:
+        return reason
+    kind = NATIVE[name]
+    return kind and products.why_not(kind)
 
 
 def why_not(name: str, task: Work) -> str | None:
@@ -103,11 +111,11 @@ def why_not(name: str, task: Work) -> str | None:
         return f"unroll: got {task.unroll}, expected 1 (or 'scan')"
     if name == "unrolled" and task.symbolic_time:
         return "it writes out every time step, and their number is a symbol; use 'scan' or 'fused'"
-    if name in ("fused", "native") and not task.usual_activations:
+    if name in ("fused", *NATIVE) and not task.usual_activations:
         return "it computes sigmoid gates and tanh; use 'scan' for another gate_fn or activation_fn"
-    if name in ("fused", "native") and task.tracks_devices:
+    if name in ("fused", *NATIVE) and task.tracks_devices:
         return "inside of shard_map it needs check_vma=False; use 'scan' with the check"
-    if name == "native":
+    if name in NATIVE:
         if platform() != "cpu":
             return f"it runs on a CPU, and JAX computes on {platform()}; use 'fused' or 'auto'"
         if others := task.dtypes - {"float32", "bfloat16"}:

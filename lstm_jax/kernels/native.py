@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, calls
-from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, WeightsByGate
+from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, Way, WeightsByGate
 from lstm_jax.kernels.differentiation import (
     Rows,
     custom_gradient,
@@ -35,11 +35,14 @@ from lstm_jax.kernels.interface import Arguments, Results, by_kind, computed_dty
 build.load_if_built()  # for programs that imported JAX after this package
 
 
-def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Results:
+def native(
+    cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool, products: str | None = None
+) -> Results:
     """Run the LSTM; see `interface.Implementation`.
 
     The kernel computes in float32. Where `nn.LSTMCell` multiplies in bfloat16, the factors of products are
-    rounded to that if this is faster here. Results and gradients have the dtypes of that cell.
+    rounded to that if this is faster here. Results and gradients have the dtypes of that cell. ``products``
+    is the kind of products, see `products.py`; None is the faster one here.
 
     Raises:
         ImplementationError: if the kernel cannot be built here, or in forward-mode differentiation.
@@ -54,7 +57,7 @@ def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Re
     weights = WeightsByGate(
         *([jnp.asarray(leaf, jnp.float32)[None] for leaf in leaves] for leaves in by_kind(params))
     )
-    bfloat16 = computed_dtype(cell, params, inputs, carry) == jnp.bfloat16
+    way = Way(computed_dtype(cell, params, inputs, carry) == jnp.bfloat16, products)
     x = inputs.astype(jnp.float32).reshape(1, time, -1, inputs.shape[-1])
     c0, h0 = (jnp.asarray(state, jnp.float32).reshape(1, -1, cell.features) for state in carry)
     last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
@@ -62,7 +65,7 @@ def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Re
         mask = mask.astype(jnp.float32).reshape(1, -1, cell.features)
     if resets is not None:
         resets = resets.reshape(1, time, -1, 1)
-    c, h, *outputs = _run(bfloat16, keep_outputs, Forward(x, c0, h0, last, weights, mask, resets))
+    c, h, *outputs = _run(way, keep_outputs, Forward(x, c0, h0, last, weights, mask, resets))
     shape, (c_dtype, h_dtype) = (*batch, cell.features), (state.dtype for state in carry)
     return (
         (c.reshape(shape).astype(c_dtype), h.reshape(shape).astype(h_dtype)),
@@ -75,22 +78,20 @@ def native(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Re
 # --------------------------------------------------------------------------------------------------
 
 
-def _primal(bfloat16: bool, keep_outputs: bool, operands: Forward) -> list[Array]:
+def _primal(way: Way, keep_outputs: bool, operands: Forward) -> list[Array]:
     """Compute the final c and h, and with ``keep_outputs`` all outputs."""
-    return _call_forward(bfloat16, 3 if keep_outputs else 2)(operands)
+    return _call_forward(way, 3 if keep_outputs else 2)(operands)
 
 
-def _forward(
-    bfloat16: bool, keep_outputs: bool, operands: Forward, *, perturbed: Any
-) -> tuple[list[Array], Any]:
+def _forward(way: Way, keep_outputs: bool, operands: Forward, *, perturbed: Any) -> tuple[list[Array], Any]:
     """Compute what `_primal` does, and what the backward pass needs."""
-    forward = first_order_only(_call_forward(bfloat16, 5), implementation="native")
+    forward = first_order_only(_call_forward(way, 5), implementation="native")
     c, h, outputs, *saved = forward(operands)
     return [c, h, outputs][: 3 if keep_outputs else 2], (operands, outputs, *saved)
 
 
 def _backward(
-    bfloat16: bool, keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: Any
+    way: Way, keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: Any
 ) -> tuple[Array | None, Array, Array, None, WeightsByGate, None, None]:
     """Compute the gradients by inputs, carry and weights; lengths, mask and resets have none."""
     (x, c0, h0, last, weights, mask, resets), outputs, cells, gates = residuals
@@ -112,7 +113,7 @@ def _backward(
         d_outputs=d_outputs[0] if keep_outputs else None,
         biases=weights.bias,
     )
-    call = first_order_only(_call_backward(bfloat16, perturbed.x, 1), implementation="native")
+    call = first_order_only(_call_backward(way, perturbed.x, 1), implementation="native")
     dc0, dh0, *rest = call(operands)
     by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
     d_weights = WeightsByGate(by_gate[:4], by_gate[4:8], by_gate[8:])
@@ -136,12 +137,12 @@ _run = custom_gradient(
 
 
 @functools.cache
-def _call_forward(bfloat16: bool, num_results: int) -> Callable[[Forward], list[Array]]:
+def _call_forward(way: Way, num_results: int) -> Callable[[Forward], list[Array]]:
     """Make `calls.forward` with its rule for `vmap`."""
 
     @custom_vmap
     def call(operands: Forward) -> list[Array]:
-        return calls.forward(operands, num_results, bfloat16=bfloat16)
+        return calls.forward(operands, num_results, way=way)
 
     def as_batch(size: int, operands: Forward) -> list[Array]:
         return [_out_of_batch(result, size) for result in call(operands)]
@@ -151,15 +152,15 @@ def _call_forward(bfloat16: bool, num_results: int) -> Callable[[Forward], list[
 
 
 @functools.cache
-def _call_backward(bfloat16: bool, wants_dx: bool, groups: int) -> Callable[[Backward], list[Array]]:
+def _call_backward(way: Way, wants_dx: bool, groups: int) -> Callable[[Backward], list[Array]]:
     """Make `calls.backward` with its rule for `vmap`."""
 
     @custom_vmap
     def call(operands: Backward) -> list[Array]:
-        return calls.backward(operands, groups=groups, wants_dx=wants_dx, bfloat16=bfloat16)
+        return calls.backward(operands, groups=groups, wants_dx=wants_dx, way=way)
 
     def as_batch(size: int, operands: Backward) -> list[Array]:
-        dc0, dh0, *rest = _call_backward(bfloat16, wants_dx, size * groups)(operands)
+        dc0, dh0, *rest = _call_backward(way, wants_dx, size * groups)(operands)
         by_group = [
             jnp.moveaxis(leaf.reshape(leaf.shape[0], size, groups, *leaf.shape[2:]), 1, 0)
             for leaf in rest[:12]

@@ -20,7 +20,6 @@ from lstm_jax.config import Config
 from lstm_jax.data.dataset import VALIDATION_SIZE, Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Confusion, Score, compile_score, evaluate
-from lstm_jax.kernels.choice import Work, choose, will_build
 from lstm_jax.model import Params
 from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints
@@ -28,6 +27,7 @@ from lstm_jax.runs.console import Console
 from lstm_jax.runs.feed import Feed, make_feed
 from lstm_jax.runs.finished import TrainResult, finished
 from lstm_jax.runs.history import Notes, has_ended, loss_sums, steps_to_keep
+from lstm_jax.runs.implementation import prepare_implementation, with_products
 from lstm_jax.runs.plan import Plan
 from lstm_jax.runs.run_directory import Record, RunDirectory
 from lstm_jax.runs.seeds import first_nonfinite_loss, members, seed_of, seed_with_nonfinite
@@ -114,9 +114,7 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                     )
                 )
             plan = Plan.of(config, num_examples=len(dataset.train))
-            # `auto` is resolved once, so that the messages name what computes.
-            model = config.with_options(implementation=implementation).model
-            method = Method.of(model, config.optimizer, config.augmentation, total_steps=plan.total_steps)
+            method = method_of(config, plan, implementation)
             state = init_state_on(mesh, method, seed_of(config))
             notes = Notes(devices=mesh.size, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
@@ -128,6 +126,8 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                     f"{run.checkpoints}: got no saved state, expected the last one of this finished run; "
                     "put it back, or name another --run-dir"
                 )
+            implementation = with_products(config, mesh, implementation, before=notes.implementation)
+            method = method_of(config, plan, implementation)
             if not has_ended(config, notes.history, state.steps_taken):
                 notes = computed_here(notes, mesh, implementation, console)
             tell_start(console, config, dataset, state, mesh, implementation)
@@ -147,6 +147,12 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                 started=started - notes.wall_seconds,
             )
             return loop.run_to_end(state, notes)
+
+
+def method_of(config: Config, plan: Plan, implementation: str) -> Method:
+    """Return the method of a run with the implementation that computes it, which the messages name."""
+    model = config.with_options(implementation=implementation).model
+    return Method.of(model, config.optimizer, config.augmentation, total_steps=plan.total_steps)
 
 
 def computed_here(notes: Notes, mesh: Mesh, implementation: str, console: Console) -> Notes:
@@ -367,15 +373,3 @@ class Loop:
     def wall_seconds(self) -> float:
         """Return the seconds spent in `train` since the start of the run."""
         return time.perf_counter() - self.started
-
-
-def prepare_implementation(config: Config, console: Console) -> str:
-    """Choose the implementation that computes the LSTM, build it if need be, and return its name.
-
-    Raises:
-        ImplementationError: if it cannot be used here.
-    """
-    task = Work.of_run(config.model.dtype)
-    if will_build(config.model.implementation, task):
-        console.message("Building the native kernel, once; this takes some seconds")
-    return choose(config.model.implementation, task)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lstm_jax import functional, kernels
+from lstm_jax import kernels
 from tests.helpers.compilation import OPTIMIZED
 
 Tree = Any  # nested dicts and tuples of arrays
@@ -217,12 +217,14 @@ def assert_equal(actual: Tree, expected: Tree, *, rtol: float = 0.0, atol: float
 
 # `auto` is one of the others, see `test_auto_is_one_of_the_others`: that test, and those of any sizes and
 # of the initial values, have it in their lists.
-each_implementation = pytest.mark.parametrize("implementation", functional.IMPLEMENTATIONS)
+# `native-vectors` and `native-tiles` are `native`, but for the kind of products (kernels/test_products.py).
+NAMES = [name for name in kernels.IMPLEMENTATIONS if kernels.NATIVE.get(name) is None]
+each_implementation = pytest.mark.parametrize("implementation", [name for name in NAMES if name != "auto"])
 FAST = ["fused", "native"]
 each_fast = pytest.mark.parametrize("implementation", FAST)
 # Of what the kernels do not do, they say so; see test_kernel_transformations.py.
 each_general_implementation = pytest.mark.parametrize("implementation", ["scan", "unrolled", "auto"])
-each_name = pytest.mark.parametrize("implementation", kernels.IMPLEMENTATIONS)
+each_name = pytest.mark.parametrize("implementation", NAMES)
 
 
 def examples(number: int) -> settings:

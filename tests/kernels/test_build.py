@@ -344,7 +344,8 @@ TASK = Work(dtypes=frozenset({"float32"}))
 
 
 def test_every_name_but_auto_means_itself() -> None:
-    assert [choose(name, TASK) for name in functional.IMPLEMENTATIONS] == list(functional.IMPLEMENTATIONS)
+    names = [name for name in functional.IMPLEMENTATIONS if name != "native-tiles"]
+    assert [choose(name, TASK) for name in names] == names
     with pytest.raises(
         ImplementationError, match="got 'cudnn', expected auto, scan, unrolled, fused, native"
     ):

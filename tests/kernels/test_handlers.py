@@ -9,7 +9,7 @@ import pytest
 
 from lstm_jax import LSTM
 
-ATTRIBUTES = {"bfloat16": False, "masked": False, "with_resets": False}
+ATTRIBUTES = {"bfloat16": False, "products": 0, "most_threads": 2, "masked": False, "with_resets": False}
 
 
 def _forward_arguments(**changes: Any) -> dict[str, Any]:

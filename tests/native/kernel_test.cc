@@ -18,6 +18,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "measure.h"
 #include "reference.h"
 
 using namespace lstm_jax;
@@ -251,12 +252,15 @@ void CheckRounding() {
   }
 }
 
-// Tiles are for large sizes, enough rows for each thread, and one group.
+// Tiles are for large sizes, enough rows for each thread, and one group, unless they are named.
 void CheckChoice() {
   const Sizes large{1, 28, 128, 28, 64}, grouped{1, 28, 128, 28, 64, 2};
   const Sizes small{1, 28, 128, 28, 32}, narrow{1, 28, 8, 28, 64};
-  const bool right = UseTiles(large, 1) && UseTiles(large, 2) && UseTiles({3, 28, 256, 28, 64}, 2) &&
-                     !UseTiles(grouped, 2) && !UseTiles(small, 2) && !UseTiles(narrow, 2) && !UseTiles(large, 128);
+  const auto usual = [](const Sizes& s, Index threads) { return UseTiles(s, threads, Products::kUsual); };
+  const auto named = [](const Sizes& s) { return UseTiles(s, 2, Products::kTiles); };
+  const bool right = usual(large, 1) && usual(large, 2) && usual({3, 28, 256, 28, 64}, 2) && !usual(grouped, 2) &&
+                     !usual(small, 2) && !usual(narrow, 2) && !usual(large, 128) && named(large) && named(narrow) &&
+                     !named(grouped) && !UseTiles(large, 2, Products::kVectors);
   if (!right) std::printf("a wrong choice between vectors and tiles\n"), std::exit(1);
 }
 
@@ -302,10 +306,21 @@ void CheckPublic() {
   }
 }
 
+// The two kinds of products are timed in turns, for so long and so often.
+void CheckTimes() {
+  std::array<double, 3> ratios{};
+  const Sizes s{2, 3, 40, 28, 65};
+  const bool right = TilesToVectors(s, 3, true, 60.0, 3, ratios.data()) == 3 &&
+                     TilesToVectors(s, 1, false, 1e-9, 3, ratios.data()) == 0 &&
+                     std::all_of(ratios.begin(), ratios.end(), [](double ratio) { return ratio > 0 && ratio < 1e6; });
+  if (!right) std::printf("the kinds of products are not timed as asked for\n"), std::exit(1);
+}
+
 }  // namespace
 
 int main() {
   CheckSlices();
+  CheckTimes();
   CheckLargePages();
   CheckPhases<NoHelpers>("no helpers");
   CheckPhases<AtOnce>("helpers at once");

@@ -32,6 +32,7 @@ struct BackwardArgs {
   const float* mask = nullptr;           // as in the forward pass
   const bool* resets = nullptr;          // as in the forward pass
   bool bfloat16 = false;                 // whether the factors of products may be rounded to bfloat16
+  Products products = Products::kUsual;
 };
 
 struct BackwardResults {
@@ -285,7 +286,7 @@ void Backward(Pool& pool, Index threads, const Sizes& s, const BackwardArgs& arg
               const BackwardResults& results) {
   threads = std::max<Index>(threads, 1);  // XLA says 0 when it does not know
 #ifdef LSTM_JAX_TILES
-  if (UseTiles(s, threads)) {
+  if (UseTiles(s, threads, args.products)) {
     if (args.bfloat16) return internal::Backward<BackwardTiles<kRoundedParts>>(pool, threads, s, args, results);
     return internal::Backward<BackwardTiles<kExactParts>>(pool, threads, s, args, results);
   }

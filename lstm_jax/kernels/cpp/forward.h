@@ -18,6 +18,7 @@ struct ForwardArgs {
   const float* mask = nullptr;   // (members, B, H): of h on its way to the next step, or nullptr
   const bool* resets = nullptr;  // (members, T, B): where the state is c0, h0 again before a step, or nullptr
   bool bfloat16 = false;         // whether the factors of products may be rounded to bfloat16
+  Products products = Products::kUsual;
 };
 
 struct ForwardResults {
@@ -160,7 +161,7 @@ void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
              const ForwardResults& results) {
   threads = std::max<Index>(threads, 1);  // XLA says 0 when it does not know
 #ifdef LSTM_JAX_TILES
-  if (UseTiles(s, threads)) {
+  if (UseTiles(s, threads, args.products)) {
     if (args.bfloat16) return internal::Forward<ForwardTiles<kRoundedParts>>(pool, threads, s, args, results);
     return internal::Forward<ForwardTiles<kExactParts>>(pool, threads, s, args, results);
   }

@@ -1,12 +1,16 @@
 // The handlers that XLA calls: they check what they get, and run the kernel on XLA's own threads.
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backward.h"
 #include "forward.h"
+#include "measure.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -132,10 +136,19 @@ ffi::Error Finish(const char* name, const Call& call, const Run& run) {
   return ffi::Error::Success();
 }
 
+// XLA's threads, as many as a call may use.
+struct XlaPool {
+  XlaPool(ffi::ThreadPool pool, Index most)
+      : any{[pool](std::function<void()> task) mutable { pool.Schedule(std::move(task)); }},
+        threads(std::min<Index>(pool.num_threads(), most)) {}
+  AnyPool any;
+  Index threads;
+};
+
 // (x, c0, h0, last, 12 weights [, mask if `masked`] [, resets if `with_resets`])
 // -> (c_last, h_last [, outputs [, cells, gates]])
-ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool bfloat16,
-                      bool masked, bool with_resets) {
+ffi::Error RunForward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets, bool bfloat16,
+                      Index products, Index most_threads, bool masked, bool with_resets) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, 1);
   const Shape state{s.members, s.batch, s.hidden};
@@ -144,20 +157,22 @@ ffi::Error RunForward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
   if (masked) in.mask = call.Arg(16, "mask", state);
   if (with_resets) in.resets = call.Arg<bool>(masked ? 17 : 16, "resets", {s.members, s.time, s.batch, 1});
   in.bfloat16 = bfloat16;
+  in.products = Products{products};
   ForwardResults out{call.Ret(0, "c_last", state), call.Ret(1, "h_last", state)};
   if (call.num_rets() > 2) out.outputs = call.Ret(2, "outputs", {s.members, s.time, s.batch, s.hidden});
   if (call.num_rets() > 3) {
     out.cells = call.Ret(3, "cells", {s.members, s.time, s.batch, s.padded()});
     out.gates = call.Ret(4, "gates", {s.members, s.time, s.batch, kGates * s.padded()});
   }
-  return Finish("forward", call, [&] { Forward(pool, pool.num_threads(), s, in, out); });
+  XlaPool pool(threads, most_threads);
+  return Finish("forward", call, [&] { Forward(pool.any, pool.threads, s, in, out); });
 }
 
 // (x, c0, h0, last, outputs, cells, gates, dc_last, dh_last, 8 kernels [, mask if `masked`]
 // [, resets if `with_resets`] [, d_outputs])
 // -> (dc0, dh0, 12 gradients of weights [, dx])
-ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups,
-                       bool bfloat16, bool masked, bool with_resets) {
+ffi::Error RunBackward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups,
+                       bool bfloat16, Index products, Index most_threads, bool masked, bool with_resets) {
   Call call(args, rets);
   const Sizes s = ReadSizes(call, groups);
   const Shape state{s.members, s.batch, s.hidden};
@@ -178,6 +193,7 @@ ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   if (with_resets) in.resets = call.Arg<bool>(rest++, "resets", {s.members, s.time, s.batch, 1});
   if (call.num_args() > rest) in.d_outputs = call.Arg(rest, "d_outputs", h);
   in.bfloat16 = bfloat16;
+  in.products = Products{products};
   BackwardResults out{};
   out.dc0 = call.Ret(0, "dc0", state);
   out.dh0 = call.Ret(1, "dh0", state);
@@ -187,7 +203,8 @@ ffi::Error RunBackward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
     out.weights.bias[g] = call.Ret(10 + g, "gradient of a bias", {s.members, groups, s.hidden});
   }
   if (call.num_rets() > 14) out.dx = call.Ret(14, "dx", x);
-  return Finish("backward", call, [&] { Backward(pool, pool.num_threads(), s, in, out); });
+  XlaPool pool(threads, most_threads);
+  return Finish("backward", call, [&] { Backward(pool.any, pool.threads, s, in, out); });
 }
 
 }  // namespace
@@ -199,6 +216,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, lstm_jax::RunForward,
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<bool>("bfloat16")
+                                  .Attr<std::int64_t>("products")
+                                  .Attr<std::int64_t>("most_threads")
                                   .Attr<bool>("masked")
                                   .Attr<bool>("with_resets"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -209,5 +228,32 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
         .RemainingRets()
         .Attr<std::int64_t>("groups")
         .Attr<bool>("bfloat16")
+        .Attr<std::int64_t>("products")
+        .Attr<std::int64_t>("most_threads")
         .Attr<bool>("masked")
         .Attr<bool>("with_resets"));
+
+// What Python asks about the kinds of products (products.py). Sizes are members, T, B, D, H.
+
+namespace {
+[[maybe_unused]] lstm_jax::Sizes SizesOf(const std::int64_t* five) {
+  return {five[0], five[1], five[2], five[3], five[4]};
+}
+}  // namespace
+
+// Whether tiles are the usual kind for these sizes; below zero if there are none here.
+extern "C" int lstm_jax_tiles_are_usual([[maybe_unused]] const std::int64_t* sizes,
+                                        [[maybe_unused]] std::int64_t threads) {
+#ifdef LSTM_JAX_TILES
+  if (lstm_jax::amx::Available()) return lstm_jax::TilesAreUsual(SizesOf(sizes), threads);
+#endif
+  return -1;
+}
+
+// See `TilesToVectors`; below zero if there is not enough memory.
+extern "C" std::int64_t lstm_jax_tiles_to_vectors(const std::int64_t* sizes, std::int64_t threads, int bfloat16,
+                                                  double seconds, std::int64_t most, double* ratios) try {
+  return lstm_jax::TilesToVectors(SizesOf(sizes), threads, bfloat16 != 0, seconds, most, ratios);
+} catch (const std::bad_alloc&) {
+  return -1;
+}

@@ -60,6 +60,9 @@ struct Sizes {
   Index packed() const { return (depth() + 1) * kBlock; }  // floats of a packed block, with its bias
 };
 
+// The kinds of products: vector_products.h, tile_products.h, or those that are mostly faster for the sizes at hand.
+enum class Products : std::int64_t { kUsual = 0, kVectors = 1, kTiles = 2 };
+
 // Of each gate: the kernels of x (members, D, H), of h (members, H, H), the bias (members, H). Of their
 // gradients: (members, groups, ...).
 template <class T>

@@ -316,18 +316,24 @@ class BackwardTiles {
   const amx::Registers registers_;
 };
 
-// Whether tiles are faster than vectors (docs/SPEED.md has measurements).
+// Whether tiles are mostly faster than vectors (docs/speed.md has measurements).
 //
 // Small products do not pay for cutting their operands into parts. Large ones take 0.8 times as long, or less, for as
 // many rows; but tiles compute 16 rows at a time, whether they are there or not. Those of bfloat16 take less time. By how
 // much has not been measured, so the same sizes are large for them.
-inline bool UseTiles(const Sizes& s, Index threads) {
+inline bool TilesAreUsual(const Sizes& s, Index threads) {
   constexpr Index kLeastHidden = 64, kLeastDepth = 80;
-  if (s.groups > 1 || s.hidden < kLeastHidden || s.depth() < kLeastDepth) return false;
+  if (s.hidden < kLeastHidden || s.depth() < kLeastDepth) return false;
   const Index slices = NumSlices(s, threads, kTileSlicing);
   const Index rows = TilesFor(LargestSlice(s, slices, kTileSlicing)) * kTileRows;
   const Index rounds = CeilDiv(s.members * slices, threads);
-  return 0.8 * rounds * rows * threads <= s.members * s.batch && amx::Available();
+  return 0.8 * rounds * rows * threads <= s.members * s.batch;
+}
+
+// Whether to compute with tiles. They cannot keep groups apart.
+inline bool UseTiles(const Sizes& s, Index threads, Products products) {
+  if (products == Products::kVectors || s.groups > 1 || !amx::Available()) return false;
+  return products == Products::kTiles || TilesAreUsual(s, threads);
 }
 
 }  // namespace lstm_jax
