@@ -139,7 +139,7 @@ def _present(operands: Operands) -> tuple[tuple[str, bool], ...]:
 def _forward_in_jax(
     operands: Forward, *, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
 ) -> list[Array]:
-    run = functools.partial(_member, attributes["bfloat16"], len(shapes) > 2)
+    run: Callable[..., Any] = functools.partial(_member, attributes["bfloat16"], len(shapes) > 2)
     carry, rest = (operands.c0, operands.h0), (operands.last, operands.mask, operands.resets)
     (c, h), outputs = jax.vmap(run)(operands.weights, operands.x, carry, *rest)
     private = [jnp.zeros(shape, jnp.float32) for shape in shapes[3:]]
@@ -154,7 +154,7 @@ def _backward_in_jax(
 
     def member(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
         (x, d_outputs, resets), (carry, last, mask, d_carry) = sequences, states
-        run = functools.partial(_member, attributes["bfloat16"], True)
+        run: Callable[..., Any] = functools.partial(_member, attributes["bfloat16"], True)
         _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask, resets), weights, x, carry)
         return pull_back((d_carry, d_outputs))
 
