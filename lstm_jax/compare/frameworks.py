@@ -28,6 +28,7 @@ class Framework(NamedTuple):
         slow_to_compile: whether it compiles for too long to be part of the curves over sizes.
         in_quick: whether it is part of a quick comparison by default.
         longest: the largest number of time steps to measure it with; None if there is no limit.
+        tolerance: how large its errors may be, as a multiple of those of float32 (`parity.TOLERANCES`).
         note: a sentence that readers of its figures must know.
     """
 
@@ -40,6 +41,7 @@ class Framework(NamedTuple):
     slow_to_compile: bool = False
     in_quick: bool = True
     longest: int | None = None
+    tolerance: float = 1.0
     note: str = ""
 
     def why_not(self, *, time: int) -> str | None:
@@ -78,6 +80,9 @@ TENSORFLOW = "tensorflow-cpu" if IS_LINUX_ON_X86 else "tensorflow"
 UNROLLED_LONGEST = 112
 
 SLOW: Any = {"slow_to_compile": True, "in_quick": False, "longest": UNROLLED_LONGEST}
+
+# 8 significant bits in place of 24, of which the tolerances of float32 leave most to the order of sums.
+BFLOAT16: Any = {"in_quick": False, "tolerance": 300.0}
 
 UNROLLED = Framework(
     "lstm_jax, reference with its loop written out", "ours:Unrolled", ("#F5B98C", "v"), FLAX, **SLOW
@@ -143,7 +148,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
 )
 
 # The frameworks of `benchmark`, in order: the layers of Flax and Equinox, the implementations of this package
-# and its layers for NNX and Equinox, PyTorch.
+# and its layers for NNX and Equinox, PyTorch; some of them in bfloat16.
 BASELINE = "flax"
 BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
     {
@@ -158,5 +163,22 @@ BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
         "native-nnx": NATIVE_NNX,
         "native-equinox": NATIVE_EQUINOX,
         "pytorch": PYTORCH,
+        "flax-bfloat16": Framework(
+            "Flax Linen, nn.RNN(nn.LSTMCell), bfloat16",
+            "flax_linen:BFloat16RNN",
+            ("#66B2E0", "8"),
+            FLAX,
+            **BFLOAT16,
+        ),
+        "fused-bfloat16": Framework(
+            "lstm_jax, JAX with a gradient of its own, bfloat16",
+            "ours:BFloat16Fused",
+            ("#F09A57", "p"),
+            FLAX,
+            **BFLOAT16,
+        ),
+        "native-bfloat16": Framework(
+            "lstm_jax, C++ kernel, bfloat16", "ours:BFloat16Native", ("#E07B39", "*"), FLAX, **BFLOAT16
+        ),
     }
 )

@@ -146,19 +146,29 @@ class Measurement:
     def _get_ready(
         self, name: str, batches: Batches, right: Verdict | None, decay: Decay | None, stack: ExitStack
     ) -> None:
-        effort, trains = self.effort, self.frameworks[name].trains
-        if (reason := self.frameworks[name].why_not(time=self.size.time)) is not None:
+        effort, framework = self.effort, self.frameworks[name]
+        if (reason := framework.why_not(time=self.size.time)) is not None:
             raise FrameworkError(reason)
         process = self._processes[name] = stack.enter_context(self.start(name))
         build = ("build", self.size, self.params, TIMING_RATE, None, effort.devices)
         row = Row(start_seconds=process.call(*build) - process.started)
         memory: Memory = process.call("memory")
-        if trains:
+        if framework.trains:
             process.call("load", "many", *batches.first())
             first_step: Sample = process.call("time", TRAIN, False)
             row = dataclasses.replace(row, first_step_seconds=first_step.seconds)
         if right is not None:
-            parity = parity_of(process, self.size, self.params, batches, right, trains, decay, effort.devices)
+            parity = parity_of(
+                process,
+                self.size,
+                self.params,
+                batches,
+                right,
+                framework.trains,
+                decay,
+                effort.devices,
+                framework.tolerance,
+            )
             row = self._rows[name] = dataclasses.replace(row, parity=parity)
             if parity.why_different is not None:
                 raise FrameworkError(f"different: {parity.why_different}")

@@ -59,8 +59,9 @@ def parity_of(
     trains: bool = True,
     decay: Decay | None = None,
     devices: int = 1,
+    tolerance: float = 1.0,
 ) -> Parity:
-    """Compute the same with a framework, and compare.
+    """Compute the same with a framework, and compare; its errors may be ``tolerance`` times `TOLERANCES`.
 
     Raises:
         FrameworkError: if the framework fails.
@@ -79,9 +80,9 @@ def parity_of(
         process.call("load", "many", *batches)
         errors["call"] = error_of(process.call("train", "many"), np.mean(right.losses))
     beyond = [
-        f"{name} off by {error:.1e}, more than {TOLERANCES[name]:g}"
+        f"{name} off by {error:.1e}, more than {tolerance * TOLERANCES[name]:g}"
         for name, error in errors.items()
-        if error > TOLERANCES[name]
+        if error > tolerance * TOLERANCES[name]
     ]
     return Parity(errors, losses, "; ".join(beyond) or None)
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
 
 from lstm_jax.compare.adapter import NUM_CLASSES
 from lstm_jax.compare.adapters.in_jax import Images, InJax, Logits, Model, Tree
@@ -28,11 +30,12 @@ class RNNClassifier(nn.Module):
 
     hidden: int
     cell: type[nn.LSTMCell | nn.OptimizedLSTMCell]
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: Images) -> Logits:
         """Compute the logits of images."""
-        (_, h), _ = nn.RNN(self.cell(self.hidden, name="cell"), return_carry=True)(images)
+        (_, h), _ = nn.RNN(self.cell(self.hidden, dtype=self.dtype, name="cell"), return_carry=True)(images)
         return nn.Dense(NUM_CLASSES, name="head")(h)
 
 
@@ -71,6 +74,12 @@ class RNN(InJax):
     """``nn.RNN(nn.LSTMCell)``."""
 
     model = partial(classifier, module=RNNClassifier, cell=nn.LSTMCell)
+
+
+class BFloat16RNN(InJax):
+    """``nn.RNN(nn.LSTMCell)`` that computes in bfloat16, with parameters in float32."""
+
+    model = partial(classifier, module=RNNClassifier, cell=nn.LSTMCell, dtype=jnp.bfloat16)
 
 
 class OptimizedRNN(InJax):

@@ -7,15 +7,18 @@ last output comes from the LSTM's final state. The parameters already have the e
 import functools
 from functools import partial
 
+import jax.numpy as jnp
+from flax.typing import Dtype
+
 from lstm_jax import LSTMClassifier
 from lstm_jax.compare.adapters.in_jax import Images, InJax, InKernel, Logits, Model, Tree
 from lstm_jax.compare.size import Size
 
 
 @functools.cache
-def classifier(size: Size, implementation: str) -> Model:
-    """Make a model of the classifier with an implementation of the LSTM."""
-    model = LSTMClassifier(hidden_size=size.hidden, implementation=implementation)
+def classifier(size: Size, implementation: str, dtype: Dtype = jnp.float32) -> Model:
+    """Make a model of the classifier with an implementation of the LSTM, which computes in ``dtype``."""
+    model = LSTMClassifier(hidden_size=size.hidden, implementation=implementation, dtype=dtype)
 
     def logits(own: Tree, images: Images) -> Logits:
         return model.apply({"params": own}, images)  # type: ignore[return-value]  # Flax: it may be a pair
@@ -29,10 +32,22 @@ class Native(InKernel):
     model = partial(classifier, implementation="native")
 
 
+class BFloat16Native(InKernel):
+    """The C++ kernel in bfloat16."""
+
+    model = partial(classifier, implementation="native", dtype=jnp.bfloat16)
+
+
 class Fused(InJax):
     """JAX with a custom gradient."""
 
     model = partial(classifier, implementation="fused")
+
+
+class BFloat16Fused(InJax):
+    """The same in bfloat16."""
+
+    model = partial(classifier, implementation="fused", dtype=jnp.bfloat16)
 
 
 class Scan(InJax):
