@@ -225,7 +225,7 @@ def test_the_speeds_in_the_readme_are_those_of_the_document() -> None:
         rows = map(cells, re.findall(r"^\|.*$", text_of(document), re.MULTILINE))
         return [row for row in rows if any(re.fullmatch(r"\d\.\d\dx", cell) for cell in row)]
 
-    shown, found = measured("README.md"), measured("docs/SPEED.md")
+    shown, found = measured("README.md"), measured("docs/speed.md")
     assert len(shown) == len(found) == 9
     for (_, step, ratio, share, memory), whole in zip(shown, found, strict=True):
         assert [step, ratio, share, memory] == [whole[3], whole[5], whole[7], whole[9]]

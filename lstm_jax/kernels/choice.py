@@ -133,7 +133,7 @@ def platform() -> str:
 
 
 # The fastest first. On a CPU, in float32, `native` is the fastest at each of 21 sizes: 32 to 512 hidden
-# units, batches of 32 to 512, 28 or 784 steps (docs/SPEED.md has the commands and figures). `fused` is the
+# units, batches of 32 to 512, 28 or 784 steps (docs/speed.md has the commands and figures). `fused` is the
 # next, or equal to Flax's cells. So the table needs no sizes. So it is in bfloat16, measured with 64, 128
 # and 512 units (docs/notes.md). `native` computes no other dtypes. On GPU and TPU nothing is measured yet:
 # `fused` has the fewest and largest products.
