@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from examples import mnist_lstm as page
-from lstm_jax import load_dataset, train
+from examples import own_loop
+from lstm_jax import LSTMClassifier, load_dataset, train
 from lstm_jax.config import Augmentation, Config, ModelOptions, OptimizerOptions
 from lstm_jax.devices import make_mesh
 from lstm_jax.runs.feed import make_feed
@@ -65,3 +66,31 @@ def test_the_page_shuffles_every_epoch(data_dir: Path) -> None:
     first, second = (page.batches(split, epoch)[1] for epoch in (0, 1))
     assert first.shape == (17, 128)
     assert np.mean(first == second) < 0.2
+
+
+def test_a_loop_of_ones_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All ways take the same steps, and each has its time."""
+    for name, value in {
+        "BATCH": 3,
+        "STEPS": 4,
+        "IN_ONE_CALL": 2,
+        "MODEL": LSTMClassifier(hidden_size=5),
+    }.items():
+        monkeypatch.setattr(own_loop, name, value)
+    monkeypatch.setattr("sys.argv", ["own_loop.py", "--rounds", "1"])
+    own_loop.main()
+    rows = capsys.readouterr().out.splitlines()
+    assert re.match(r" +ms a step +times the first, median of 1 rounds$", rows[0])
+    assert len(rows) == 7
+    assert all(float(row.split()[-1]) > 0 for row in rows[1:])
+
+    batches = jax.random.uniform(jax.random.key(1), (4, 3, 28, 28)), np.arange(12).reshape(4, 3) % 10
+    state = own_loop.new_state(own_loop.optax.adam(0.1))
+    together, losses = own_loop.steps(state, batches)
+    flat = own_loop.new_state(own_loop.optax.flatten(own_loop.optax.adam(0.1)))
+    for batch, loss in zip(zip(*batches, strict=True), losses, strict=True):
+        state, one = own_loop.step(state, batch)
+        flat, other = own_loop.step(flat, batch)
+        np.testing.assert_allclose([one, other], [loss, loss], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(flat.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
