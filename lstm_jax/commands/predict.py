@@ -3,7 +3,6 @@
 Nothing heavy is imported here, as in `lstm_jax.config`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +45,6 @@ class Predict:
 
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=command_line.note)
-        probabilities_of = _probabilities_of(trained)
         if self.show is not None:
             self.show.mkdir(parents=True, exist_ok=True)
         failed = False
@@ -55,15 +53,15 @@ class Predict:
                 picture = read_picture(path)
                 if self.show is not None:
                     side_by_side(picture).save(self.show / f"{number}-{path.stem}.png")
-                print(_answer(path, probabilities_of(picture.digits)))
+                print(_answer(path, probabilities_of(trained, picture.digits)))
             except ImageError as error:
                 command_line.complain(command_line.program(), str(error))
                 failed = True
         return int(failed)
 
 
-def _probabilities_of(trained: "Trained") -> Callable[[list["np.ndarray"]], "np.ndarray"]:
-    """Return what computes, for MNIST images, the probability that each is a digit of each class.
+def probabilities_of(trained: "Trained", digits: "list[np.ndarray]") -> "np.ndarray":
+    """Compute, for MNIST images, the probability that each is a digit of each class.
 
     The network knows ten classes and nothing else. If it has learned MNIST, its probabilities are multiplied
     by that of the image being a digit at all.
@@ -72,14 +70,11 @@ def _probabilities_of(trained: "Trained") -> Callable[[list["np.ndarray"]], "np.
 
     from lstm_jax.data.likeness import likeness
 
-    def of(digits: list[np.ndarray]) -> np.ndarray:
-        images = np.stack(digits)
-        known = trained.probabilities(images)
-        if trained.config.data.dataset != "mnist":
-            return known
-        return known * likeness(images)[:, np.newaxis]
-
-    return of
+    images = np.stack(digits)
+    known = trained.probabilities(images)
+    if trained.config.data.dataset != "mnist":
+        return known
+    return known * likeness(images)[:, np.newaxis]
 
 
 def _answer(path: Path, probabilities: "np.ndarray") -> str:
