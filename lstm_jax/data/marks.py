@@ -127,10 +127,17 @@ def without_lines(mask: Mask) -> Mask:
 
 
 def _without_rows(mask: Mask) -> Mask:
-    """Remove lines from side to side, except where a stroke crosses them."""
-    lines = _lines(mask)
-    if not lines:
-        return mask
+    """Remove lines from side to side: those of one slope at a time, as they converge in a photograph."""
+    while lines := _lines(mask):
+        left = _without(mask, lines)
+        if np.array_equal(left, mask):  # a stroke goes along all of the line
+            break
+        mask = left
+    return mask
+
+
+def _without(mask: Mask, lines: list[tuple[float, int, int]]) -> Mask:
+    """Remove lines, each of a slope, a first row and a thickness, except where a stroke crosses them."""
     height, width = mask.shape
     columns = np.arange(width)
     left = mask.copy()

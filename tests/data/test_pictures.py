@@ -68,6 +68,13 @@ def test_a_fine_line_of_any_slope_goes(slope: float) -> None:
     assert without_lines(line.T).mean() < 0.1 * line.mean()
 
 
+def test_lines_that_converge_go() -> None:
+    y, x = np.mgrid[:420, :560]
+    middles = np.arange(20, 420, 40)
+    lines = np.any([abs(y - middle - (middle - 210) / 4000 * (x - 280)) < 1 for middle in middles], axis=0)
+    assert without_lines(lines).mean() < 0.1 * lines.mean()
+
+
 def test_two_lines_with_a_pixel_between_go() -> None:
     lines = np.zeros((420, 560), bool)
     lines[[200, 202]] = True
