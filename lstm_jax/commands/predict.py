@@ -11,6 +11,7 @@ import tyro
 
 from lstm_jax.commands import command_line
 from lstm_jax.errors import ImageError
+from lstm_jax.options import shown_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,13 +24,18 @@ class Predict:
     """Name the digit in each image: any format that Pillow reads, any size, dark on light or light on dark.
 
     It should show one digit, upright, apart from other writing, and a thirtieth of the picture or larger.
-    Shadows, a desk, a frame, and lines from edge to edge may be in view; strong patterns may not.
+    Shadows, a desk, a frame, and lines from edge to edge, level or upright to 5 degrees, may be in view;
+    strong patterns may not.
     """
 
     run_dir: command_line.RunDir
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="(at least one)"),
+    ]
     """Image files."""
-    show: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    show: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Write into this folder, for each image, the picture, its ink, and what the network reads."""
     seed: command_line.ChosenSeed = None
     """Which of the models of a run of many seeds."""

@@ -199,6 +199,14 @@ def test_side_by_side_shows_picture_ink_and_digit() -> None:
     np.testing.assert_array_equal(sheet[4::8, 916::8, 0], MNIST[0])
 
 
+@pytest.mark.parametrize("shape", [(19, 560), (560, 19), (1, 560)])
+def test_a_strip_is_shown_on_a_sheet_of_common_size(shape: tuple[int, int]) -> None:
+    sheet = side_by_side(Picture(np.ones((*shape, 3)), [np.ones(shape)], [MNIST[0]]))
+    assert sheet.height == 224
+    assert sheet.width <= 448 + 8 + 448 + 8 + 224
+    assert (np.asarray(sheet)[111, 0] == 255).all()  # in the middle of the height
+
+
 def test_large_pictures_are_shown_as_they_were_read(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.fromarray(255 - np.kron(MNIST[0], np.ones((40, 40), np.uint8))).save(path)
