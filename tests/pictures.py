@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lstm_jax.data.likeness import likeness
+from lstm_jax.commands.predict import probabilities_of
 from lstm_jax.data.pictures import read_picture, side_by_side
 from lstm_jax.errors import ImageError
 from lstm_jax.runs.trained import Trained, load_trained
@@ -47,16 +47,14 @@ def main() -> None:
         print("| kind | right of 20 | wrong with more than 0.9 |\n|---|---|---|", flush=True)
         for kind in asked.kind:
             right, wrong = of_kind(trained, kind, asked.seed, folder)
-            print(f"| {kind.replace('_', ' ')} | {right} | {wrong} |", flush=True)
+            print(f"| {words(kind)} | {right} | {wrong} |", flush=True)
         print("\n| not one digit | told so | answered | with more than 0.9 |\n|---|---|---|---|", flush=True)
         total: Counter[str] = Counter()
         for other in OTHERS:
             told = of_other(trained, other, asked.others, asked.seed, folder)
             total += told
-            print(
-                f"| {other} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |", flush=True
-            )
-        print(f"| all | {total['told']} | {total['unsure'] + total['sure']} | {total['sure']} |")
+            print(row(other, told), flush=True)
+        print(row("all", total))
 
 
 def steps() -> Image.Image:
@@ -83,14 +81,18 @@ def answer(trained: Trained, path: Path) -> tuple[int, float] | None:
         return None
     if len(digits) > 1:
         return None
-    image = digits[0][np.newaxis]
-    probabilities = trained.probabilities(image)[0] * likeness(image)[0]
+    probabilities = probabilities_of(trained, digits)
     return int(probabilities.argmax()), float(probabilities.max())
+
+
+def words(name: str) -> str:
+    """The name of a kind, as it stands in the tables."""
+    return name.replace("_", " ")
 
 
 def row(name: str, told: Counter[str]) -> str:
     """A line of the second table."""
-    return f"| {name} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |"
+    return f"| {words(name)} | {told['told']} | {told['unsure'] + told['sure']} | {told['sure']} |"
 
 
 def of_kind(trained: Trained, kind: str, seed: int, folder: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 Nothing heavy is imported here, as in `lstm_jax.config`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import tyro
 
 from lstm_jax.commands import command_line
 from lstm_jax.errors import ImageError
+from lstm_jax.options import shown_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,13 +24,18 @@ class Predict:
     """Name the digit in each image: any format that Pillow reads, any size, dark on light or light on dark.
 
     It should show one digit, upright, apart from other writing, and a thirtieth of the picture or larger.
-    Shadows, a desk, a frame, and lines from edge to edge may be in view; strong patterns may not.
+    Shadows, a desk, a frame, and lines from edge to edge, level or upright to 5 degrees, may be in view;
+    strong patterns may not.
     """
 
     run_dir: command_line.RunDir
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint="(at least one)"),
+    ]
     """Image files."""
-    show: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    show: Annotated[Path | None, shown_option("DIR", "none")] = None
     """Write into this folder, for each image, the picture, its ink, and what the network reads."""
     seed: command_line.ChosenSeed = None
     """Which of the models of a run of many seeds."""
@@ -46,7 +51,6 @@ class Predict:
 
         devices.start(devices=None)
         trained = load_trained(self.run_dir, seed=self.seed, best=self.best, report=command_line.note)
-        probabilities_of = _probabilities_of(trained)
         if self.show is not None:
             self.show.mkdir(parents=True, exist_ok=True)
         failed = False
@@ -55,15 +59,15 @@ class Predict:
                 picture = read_picture(path)
                 if self.show is not None:
                     side_by_side(picture).save(self.show / f"{number}-{path.stem}.png")
-                print(_answer(path, probabilities_of(picture.digits)))
+                print(_answer(path, probabilities_of(trained, picture.digits)))
             except ImageError as error:
                 command_line.complain(command_line.program(), str(error))
                 failed = True
         return int(failed)
 
 
-def _probabilities_of(trained: "Trained") -> Callable[[list["np.ndarray"]], "np.ndarray"]:
-    """Return what computes, for MNIST images, the probability that each is a digit of each class.
+def probabilities_of(trained: "Trained", digits: "list[np.ndarray]") -> "np.ndarray":
+    """Compute, for MNIST images, the probability that each is a digit of each class.
 
     The network knows ten classes and nothing else. If it has learned MNIST, its probabilities are multiplied
     by that of the image being a digit at all.
@@ -72,14 +76,11 @@ def _probabilities_of(trained: "Trained") -> Callable[[list["np.ndarray"]], "np.
 
     from lstm_jax.data.likeness import likeness
 
-    def of(digits: list[np.ndarray]) -> np.ndarray:
-        images = np.stack(digits)
-        known = trained.probabilities(images)
-        if trained.config.data.dataset != "mnist":
-            return known
-        return known * likeness(images)[:, np.newaxis]
-
-    return of
+    images = np.stack(digits)
+    known = trained.probabilities(images)
+    if trained.config.data.dataset != "mnist":
+        return known
+    return known * likeness(images)[:, np.newaxis]
 
 
 def _answer(path: Path, probabilities: "np.ndarray") -> str:

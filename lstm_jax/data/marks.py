@@ -26,7 +26,7 @@ Chosen = Bool[np.ndarray, " marks"]
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 # Lines: their slopes (down per across), the share of the way from end to end that they cover, and how thick
-# they are at most, as a share of the longer side.
+# they are at most, as a share of that way. In a low strip, a stroke of a digit goes from top to bottom.
 _SLOPES = np.linspace(-0.1, 0.1, 41)
 _LINE_COVER = 0.7
 _LINE_THICKNESS = 0.02
@@ -127,10 +127,17 @@ def without_lines(mask: Mask) -> Mask:
 
 
 def _without_rows(mask: Mask) -> Mask:
-    """Remove lines from side to side, except where a stroke crosses them."""
-    lines = _lines(mask)
-    if not lines:
-        return mask
+    """Remove lines from side to side: those of one slope at a time, as they converge in a photograph."""
+    while lines := _lines(mask):
+        left = _without(mask, lines)
+        if np.array_equal(left, mask):  # a stroke goes along all of the line
+            break
+        mask = left
+    return mask
+
+
+def _without(mask: Mask, lines: list[tuple[float, int, int]]) -> Mask:
+    """Remove lines, each of a slope, a first row and a thickness, except where a stroke crosses them."""
     height, width = mask.shape
     columns = np.arange(width)
     left = mask.copy()
@@ -149,31 +156,39 @@ def _without_rows(mask: Mask) -> Mask:
 def _lines(mask: Mask) -> list[tuple[float, int, int]]:
     """Find lines from side to side: slope, first row at the middle column, and thickness."""
     height, width = mask.shape
-    most = _LINE_THICKNESS * max(height, width)
-    rows, columns = np.nonzero(mask)
-    heights = _heights(mask)
+    # A pixel above or below is near enough: fine lines of a slope between two of `_SLOPES` depart by as much.
+    heights = ndimage.maximum_filter1d(_heights(mask), 3, axis=0)
+    rows, columns = np.nonzero(heights)
     best, found = 0.0, []
     for slope in _SLOPES:
         at = rows - _rise(slope, columns, width)
         cover = np.bincount(at[(at >= 0) & (at < height)], minlength=height) / width
         bands = [band for (band,) in ndimage.find_objects(ndimage.label(cover > _LINE_COVER)[0])]
         rise = _rise(slope, np.arange(width), width)
-        lines = [band for band in bands if band.stop - band.start <= most and _is_thin(heights, band, rise)]
+        lines = [band for band in bands if _is_thin(heights, band, rise)]
         total = sum(cover[band].sum() for band in lines)
         if total > best:
             best = total
-            found = [(float(slope), int(band.start), int(band.stop - band.start)) for band in lines]
+            found = [(float(slope), int(band.start) + 1, _thickness(band)) for band in lines]
     return found
 
 
 def _is_thin(
     heights: Int[np.ndarray, "height width"], band: slice, rise: Int[np.ndarray, " columns"]
 ) -> bool:
-    """Whether ink along a line is mostly as thin as a line. A slanted cut through a stroke is not."""
+    """Whether a line is thin, and ink along it mostly so, too. A slanted cut through a stroke is not."""
     height, width = heights.shape
+    most = _LINE_THICKNESS * width
+    if _thickness(band) > most:
+        return False
     rows = np.clip((band.start + band.stop - 1) // 2 + rise, 0, height - 1)
     through = heights[rows, np.arange(width)]
-    return bool(np.median(through[through > 0]) <= 1.5 * _LINE_THICKNESS * max(height, width))
+    return bool(np.median(through[through > 0]) <= 1.5 * most)
+
+
+def _thickness(band: slice) -> int:
+    """Return how thick a line is whose band is a row wider above and below."""
+    return max(1, int(band.stop - band.start) - 2)
 
 
 def _heights(mask: Mask) -> Int[np.ndarray, "height width"]:

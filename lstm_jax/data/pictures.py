@@ -22,7 +22,8 @@ from lstm_jax.data.images import normalise_digit
 from lstm_jax.data.ink import inks_of
 from lstm_jax.errors import ImageError
 
-SHOWN_HEIGHT, SHOWN_GAP = 224, 8  # of `side_by_side`, in pixels: 8 for each of an MNIST image
+# Of `side_by_side`, in pixels: 8 for each of an MNIST image. A strip is as wide as two.
+SHOWN_HEIGHT, SHOWN_WIDTH, SHOWN_GAP = 224, 448, 8
 
 
 class Picture(NamedTuple):
@@ -66,20 +67,21 @@ def read_digit(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "28 28"]:
 
 
 def side_by_side(picture: Picture) -> Image.Image:
-    """Draw a picture, its ink, and the MNIST images, from left to right, all equally high."""
+    """Draw a picture, its ink, and the MNIST images, from left to right; strips are lower than the others."""
     parts = [picture.colours * 255, *(255 * ink for ink in picture.inks), *picture.digits]
-    panels = [_as_high_as(np.asarray(part).astype(np.uint8), SHOWN_HEIGHT) for part in parts]
+    panels = [_panel(np.asarray(part).astype(np.uint8)) for part in parts]
     width = sum(panel.width for panel in panels) + SHOWN_GAP * (len(panels) - 1)
     sheet = Image.new("RGB", (width, SHOWN_HEIGHT), "grey")
     left = 0
     for panel in panels:
-        sheet.paste(panel, (left, 0))
+        sheet.paste(panel, (left, (SHOWN_HEIGHT - panel.height) // 2))
         left += panel.width + SHOWN_GAP
     return sheet
 
 
-def _as_high_as(pixels: UInt8[np.ndarray, "height width ..."], height: int) -> Image.Image:
-    panel = Image.fromarray(pixels).convert("RGB")
+def _panel(pixels: UInt8[np.ndarray, "height width ..."]) -> Image.Image:
+    image = Image.fromarray(pixels).convert("RGB")
+    scale = min(SHOWN_HEIGHT / image.height, SHOWN_WIDTH / image.width)
     # Enlarged pixels stay squares.
-    method = Image.Resampling.NEAREST if panel.height < height else Image.Resampling.BOX
-    return panel.resize((max(1, round(panel.width * height / panel.height)), height), method)
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    return image.resize((max(1, round(scale * image.width)), max(1, round(scale * image.height))), method)

@@ -36,6 +36,8 @@ HARD = {
     "ruled_dark": 0.9,
     "ruled_and_margin": 0.9,
     "squared_dark": 0.9,
+    "ruled_turned": 0.8,
+    "squared_turned": 0.8,
     "dust_30": 0.9,
     "scan_speckle": 0.9,
     "stray_stroke": 0.9,
@@ -56,6 +58,33 @@ def test_a_one_from_end_to_end_is_no_ruled_line(pen: int, slant: float) -> None:
     left = without_lines(one | line)
     assert left[line & ~one].mean() < 0.1  # a little stays where they cross
     assert left[one].mean() > 0.97
+
+
+@pytest.mark.parametrize("slope", np.linspace(-0.099, 0.099, 12))
+def test_a_fine_line_of_any_slope_goes(slope: float) -> None:
+    y, x = np.mgrid[:420, :560]
+    line = abs(y - 200 - slope * (x - 280)) < 0.6
+    assert without_lines(line).mean() < 0.1 * line.mean()
+    assert without_lines(line.T).mean() < 0.1 * line.mean()
+
+
+def test_lines_that_converge_go() -> None:
+    y, x = np.mgrid[:420, :560]
+    middles = np.arange(20, 420, 40)
+    lines = np.any([abs(y - middle - (middle - 210) / 4000 * (x - 280)) < 1 for middle in middles], axis=0)
+    assert without_lines(lines).mean() < 0.1 * lines.mean()
+
+
+def test_two_lines_with_a_pixel_between_go() -> None:
+    lines = np.zeros((420, 560), bool)
+    lines[[200, 202]] = True
+    assert not without_lines(lines).any()
+
+
+def test_a_stroke_from_top_to_bottom_of_a_strip_is_no_line() -> None:
+    strip = np.zeros((20, 560), bool)
+    strip[2:18, 300:302] = True
+    np.testing.assert_array_equal(without_lines(strip), strip)
 
 
 @pytest.mark.slow
@@ -111,7 +140,7 @@ def test_the_pieces_of_a_digit_are_one_digit() -> None:
     ("other", "told"),
     [
         ("page", r"found \d+ marks apart from one another, as in a page of text or a texture"),
-        ("square filled", "no digit found: what stands out is a filled shape, not the stroke of a pen"),
+        ("square_filled", "no digit found: what stands out is a filled shape, not the stroke of a pen"),
         ("blank", "no digit found: the image is nearly one colour"),
         ("gradient", "no digit found: nothing stands out from the noise"),
     ],
@@ -168,6 +197,14 @@ def test_side_by_side_shows_picture_ink_and_digit() -> None:
     assert (sheet[:, 456 : 456 + 224] == 0).all()
     assert (sheet[:, 680:904] == 255).all()
     np.testing.assert_array_equal(sheet[4::8, 916::8, 0], MNIST[0])
+
+
+@pytest.mark.parametrize("shape", [(19, 560), (560, 19), (1, 560)])
+def test_a_strip_is_shown_on_a_sheet_of_common_size(shape: tuple[int, int]) -> None:
+    sheet = side_by_side(Picture(np.ones((*shape, 3)), [np.ones(shape)], [MNIST[0]]))
+    assert sheet.height == 224
+    assert sheet.width <= 448 + 8 + 448 + 8 + 224
+    assert (np.asarray(sheet)[111, 0] == 255).all()  # in the middle of the height
 
 
 def test_large_pictures_are_shown_as_they_were_read(tmp_path: Path) -> None:
