@@ -31,7 +31,8 @@ class Benchmark:
     implementations: NameList = (
         "flax,flax-optimized,flax-nnx,equinox,fused,native,native-nnx,native-equinox,pytorch"
     )
-    """Which to time; also 'scan' and 'unrolled'. Those that cannot run here are named with the reason."""
+    """Which to time; also 'scan' and 'unrolled' and, for inference only, 'predictor' and 'onnxruntime'. Those
+    that cannot run here are named with the reason."""
     devices: Annotated[int, COUNT] = 1
     """Devices to share each batch in JAX. On a CPU, N makes N CPU devices."""
     rounds: Annotated[int, COUNT] = 7

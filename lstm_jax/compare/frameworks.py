@@ -87,6 +87,14 @@ NATIVE_NNX = Framework("lstm_jax.nnx, C++ kernel", "ours_nnx:Native", ("#8C3800"
 NATIVE_EQUINOX = Framework(
     "lstm_jax.equinox, C++ kernel", "ours_equinox:Native", ("#FF8A33", "^"), EQUINOX, in_quick=False
 )
+PREDICTOR = Framework(
+    "lstm_jax.predictor, inference only",
+    "ours_predictor:Compiled",
+    ("#5C2400", "x"),
+    FLAX,
+    trains=False,
+    in_quick=False,
+)
 FUSED = Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", ("#D55E00", "s"), FLAX)
 FLAX_RNN = Framework(
     "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)",
@@ -100,6 +108,9 @@ EQUINOX_SCAN = Framework(
     "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", ("#006B4E", "D"), EQUINOX
 )
 PYTORCH = Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", ("#000000", "X"), TORCH)
+ONNX_RUNTIME = Framework(
+    "ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ("#C79A00", "h"), ONNX, trains=False
+)
 
 # The frameworks of `compare`, in the order of tables and pictures.
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
@@ -107,6 +118,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "lstm_jax-native": NATIVE,
         "lstm_jax-nnx": NATIVE_NNX,
         "lstm_jax-equinox": NATIVE_EQUINOX,
+        "lstm_jax-predictor": PREDICTOR,
         "lstm_jax-fused": FUSED,
         "lstm_jax-unrolled": UNROLLED,
         "flax-rnn": FLAX_RNN,
@@ -136,14 +148,12 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "pytorch-compile": Framework(
             "PyTorch, torch.compile of nn.LSTMCell", "pytorch_lstm:Compiled", ("#666666", "*"), TORCH, **SLOW
         ),
-        "onnxruntime": Framework(
-            "ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ("#C79A00", "h"), ONNX, trains=False
-        ),
+        "onnxruntime": ONNX_RUNTIME,
     }
 )
 
 # The frameworks of `benchmark`, in order: the layers of Flax and Equinox, the implementations of this package
-# and its layers for NNX and Equinox, PyTorch.
+# and its layers for NNX and Equinox, PyTorch; and, for inference only, our predictor and ONNX Runtime.
 BASELINE = "flax"
 BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
     {
@@ -157,6 +167,8 @@ BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
         "native": NATIVE,
         "native-nnx": NATIVE_NNX,
         "native-equinox": NATIVE_EQUINOX,
+        "predictor": PREDICTOR,
         "pytorch": PYTORCH,
+        "onnxruntime": ONNX_RUNTIME,
     }
 )

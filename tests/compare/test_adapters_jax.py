@@ -60,7 +60,7 @@ def nothing_compiles(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 def test_all_are_tested() -> None:
     assert {name.split(":")[0] for name in NAMES} == set(MODULES)
-    in_others = {"keras_lstm", "pytorch_lstm", "onnx_lstm"}
+    in_others = {"ours_predictor", "keras_lstm", "pytorch_lstm", "onnx_lstm"}
     assert {adapter.split(":")[0] for adapter in ALL} == {*MODULES, *in_others}
 
 
@@ -78,6 +78,13 @@ def test_it_computes_what_the_judge_does(name: str, caplog: pytest.LogCaptureFix
         other.train(other.load(IMAGES[:3], LABELS[:3]))
     _, params = judge.train(PARAMS, IMAGES[:3], LABELS[:3], learning_rate=10 * LEARNING_RATE)
     assert_trained(other, params)
+
+
+def test_the_predictor_computes_what_the_judge_does(caplog: pytest.LogCaptureFixture) -> None:
+    adapter = build("ours_predictor:Compiled")
+    check_inference(adapter, again=partial(nothing_compiles, caplog))
+    assert not adapter.set_threads(1)
+    assert not BENCHMARKED["predictor"].trains
 
 
 def test_it_decays_clips_and_is_dispatched_as_the_judge_does() -> None:
