@@ -24,8 +24,7 @@ class Predictor:
     Example::
 
         >>> import jax, jax.numpy as jnp, numpy as np
-        >>> from lstm_jax import LSTMClassifier
-        >>> from lstm_jax.predictor import Predictor
+        >>> from lstm_jax import LSTMClassifier, Predictor
         >>> model = LSTMClassifier(hidden_size=64)
         >>> params = model.init(jax.random.key(0), jnp.ones((1, 28, 28)))["params"]
         >>> predict = Predictor(model, params)

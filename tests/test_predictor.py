@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax import LSTMClassifier
+from lstm_jax import LSTMClassifier, Predictor
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.model import logits_of
-from lstm_jax.predictor import Predictor
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 28, 28), np.uint8)
 # XLA counts fewer operations than this, and runs the program on the thread that calls.

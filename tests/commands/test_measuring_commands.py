@@ -97,7 +97,7 @@ def test_help_does_not_wait_for_jax(run_afresh: Run) -> None:
     code = """
 import sys
 from lstm_jax.__main__ import COMMANDS
-print(sorted({"jax", "matplotlib", "scipy", "torch"} & set(sys.modules)), *COMMANDS)
+print(sorted({"jax", "matplotlib", "numpy", "rich", "scipy", "torch"} & set(sys.modules)), *COMMANDS)
 """
     done = run_afresh("-c", code)
     assert done.stdout.startswith("[] "), done.stderr
