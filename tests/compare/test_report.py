@@ -313,6 +313,9 @@ def test_the_plot_of_a_benchmark(tmp_path: Path) -> None:
             assert (tmp_path / name).read_bytes().startswith(start)
             contents.add((tmp_path / name).read_bytes())
     assert len(contents) == 4
+    nothing_trains = dataclasses.replace(one, rows={"onnxruntime": Row(seconds={INFER: seconds(1.0)})})
+    benchmark.write_plot([nothing_trains], tmp_path / "none", report=lambda text: None)
+    assert not (tmp_path / "none").exists()
 
 
 # --------------------------------------------------------------------------------------------------
