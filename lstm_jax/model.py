@@ -57,7 +57,8 @@ class LSTMClassifier(nn.Module):
 
     Attributes:
         hidden_size: hidden units of each layer and direction.
-        num_classes: number of logits.
+        num_classes: number of logits; None leaves out the dense layer and gives what it reads, the last
+            outputs.
         num_layers: LSTM layers; each reads the outputs of the one below.
         bidirectional: whether each layer also reads its inputs from the end; the two outputs are
             concatenated.
@@ -74,7 +75,7 @@ class LSTMClassifier(nn.Module):
     """
 
     hidden_size: int = 64
-    num_classes: int = 10
+    num_classes: int | None = 10
     num_layers: int = 1
     bidirectional: bool = False
     task: str = "rows"
@@ -128,6 +129,8 @@ class LSTMClassifier(nn.Module):
         features = jnp.concatenate(last, axis=-1).astype(jnp.float32)
         if self.output_dropout_rate:
             features = ExampleDropout(self.output_dropout_rate, name="dropout_output")(features, **dropout)
+        if self.num_classes is None:
+            return features
         return nn.Dense(self.num_classes, dtype=jnp.float32, name=HEAD)(features)
 
     @nn.nowrap  # no computation that `tabulate` would list

@@ -21,6 +21,7 @@ def test_public_names_are_there_and_documented() -> None:
         "LSTM",
         "Config",
         "LSTMClassifier",
+        "Predictor",
         "__version__",
         "load_dataset",
         "lstm",

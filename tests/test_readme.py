@@ -182,6 +182,8 @@ def test_the_library_example_runs(
     for example in others:  # they go on from the first
         exec(compile(example, "docs/layer.md", "exec"), names)
     assert names["outputs"].shape == (128, 18, 64)
+    assert names["probabilities"].shape == (1, 10)
+    assert names["output"].shape == (1, 1, 64)
 
 
 def test_the_page_of_options_is_made_from_the_code() -> None:

@@ -31,7 +31,8 @@ class Benchmark:
     implementations: NameList = (
         "flax,flax-optimized,flax-nnx,equinox,fused,native,native-nnx,native-equinox,pytorch"
     )
-    """Which to time; also scan, unrolled, {flax,fused,native}-bfloat16. What cannot run here says why."""
+    """Which to time; also scan, unrolled, native-{vectors,tiles}, {flax,fused,native}-bfloat16, and, for
+    inference only, predictor and onnxruntime. What cannot run here says why."""
     devices: Annotated[int, COUNT] = 1
     """Devices to share each batch in JAX. On a CPU, N makes N CPU devices."""
     rounds: Annotated[int, COUNT] = 7

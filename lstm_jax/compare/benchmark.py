@@ -17,7 +17,7 @@ from lstm_jax.compare.report.benchmark import as_text, heading, write_plot
 from lstm_jax.compare.results import About, Comparison, Point
 from lstm_jax.compare.size import Size
 from lstm_jax.compare.work import initial_params, noise_batches
-from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
+from lstm_jax.compare.worker import CALLED, DISPATCHED, GRADIENT, INFER, TRAIN
 from lstm_jax.errors import ConfigError, Report
 from lstm_jax.kernels.build import why_not_available
 from lstm_jax.system.cores import usable_cores
@@ -56,7 +56,7 @@ def run(
     titles = {name: (each.title, each.versions()) for name, each in frameworks.items()}
     cores = len(usable_cores())
     about = About(command, now(), machine(), versions(), titles, cores, rounds=rounds, devices=devices)
-    effort = Effort((INFER, GRADIENT, TRAIN, DISPATCHED), STEPS, rounds, seconds, devices=devices)
+    effort = Effort((INFER, CALLED, GRADIENT, TRAIN, DISPATCHED), STEPS, rounds, seconds, devices=devices)
     print(heading(about))
     points: dict[str, Point] = {}
     for size in sizes:

@@ -92,6 +92,14 @@ NATIVE_NNX = Framework("lstm_jax.nnx, C++ kernel", "ours_nnx:Native", ("#8C3800"
 NATIVE_EQUINOX = Framework(
     "lstm_jax.equinox, C++ kernel", "ours_equinox:Native", ("#FF8A33", "^"), EQUINOX, in_quick=False
 )
+PREDICTOR = Framework(
+    "lstm_jax.predictor, inference only",
+    "ours_predictor:Compiled",
+    ("#5C2400", "x"),
+    FLAX,
+    trains=False,
+    in_quick=False,
+)
 FUSED = Framework("lstm_jax, JAX with a gradient of its own", "ours:Fused", ("#D55E00", "s"), FLAX)
 FLAX_RNN = Framework(
     "Flax Linen, nn.RNN(nn.OptimizedLSTMCell)",
@@ -105,6 +113,9 @@ EQUINOX_SCAN = Framework(
     "Equinox, eqx.nn.LSTMCell in lax.scan", "equinox_lstm:Equinox", ("#006B4E", "D"), EQUINOX
 )
 PYTORCH = Framework("PyTorch, nn.LSTM", "pytorch_lstm:PyTorch", ("#000000", "X"), TORCH)
+ONNX_RUNTIME = Framework(
+    "ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ("#C79A00", "h"), ONNX, trains=False
+)
 
 # The frameworks of `compare`, in the order of tables and pictures.
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
@@ -112,6 +123,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "lstm_jax-native": NATIVE,
         "lstm_jax-nnx": NATIVE_NNX,
         "lstm_jax-equinox": NATIVE_EQUINOX,
+        "lstm_jax-predictor": PREDICTOR,
         "lstm_jax-fused": FUSED,
         "lstm_jax-unrolled": UNROLLED,
         "flax-rnn": FLAX_RNN,
@@ -141,14 +153,13 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "pytorch-compile": Framework(
             "PyTorch, torch.compile of nn.LSTMCell", "pytorch_lstm:Compiled", ("#666666", "*"), TORCH, **SLOW
         ),
-        "onnxruntime": Framework(
-            "ONNX Runtime, inference only", "onnx_lstm:OnnxRuntime", ("#C79A00", "h"), ONNX, trains=False
-        ),
+        "onnxruntime": ONNX_RUNTIME,
     }
 )
 
 # The frameworks of `benchmark`, in order: the layers of Flax and Equinox, the implementations of this package
-# and its layers for NNX and Equinox, PyTorch; some of them in bfloat16.
+# and its layers for NNX and Equinox, PyTorch; both kinds of products, some layers in bfloat16; and, for
+# inference only, our predictor and ONNX Runtime.
 BASELINE = "flax"
 BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
     {
@@ -160,8 +171,15 @@ BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
         "unrolled": UNROLLED._replace(longest=None),
         "fused": FUSED,
         "native": NATIVE,
+        "native-vectors": Framework(
+            "lstm_jax, C++ kernel, vectors", "ours:Vectors", ("#D9772B", "1"), FLAX, in_quick=False
+        ),
+        "native-tiles": Framework(
+            "lstm_jax, C++ kernel, tiles", "ours:Tiles", ("#A33F00", "2"), FLAX, in_quick=False
+        ),
         "native-nnx": NATIVE_NNX,
         "native-equinox": NATIVE_EQUINOX,
+        "predictor": PREDICTOR,
         "pytorch": PYTORCH,
         "flax-bfloat16": Framework(
             "Flax Linen, nn.RNN(nn.LSTMCell), bfloat16",
@@ -180,5 +198,6 @@ BENCHMARKED: Mapping[str, Framework] = MappingProxyType(
         "native-bfloat16": Framework(
             "lstm_jax, C++ kernel, bfloat16", "ours:BFloat16Native", ("#E07B39", "*"), FLAX, **BFLOAT16
         ),
+        "onnxruntime": ONNX_RUNTIME,
     }
 )

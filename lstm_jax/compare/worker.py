@@ -56,10 +56,12 @@ class Measure(NamedTuple):
 
 
 TRAIN, INFER, LATENCY, GRADIENT, DISPATCHED = "train", "infer", "latency", "gradient", "dispatched"
+CALLED = "called"
 MEASURES = MappingProxyType(
     {
         TRAIN: Measure("train"),
         INFER: Measure("infer"),
+        CALLED: Measure("infer", batches="first"),
         LATENCY: Measure("infer", batches="single", settles="single", calls=200),
         GRADIENT: Measure("gradients"),
         DISPATCHED: Measure("dispatch"),

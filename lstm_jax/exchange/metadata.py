@@ -10,14 +10,15 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lstm_jax import __version__
 from lstm_jax.config import DATASETS, SEQUENCE_LENGTHS, Config, DataOptions
 from lstm_jax.errors import ExchangeError
 from lstm_jax.options import Rule, between, flag
+
+if TYPE_CHECKING:  # the command line uses this module
+    import numpy as np
 
 # The most bytes of a file, the limit of ONNX. The weights of a model that reads digits are far smaller.
 LARGEST_FILE = 2 * 2**30
@@ -49,7 +50,7 @@ class Inputs(NamedTuple):
     pixel_std: float | None = None
 
 
-def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+def digest(arrays: Mapping[str, "np.ndarray"], metadata: Mapping[str, str]) -> str:
     """Compute the SHA-256 of the metadata, without the digest itself, and of the arrays, in hex.
 
     Each array counts with its name, dtype, shape and values, in the order of the names.
@@ -57,14 +58,14 @@ def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str
     told = sorted((name, text) for name, text in metadata.items() if name != DIGEST)
     sha = hashlib.sha256(f"{json.dumps(told)}\n".encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name]
         little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        sha.update(f"{name} {array.dtype.name} {arrays[name].shape}\n".encode())
-        sha.update(little_endian.tobytes())
+        sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        sha.update(little_endian.tobytes())  # row by row, whatever their order in memory
     return sha.hexdigest()
 
 
-def check_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def check_digest(arrays: Mapping[str, "np.ndarray"], metadata: Mapping[str, str]) -> None:
     """Refuse arrays and metadata that have changed since the file was written, if it has a digest.
 
     Raises:

@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from lstm_jax.errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Console:
@@ -41,6 +42,8 @@ class TerminalConsole(Console):
     def epoch_started(self, epoch: int, epochs: int, done: int, steps: int) -> None:
         """Show the progress bar, if the output is a terminal."""
         if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
             # Transient: the epoch's line replaces the bar.
             self._bar = Progress(
                 TextColumn("{task.description}"),

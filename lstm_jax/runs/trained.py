@@ -1,19 +1,20 @@
 """A trained model, read from its run directory, for evaluation, prediction and use from Python."""
 
 import dataclasses
-from functools import partial
+import functools
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
 from lstm_jax import devices
 from lstm_jax.config import Config
 from lstm_jax.data.dataset import Split
 from lstm_jax.errors import CheckpointError, ConfigError, Report, silent
 from lstm_jax.evaluation import BATCH_SIZE, Predictions, compile_predict, predict
-from lstm_jax.model import LSTMClassifier, Params, logits_of
+from lstm_jax.model import LSTMClassifier, Params
+from lstm_jax.predictor import Predictor
 from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints, Restored
 from lstm_jax.runs.history import Notes, best_of, of_each_seed
@@ -42,7 +43,12 @@ class Trained:
 
     def probabilities(self, images: UInt8[np.ndarray, "batch 28 28"]) -> Float32[np.ndarray, "batch classes"]:
         """Compute the probability of each class for images of grey levels, white (255) on black."""
-        return np.asarray(_probabilities(self.model, self.params, images))
+        return self.predictor(images)
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The model compiled with its weights inside, for one image at a time, or some; made once."""
+        return Predictor(self.model, self.params)
 
     def predictions(self, split: Split) -> Predictions:
         """Predict every example of a split, on all devices."""
@@ -50,13 +56,6 @@ class Trained:
         # They were read to one device; here there may be several.
         params = jax.device_put(self.params, devices.replicated(mesh))
         return predict(compile_predict(self.model, mesh), params, split, mesh=mesh)
-
-
-@partial(jax.jit, static_argnums=0)
-def _probabilities(
-    model: LSTMClassifier, params: Params, images: UInt8[Array, "batch 28 28"]
-) -> Float[Array, "batch classes"]:
-    return jax.nn.softmax(logits_of(model, params, images))
 
 
 def load_trained(

@@ -78,7 +78,8 @@ def test_what_is_left_out_is_told() -> None:
     assert missing.why_not(time=28) == "not installed: pip install no-such-pip-name"
     assert UNROLLED.why_not(time=28) is None
     assert "112 time steps" in (UNROLLED.why_not(time=784) or "")
-    left_out = {"lstm_jax-nnx", "lstm_jax-equinox", "lstm_jax-unrolled", "flax-rnn", "pytorch-compile"}
+    left_out = {"lstm_jax-nnx", "lstm_jax-equinox", "lstm_jax-predictor", "lstm_jax-unrolled"}
+    left_out |= {"flax-rnn", "pytorch-compile"}
     assert Compare(quick=True).names() == tuple(name for name in FRAMEWORKS if name not in left_out)
     assert Compare(quick=True, frameworks="flax-rnn").names() == ("flax-rnn",)
 
@@ -96,7 +97,7 @@ def test_help_does_not_wait_for_jax(run_afresh: Run) -> None:
     code = """
 import sys
 from lstm_jax.__main__ import COMMANDS
-print(sorted({"jax", "matplotlib", "scipy", "torch"} & set(sys.modules)), *COMMANDS)
+print(sorted({"jax", "matplotlib", "numpy", "rich", "scipy", "torch"} & set(sys.modules)), *COMMANDS)
 """
     done = run_afresh("-c", code)
     assert done.stdout.startswith("[] "), done.stderr
@@ -139,7 +140,7 @@ def test_benchmark_on_two_devices(run: Run, tmp_path: Path) -> None:
     (point,) = json.loads((tmp_path / "results.json").read_text())["points"].values()
     row = point["rows"]["fused"]
     assert row["parity"]["why_different"] is None
-    assert set(row["seconds"]) == {"infer", "gradient", "train", "dispatched"}
+    assert set(row["seconds"]) == {"infer", "called", "gradient", "train", "dispatched"}
     assert row["step_memory"] > 0
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "plot.png", "plot.svg"}
     refused = run("-m", "lstm_jax", "benchmark", "--rounds", "few")

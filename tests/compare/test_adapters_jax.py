@@ -62,7 +62,7 @@ def nothing_compiles(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def test_all_are_tested() -> None:
     assert {name.split(":")[0] for name in NAMES} == set(MODULES)
     assert all("BFloat16" in name for name in set(IN_JAX) - set(NAMES))
-    in_others = {"keras_lstm", "pytorch_lstm", "onnx_lstm"}
+    in_others = {"ours_predictor", "keras_lstm", "pytorch_lstm", "onnx_lstm"}
     assert {adapter.split(":")[0] for adapter in ALL} == {*MODULES, *in_others}
 
 
@@ -93,6 +93,13 @@ def test_one_in_bfloat16_is_as_far_from_the_judge_as_it_may_be(name: str) -> Non
         assert error < ALL[name].tolerance * parity.TOLERANCES[of], errors
     # Only that of the kernel may be as exact as float32.
     assert name == "ours:BFloat16Native" or errors["gradients"] > parity.TOLERANCES["gradients"]
+
+
+def test_the_predictor_computes_what_the_judge_does(caplog: pytest.LogCaptureFixture) -> None:
+    adapter = build("ours_predictor:Compiled")
+    check_inference(adapter, again=partial(nothing_compiles, caplog))
+    assert not adapter.set_threads(1)
+    assert not BENCHMARKED["predictor"].trains
 
 
 def test_it_decays_clips_and_is_dispatched_as_the_judge_does() -> None:

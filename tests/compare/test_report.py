@@ -27,7 +27,7 @@ from lstm_jax.compare.report.tables import (
 )
 from lstm_jax.compare.results import About, Comparison, Learning, Parity, Point, Row, gathered, kept
 from lstm_jax.compare.size import Size
-from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, LATENCY, PEAK_FLOP, TRAIN
+from lstm_jax.compare.worker import CALLED, DISPATCHED, GRADIENT, INFER, LATENCY, PEAK_FLOP, TRAIN
 from lstm_jax.report.page import page
 from lstm_jax.report.tables import Table, as_markdown
 from tests.helpers.browser import contrast, fetched, luminance, overflow, show, start_browser
@@ -272,7 +272,7 @@ def test_the_published_document_is_written_of_the_published_measurements(tmp_pat
 
 
 def implementation(milliseconds: float, **changes: Any) -> Row:
-    told = {measure: seconds(milliseconds) for measure in (INFER, GRADIENT, TRAIN, DISPATCHED)}
+    told = {measure: seconds(milliseconds) for measure in (INFER, CALLED, GRADIENT, TRAIN, DISPATCHED)}
     return Row(seconds=told, first_step_seconds=1.25, step_memory=3_000_000, **changes)
 
 
@@ -294,11 +294,12 @@ def test_the_table_of_a_benchmark() -> None:
         cells[1].strip(): [*map(str.strip, cells[2:-1])] for cells in (each.split("|") for each in lines[4:8])
     }
     # 3 * 8 * 28 * 128 * 92 * 64 - 8 * 28 * 128 * 28 * 64 are 0.455 GFLOP.
-    assert found["native"] == [*["**125 (119-131)**"] * 4, "4.00x", "3.6", "4%", "1.25", "3.0"]
-    assert found["pytorch (2 threads)"] == [*["300 (285-315)"] * 3, "—", "1.67x", "1.5", "2%", "1.25", "—"]
-    assert found["fused"] == ["—"] * 9
+    assert found["native"] == [*["**125 (119-131)**"] * 5, "4.00x", "3.6", "4%", "1.25", "3.0"]
+    assert found["pytorch (2 threads)"] == [*["300 (285-315)"] * 4, "—", "1.67x", "1.5", "2%", "1.25", "—"]
+    assert found["fused"] == ["—"] * 10
     assert "fused: its process ended" in lines
-    assert "**First** at forward: native; gradient: native; train step: native; dispatched: native." in lines
+    first = [f"{what}: native" for what in ("forward", "called", "gradient", "train step", "dispatched")]
+    assert f"**First** at {'; '.join(first)}." in lines
     assert "Peak of the matrix product: 100 GFLOP/s." in lines
     assert "`python -m lstm_jax compare`" in benchmark.heading(about)
 
@@ -312,6 +313,9 @@ def test_the_plot_of_a_benchmark(tmp_path: Path) -> None:
             assert (tmp_path / name).read_bytes().startswith(start)
             contents.add((tmp_path / name).read_bytes())
     assert len(contents) == 4
+    nothing_trains = dataclasses.replace(one, rows={"onnxruntime": Row(seconds={INFER: seconds(1.0)})})
+    benchmark.write_plot([nothing_trains], tmp_path / "none", report=lambda text: None)
+    assert not (tmp_path / "none").exists()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -32,6 +32,20 @@ class Native(InKernel):
     model = partial(classifier, implementation="native")
 
 
+class Vectors(InKernel):
+    """The C++ kernel with products of vectors."""
+
+    implementation = "native-vectors"
+    model = partial(classifier, implementation=implementation)
+
+
+class Tiles(InKernel):
+    """The C++ kernel with products on tile registers."""
+
+    implementation = "native-tiles"
+    model = partial(classifier, implementation=implementation)
+
+
 class BFloat16Native(InKernel):
     """The C++ kernel in bfloat16."""
 

@@ -18,12 +18,18 @@ from lstm_jax.compare.report.tables import (
 from lstm_jax.compare.results import About, Point
 from lstm_jax.compare.size import train_flop
 from lstm_jax.compare.statistics import median, rank
-from lstm_jax.compare.worker import DISPATCHED, GRADIENT, INFER, TRAIN
+from lstm_jax.compare.worker import CALLED, DISPATCHED, GRADIENT, INFER, TRAIN
 from lstm_jax.errors import Report
 from lstm_jax.report.drawing import NO_PICTURES
 from lstm_jax.report.tables import Table, as_markdown
 
-MEASURES = {INFER: "forward", GRADIENT: "gradient", TRAIN: "train step", DISPATCHED: "dispatched"}
+MEASURES = {
+    INFER: "forward",
+    CALLED: "called",
+    GRADIENT: "gradient",
+    TRAIN: "train step",
+    DISPATCHED: "dispatched",
+}
 
 
 def heading(about: About) -> str:
@@ -32,7 +38,8 @@ def heading(about: About) -> str:
     return (
         f"`{about.command}`\n\n{about.machine['cpu']}, {about.cores} cores; {found}. Medians of "
         f"{about.rounds} rounds, in which all take turns; in brackets the quartiles. Speed-up, "
-        "GFLOP/s and share of the peak are those of the train step. Dispatched: steps called one by one. "
+        "GFLOP/s and share of the peak are those of the train step. Called: a forward pass in a call of "
+        "its own, to the logits in NumPy. Dispatched: train steps called one by one. "
         f"{MARKS}"
     )
 

@@ -97,7 +97,9 @@ def _legend(figure: Any, axes: Iterable[Any]) -> None:
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=9)
 
 
-def _benchmark(points: Sequence[Point]) -> tuple[Any, str]:
+def _benchmark(points: Sequence[Point]) -> tuple[Any, str] | None:
+    if not any(point.seconds(TRAIN) for point in points):  # all are for inference only
+        return None
     panels: dict[str, list[Point]] = {}
     for point in sorted(points, key=lambda point: (point.size.time, point.size.batch, point.size.hidden)):
         panels.setdefault(f"batch {point.size.batch}, {point.size.time} time steps", []).append(point)

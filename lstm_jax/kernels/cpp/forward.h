@@ -138,8 +138,11 @@ void Forward(Pool& pool, Index threads, const Sizes& s, const ForwardArgs& args,
   const Index each = ForwardScratch(s, largest) + Products::Scratch(s, largest);
   const Scratch scratch(s.members * (packed + slices * each));
   float* const own = scratch.get() + s.members * packed;
+  // To pack few weights, no more threads are woken than the slices need: with one sequence that is none.
+  constexpr Index kFewWeights = 131072;  // they are packed within some 20 microseconds
+  const bool few = s.members * packed <= kFewWeights;
   RunPhases(
-      pool, threads,
+      pool, few ? std::min(threads, s.members * slices) : threads,
       {{s.members * s.blocks(),
         [&](Index i) {
           const Index member = i / s.blocks(), block = i % s.blocks();
