@@ -7,6 +7,7 @@ instructions written out in plain C++ can show on every machine, slowly:
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +31,7 @@ from tests.helpers.references import (
 
 
 @pytest.fixture(autouse=True)
-def standard_promotion() -> Any:
+def standard_promotion() -> Iterator[None]:
     """The cell of Flax multiplies gates in bfloat16 with a state in float32."""
     with jax.numpy_dtype_promotion("standard"):
         yield
