@@ -81,7 +81,7 @@ UNROLLED_LONGEST = 112
 
 SLOW: Any = {"slow_to_compile": True, "in_quick": False, "longest": UNROLLED_LONGEST}
 
-# 8 significant bits in place of 24, of which the tolerances of float32 leave most to the order of sums.
+# Rounding to 8 significant bits leaves one or two digits of a gradient: enough to see a mistake.
 BFLOAT16: Any = {"in_quick": False, "tolerance": 300.0}
 
 UNROLLED = Framework(
