@@ -16,6 +16,7 @@ from lstm_jax.compare.adapter import Decay
 from lstm_jax.compare.adapters import flax_linen, in_jax
 from lstm_jax.compare.frameworks import BENCHMARKED, FRAMEWORKS
 from lstm_jax.config import recipe_config
+from lstm_jax.kernels.choice import why_no_kernel
 from lstm_jax.optimizer import learning_rate_schedule
 from tests.helpers.adapter_checks import (
     AFTER_TRAINING,
@@ -46,6 +47,8 @@ NAMES = [adapter for adapter in IN_JAX if ALL[adapter].tolerance == 1]
 def build(spec: str, **options: Any) -> in_jax.InJax:
     for package in ALL[spec].packages:
         pytest.importorskip(package)
+    if spec == "ours:Tiles" and (reason := why_no_kernel("native-tiles")) is not None:
+        pytest.skip(reason)
     module, name = spec.split(":")
     adapter = getattr(importlib.import_module(f"lstm_jax.compare.adapters.{module}"), name)
     return adapter(SIZE, PARAMS, **{"learning_rate": LEARNING_RATE, **options})
