@@ -10,19 +10,15 @@ from typing import Protocol
 import jax
 
 from lstm_jax.cluster.options import ClusterOptions, Membership, membership, with_environment
-from lstm_jax.cluster.watch import OF_ANOTHER, Ending, Watch
+from lstm_jax.cluster.watch import CRASHED, LOOPBACK, OF_ANOTHER, Ending, Watch
 from lstm_jax.errors import ClusterError, one_line
 from lstm_jax.system.signals import StopSignals
 from lstm_jax.system.versions import detected_cluster
 
-# The exit code of a process that ends with a traceback: EX_SOFTWARE of sysexits.h. Another try may go better,
-# which `launcher.py` makes; not so where the code is 1, for what the user has to put right.
-CRASHED = 70
 # The watch does what JAX's heartbeats are for; so long they do not matter.
 _NEVER = 10**7
 # At the end the processes wait for each other: process 0 draws pictures.
 _END_SECONDS = 3600
-_LOOPBACK = "127.0.0.1"
 _GOES_ON = ": the same command goes on from what is saved"
 _KNOWN = "Slurm, Open MPI, Kubernetes or Cloud TPU"
 _ADVICE = "say it with --coordinator-address, --num-processes and --process-id"
@@ -134,7 +130,7 @@ def joined(
 def _connect_jax(member: Membership, port: int) -> None:
     # `StopSignals` listens for SIGTERM, which this service would take away.
     jax.config.update("jax_enable_preemption_service", False)
-    at = f"{_LOOPBACK}:{port}"
+    at = f"{LOOPBACK}:{port}"
     jax.distributed.initialize(
         at,
         member.processes,

@@ -26,6 +26,7 @@ one of those it waits for is gone, cannot do anything any more, but this thread 
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -35,6 +36,7 @@ from typing import Any, NamedTuple
 from lstm_jax.cluster.options import Membership
 from lstm_jax.errors import ClusterError, one_line
 
+LOOPBACK = "127.0.0.1"
 # The kernel asks a machine that is silent for IDLE seconds for a sign of life, then so often every so many
 # seconds: one that is gone is noticed after 11 s. Less would end runs whose network is away for some seconds.
 IDLE, EVERY, TIMES = 3, 2, 4
@@ -48,16 +50,22 @@ OWN_WORD_SECONDS = 1.0
 SAYING_SECONDS = 2.0
 # The exit code of a process that ended because another one did: EX_TEMPFAIL of sysexits.h, "try again later".
 OF_ANOTHER = 75
+# That of a process that ends with a traceback: EX_SOFTWARE. Another try may go better. The code 1 is for what
+# the user has to put right.
+CRASHED = 70
+# The environment variable with the process that started this one, and without which this one has to end.
+LAUNCHER = "LSTM_JAX_LAUNCHER"
 # Who connects to the hub says within this time who he is.
 _HELLO_SECONDS = 10.0
 _RETRY_SECONDS = 0.2
-_LOOPBACK = "127.0.0.1"
 # Names of this machine that are not for others.
-_INSIDE = ("localhost", _LOOPBACK, "::1")
+_INSIDE = ("localhost", LOOPBACK, "::1")
 # The longest message, and the longest word in it.
 _MOST_BYTES, _LONGEST = 2**16, 2**12
 # Missing processes that a message names.
 _NAMED = 8
+# What ends those that serve a connection, when the event loop ends; Python 3.11 would log it.
+_AT_THE_END = (asyncio.CancelledError,)
 # The version of these messages.
 _PROTOCOL = "lstm_jax 1"
 
@@ -162,7 +170,7 @@ class _Hub:
     """
 
     def __init__(self, membership: Membership) -> None:
-        self.coordinator_port = _free_port()
+        self.coordinator_port = free_port()
         self.emptied = asyncio.Event()
         self._count = membership.processes
         self._timeout = membership.timeout
@@ -177,7 +185,7 @@ class _Hub:
 
     async def _meet(self, *connection: Any) -> None:
         stream = _Stream(*connection)
-        with contextlib.closing(stream.writer), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, *_AT_THE_END), contextlib.closing(stream.writer):
             stream.let_the_kernel_watch()
             hello = await asyncio.wait_for(stream.receive(), _HELLO_SECONDS)
             if hello is None or hello.get("protocol") != _PROTOCOL:
@@ -189,7 +197,7 @@ class _Hub:
 
     async def _relay(self, stream: _Stream) -> None:
         """Pass JAX's messages between a process and the coordinator, which may still be starting."""
-        while (coordinator := await _connected(_LOOPBACK, self.coordinator_port)) is None:
+        while (coordinator := await _connected(LOOPBACK, self.coordinator_port)) is None:
             await asyncio.sleep(_RETRY_SECONDS)
         with contextlib.closing(coordinator.writer):
             ways = (stream.pass_on_to(coordinator), coordinator.pass_on_to(stream))
@@ -283,7 +291,7 @@ class Watch:
         self._on_ending = on_ending
         # The name of a machine may stand for its loopback only; other machines find it by another.
         self._address = membership.host if membership.host in _INSIDE else None
-        self._hub_host = (self._address or _LOOPBACK) if membership.number == 0 else membership.host
+        self._hub_host = (self._address or LOOPBACK) if membership.number == 0 else membership.host
         self._hub: _Hub | None = None
         self._stream: _Stream | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -364,9 +372,10 @@ class Watch:
         if self._hub is not None:
             self.coordinator_port = self._hub.coordinator_port
         else:
-            server = await asyncio.start_server(self._relay, _LOOPBACK, 0)
+            server = await asyncio.start_server(self._relay, LOOPBACK, 0)
             self.coordinator_port = server.sockets[0].getsockname()[1]
         self._tasks.append(asyncio.create_task(self._listen(coordinator_is_on)))
+        self._tasks.append(asyncio.create_task(self._look_after_launcher(os.environ.get(LAUNCHER))))
 
     async def _try(self, deadline: float) -> str | None:
         """Try once to join. Return the name of process 0's machine; None to try again.
@@ -381,12 +390,8 @@ class Watch:
                 stream = await _Stream.to(self._hub_host, member.port)
             # From here on the hub says when it waits no longer. It may have begun to wait later.
             async with asyncio.timeout(2 * member.timeout):
-                stream.send(
-                    protocol=_PROTOCOL,
-                    number=member.number,
-                    count=member.processes,
-                    host=socket.gethostname(),
-                )
+                host = socket.gethostname()
+                stream.send(protocol=_PROTOCOL, number=member.number, count=member.processes, host=host)
                 answer = await stream.receive()
         except OSError as error:
             failure, answer = one_line(error), None
@@ -419,6 +424,14 @@ class Watch:
         if not self._own_word.is_set():
             self._on_ending(ending)
 
+    async def _look_after_launcher(self, launcher: str | None) -> None:
+        """End this process when the one that has started it, and shows what it writes, is gone."""
+        if launcher is None:
+            return
+        while str(os.getppid()) == launcher:
+            await asyncio.sleep(1)
+        self._on_ending(Ending(self._membership.number, socket.gethostname(), "has lost its launcher"))
+
     async def _send(self, **message: Any) -> None:
         assert self._stream is not None
         self._stream.send(**message)
@@ -426,7 +439,7 @@ class Watch:
     async def _relay(self, *connection: Any) -> None:
         """Pass JAX's messages on to the hub. Only JAX ends this: it would abort if we did."""
         jax = _Stream(*connection)
-        with contextlib.closing(jax.writer):
+        with contextlib.suppress(*_AT_THE_END), contextlib.closing(jax.writer):
             hub = await _connected(self._hub_host, self._membership.port)
             if hub is None:
                 await asyncio.Event().wait()
@@ -439,7 +452,8 @@ class Watch:
                 back.cancel()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine's loopback on which nothing listens."""
     with socket.socket() as free:
-        free.bind((_LOOPBACK, 0))
+        free.bind((LOOPBACK, 0))
         return int(free.getsockname()[1])

@@ -178,23 +178,27 @@ class Checkpoints:
                 lightweight_initialize=True,  # do not read the existing states
             )
         path = self._directory / str(step)
-        if processes.is_leader():
-            # Check first: a save that fails half way could leave the folder in disorder.
-            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
-            if shutil.disk_usage(self._directory).free < needed:
-                raise OSError(f"No space left for {needed:,} bytes")
-            if step in self._strangers:
-                aside = _move(path, self._directory.parent / "of-another-run")
-                self._report(f"moved {path}, a state of another run, to {aside}")
-            write_whole(self._directory / SAVING, str(step))
+        # Check first: a save that fails half way could leave the folder in disorder, and processes waiting.
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
+        processes.leader_only(lambda: self._begin_to_write(step, path, needed))
         self._strangers.discard(step)
         belongs_to = {"step": step, "options": self._options}
         self._checkpointer.save(
             step, state, force=True, overwrite=True, custom_metadata={**notes, BELONGS_TO: belongs_to}
         )
-        if processes.is_leader():
-            checksums.write(path)
-            (self._directory / SAVING).unlink()
+        processes.leader_only(lambda: self._finish_to_write(path))
+
+    def _begin_to_write(self, step: int, path: Path, needed: int) -> None:
+        if shutil.disk_usage(self._directory).free < needed:
+            raise OSError(f"No space left for {needed:,} bytes")
+        if step in self._strangers:
+            aside = _move(path, self._directory.parent / "of-another-run")
+            self._report(f"moved {path}, a state of another run, to {aside}")
+        write_whole(self._directory / SAVING, str(step))
+
+    def _finish_to_write(self, path: Path) -> None:
+        checksums.write(path)
+        (self._directory / SAVING).unlink()
 
     def restore(self, like: State, *, step: int | None = None) -> Restored[State] | None:
         """Read the newest undamaged state of this run. Call it before the first `save`.

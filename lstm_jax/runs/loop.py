@@ -96,7 +96,8 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
         implementation = processes.together(lambda: prepare_implementation(config, console))
     processes.agree({"what --implementation auto chooses": implementation})
     with processes.leader_first(lambda: RunDirectory(config, leader=processes.is_leader())) as run:
-        ended = run.has_summary and not run.becomes_other
+        # A disk that machines share may show one of them what was there some seconds ago.
+        ended = bool(processes.from_leader(run.has_summary and not run.becomes_other))
         if ended and (result := finished(run, config, mesh, console)) is not None:
             return result
         with processes.leader_first(
