@@ -186,7 +186,8 @@ def main() -> int:
             "kills": arguments.kills,
             "longest": arguments.longest,
             "rng": random.Random(seed),
-            "after_progress": 1,  # on a slow machine all others may come while starting
+            # On a slow machine all others may come while starting, of two processes most.
+            "after_progress": 1 if arguments.processes == 1 else -(-arguments.kills // 2),
         }
         if arguments.processes == 1:
             subprocess.run(train_command(calm, options), check=True)

@@ -154,11 +154,18 @@ async def _connected(host: str, port: int) -> _Stream | None:
     return None
 
 
+def _reason(error: OSError) -> str:
+    """Return why there is no connection; asyncio says it in words of its own."""
+    if isinstance(error, socket.gaierror):
+        return one_line(error)
+    return os.strerror(error.errno) if error.errno else "no answer"
+
+
 def _without_a_word(error: OSError | None) -> str:
     """Return what became of a process whose connection has ended."""
     if error is None or isinstance(error, ConnectionResetError | BrokenPipeError):
         return "has ended without a word (killed, out of memory, or crashed)"
-    return f"does not answer any more ({one_line(error)}): its machine, or the network to it, is down"
+    return f"does not answer any more ({_reason(error)}): its machine, or the network to it, is down"
 
 
 class _Hub:
@@ -178,10 +185,10 @@ class _Hub:
         self._gone: set[int] = set()
         self._ending: Ending | None = None
 
-    async def listen(self, address: str | None, port: int) -> None:
+    async def listen(self, address: str | None, port: int) -> asyncio.Server:
         """Begin to let processes in, at one address of this machine or, with None, at all."""
-        await asyncio.start_server(self._meet, address, port, limit=_MOST_BYTES)
         asyncio.get_running_loop().call_later(self._timeout, self._wait_no_longer)
+        return await asyncio.start_server(self._meet, address, port, limit=_MOST_BYTES)
 
     async def _meet(self, *connection: Any) -> None:
         stream = _Stream(*connection)
@@ -294,6 +301,7 @@ class Watch:
         self._hub_host = (self._address or LOOPBACK) if membership.number == 0 else membership.host
         self._hub: _Hub | None = None
         self._stream: _Stream | None = None
+        self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._leaving = False
         self._decided = threading.Event()
@@ -335,7 +343,9 @@ class Watch:
             self._decided.wait(SAYING_SECONDS)  # until the hub has told all
 
     def leave(self) -> None:
-        """Part from the others at the end of the run."""
+        """Part from the others at the end of the run; a second time, do nothing."""
+        if self._leaving:
+            return
         self._leaving = True
         with contextlib.suppress(OSError):  # of a process that ended meanwhile: all is done
             self._do(self._send(leaves=True))
@@ -353,17 +363,24 @@ class Watch:
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._quit.wait())
+            runner.run(self._until_quit())
+
+    async def _until_quit(self) -> None:
+        await self._quit.wait()
+        for server in self._servers:
+            server.close()
+        if self._stream is not None:
+            self._stream.writer.close()
 
     async def _join(self) -> None:
         member = self._membership
         if member.number == 0:
             self._hub = _Hub(member)
             try:
-                await self._hub.listen(self._address, member.port)
+                self._servers.append(await self._hub.listen(self._address, member.port))
             except OSError as error:
                 raise ClusterError(
-                    f"--coordinator-address: cannot listen on port {member.port} ({one_line(error)}); name "
+                    f"--coordinator-address: cannot listen on port {member.port} ({_reason(error)}); name "
                     "another one, the same for all processes"
                 ) from error
         deadline = time.monotonic() + member.timeout
@@ -372,8 +389,8 @@ class Watch:
         if self._hub is not None:
             self.coordinator_port = self._hub.coordinator_port
         else:
-            server = await asyncio.start_server(self._relay, LOOPBACK, 0)
-            self.coordinator_port = server.sockets[0].getsockname()[1]
+            self._servers.append(await asyncio.start_server(self._relay, LOOPBACK, 0))
+            self.coordinator_port = self._servers[0].sockets[0].getsockname()[1]
         self._tasks.append(asyncio.create_task(self._listen(coordinator_is_on)))
         self._tasks.append(asyncio.create_task(self._look_after_launcher(os.environ.get(LAUNCHER))))
 
@@ -384,7 +401,7 @@ class Watch:
             ClusterError: if the hub refuses this process or waits no longer, or if it is too late.
         """
         member = self._membership
-        failure = "nothing that is a process of lstm_jax listens there"
+        failure, answer, stream = "nothing there is a process of lstm_jax", None, None
         try:
             async with asyncio.timeout(max(_RETRY_SECONDS, deadline - time.monotonic())):
                 stream = await _Stream.to(self._hub_host, member.port)
@@ -394,18 +411,20 @@ class Watch:
                 stream.send(protocol=_PROTOCOL, number=member.number, count=member.processes, host=host)
                 answer = await stream.receive()
         except OSError as error:
-            failure, answer = one_line(error), None
-        if answer is None:
-            if time.monotonic() < deadline:
-                return None
-            raise ClusterError(
-                f"no answer from {member.address} in {member.timeout} s ({failure}); "
-                "see that process 0 runs there, or give it longer with --initialization-timeout"
-            )
-        if "ending" in answer:
+            failure = _reason(error)
+        if answer is not None and "go" in answer:
+            self._stream = stream
+            return str(answer["go"])
+        if stream is not None:
+            stream.writer.close()
+        if answer is not None:
             raise ClusterError(Ending(*answer["ending"]).told())
-        self._stream = stream
-        return str(answer["go"])
+        if time.monotonic() < deadline:
+            return None
+        raise ClusterError(
+            f"no answer from {member.address} in {member.timeout} s ({failure}); see that process 0 runs "
+            "there, or give it longer with --initialization-timeout"
+        )
 
     async def _listen(self, host: str) -> None:
         """Wait for the news that a process is gone; the end of the connection is that of process 0."""

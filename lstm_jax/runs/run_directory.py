@@ -94,8 +94,8 @@ class RunDirectory:
         if not leader:
             if not (self.path / CONFIG).is_file():
                 raise RunDirectoryError(
-                    f"{self.path}: got no folder with the config.json that process 0 has just written, expected "
-                    "the same folder in all processes, on a disk that they share"
+                    f"{self.path}: got no folder with the config.json that process 0 has just written, "
+                    "expected the same folder in all processes, on a disk that they share"
                 )
             self._continue()
             return
