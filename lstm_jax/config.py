@@ -59,7 +59,7 @@ PLACES = ("data_dir", "archive_dir", "run_dir")
 # The only options that may differ when a run is continued: places, how the same numbers are computed, and
 # when to stop early. The length of training may differ too, where no step depends on it (see
 # `Config.identity`).
-CHANGEABLE = (*PLACES, "implementation", "patience")
+CHANGEABLE = (*PLACES, "implementation", "devices", "patience")
 LENGTH = ("epochs", "steps")
 
 # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
@@ -278,7 +278,7 @@ class Config:
         whole_number(1, 2**16),
         shown_option("INT", "as many as divide the batch; on a CPU, 1"),
     ] = None
-    """Number of devices that share each batch. On a CPU, N makes N CPU devices."""
+    """Number of devices of each process, which share each batch. On a CPU, N makes N CPU devices."""
     checkpoint_every: Annotated[Optional[int], whole_number(1, MOST_STEPS), _INT_OR_NONE] = None
     """Save after every N steps as well, not only after each epoch."""
 

@@ -25,6 +25,8 @@ DATA_AXIS = "data"
 # Whoever trains or scores the same again in one process, from another seed or for longer, compiles nothing
 # again: so many methods and programs are remembered.
 REMEMBERED = 16
+# Up to so many devices, each gets the gradients of all, which are few bytes; of more, it gets their mean only.
+IN_ORDER = 8
 
 Tree = TypeVar("Tree")
 T = TypeVar("T")
@@ -163,15 +165,16 @@ def _mean(flat: jax.Array) -> jax.Array:
 
 
 def _mean_in_order(flat: jax.Array) -> jax.Array:
-    """Compute the mean in the order of the devices.
+    """Compute the mean in the order of the devices, if they are few.
 
-    Within a process, XLA's own mean adds up in another order than gloo, between processes: three or more
-    numbers have another sum then. Here the bits depend on the number of devices alone, so a run may go on in
-    more or fewer processes. On a CPU that costs nothing: there the time of a mean is that of the meeting.
+    XLA's own mean adds up in one order within a process, and gloo in another between processes: three or more
+    numbers have another sum then. Here the bits depend on the number of devices alone, so that a run may go
+    on in more or fewer processes. Of two, any order is the same.
     """
-    if jax.lax.axis_size(DATA_AXIS) == 2:
+    count = jax.lax.axis_size(DATA_AXIS)
+    if not 2 < count <= IN_ORDER:
         return _mean(flat)
-    return jax.lax.all_gather(flat, DATA_AXIS).sum(axis=0) / jax.lax.axis_size(DATA_AXIS)
+    return jax.lax.all_gather(flat, DATA_AXIS).sum(axis=0) / count
 
 
 def own_rows(batch_size: int) -> slice:

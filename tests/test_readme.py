@@ -189,7 +189,7 @@ def test_the_page_of_options_is_made_from_the_code() -> None:
 
 
 def test_the_page_of_options_says_what_the_options_are() -> None:
-    rows = {row.name: row for row in options_page.rows()}
+    rows = {row.name: row for row in options_page.rows(Config)}
     assert list(rows) == [flag(field.name) for field in options_of(Config)]
     for field in options_of(Config):
         shown = rows[flag(field.name)]

@@ -256,25 +256,25 @@ def measured_table(steps: Mapping[int, float], evaluation: float, means: Mapping
 
 
 def model_table(where: str, terms: Terms, *, batch: int = Config.batch_size, examples: int = 55_000) -> str:
-    """Make a Markdown table of the model's epochs: one batch shared out, and one batch for each device."""
+    """Make a Markdown table by the model: epochs of one batch shared out, and the speed of a batch for each."""
     lines = [
-        f"| devices | step, ms | mean, ms | epoch, s | speed-up | {batch} images each: epoch, s | speed-up |",
+        f"On {where}:",
+        "",
+        f"| devices | step, ms | mean, ms | epoch, s | speed-up | images/s with {batch} on each | speed-up |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     alone = terms.epoch(1, batch=batch, examples=examples)
+    one_speed = batch / terms.step(batch)
     for count in DEVICES:
         cells = ["—"] * 4
         if count <= batch:
             epoch = terms.epoch(count, batch=batch, examples=examples)
             step, mean = 1e3 * terms.step(batch / count), 1e3 * terms.mean(count)
             cells = [f"{step:.2f}", f"{mean:.2f}", f"{epoch:.2f}", f"{alone / epoch:.2f}x"]
-        if batch * count <= examples:
-            epoch = terms.epoch(count, batch=batch * count, examples=examples)
-            cells += [f"{epoch:.2f}", f"{alone / epoch:.1f}x"]
-        else:
-            cells += ["—", "—"]
+        speed = batch * count / (terms.step(batch) + terms.mean(count))
+        cells += [f"{speed:,.0f}", f"{speed / one_speed:.1f}x"]
         lines.append(f"| {count:,} | {' | '.join(cells)} |")
-    return "\n".join([f"On {where}:", "", *lines, ""])
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

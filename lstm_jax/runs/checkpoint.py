@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lstm_jax.errors import CheckpointError, Report, one_line, printable
+from lstm_jax.errors import CheckpointError, Report, UserError, one_line, printable
 from lstm_jax.options import flag
 from lstm_jax.runs import checksums, processes
 from lstm_jax.runs.checksums import CHECKSUMS
@@ -164,10 +164,12 @@ class Checkpoints:
                 self._write(step, state, notes)
         except (OSError, ValueError, RuntimeError) as error:  # Orbax has several errors for a failed write
             full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+            # Orbax says it at length. What another process says of itself has its number.
+            short = full and not isinstance(error, UserError)
+            why = "no space left on device" if short else one_line(error)
             raise CheckpointError(
-                f"{self._directory}: cannot save the state of step {step} "
-                f"({'no space left on device' if full else one_line(error)}); earlier states are intact: "
-                "free disk space or repair the folder, then run the same command again"
+                f"{self._directory}: cannot save the state of step {step} ({why}); earlier states are "
+                "intact: free disk space or repair the folder, then run the same command again"
             ) from error
 
     def _write(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
@@ -190,7 +192,7 @@ class Checkpoints:
 
     def _begin_to_write(self, step: int, path: Path, needed: int) -> None:
         if shutil.disk_usage(self._directory).free < needed:
-            raise OSError(f"No space left for {needed:,} bytes")
+            raise OSError(f"No space left on device for {needed:,} bytes")
         if step in self._strangers:
             aside = _move(path, self._directory.parent / "of-another-run")
             self._report(f"moved {path}, a state of another run, to {aside}")
