@@ -25,7 +25,7 @@ DATA_AXIS = "data"
 # Whoever trains or scores the same again in one process, from another seed or for longer, compiles nothing
 # again: so many methods and programs are remembered.
 REMEMBERED = 16
-# Up to so many devices, each gets the gradients of all, which are few bytes; of more, it gets their mean only.
+# Up to so many devices, each gets the gradients of all, which are few bytes; of more, only their mean.
 IN_ORDER = 8
 
 Tree = TypeVar("Tree")

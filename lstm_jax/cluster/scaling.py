@@ -256,7 +256,7 @@ def measured_table(steps: Mapping[int, float], evaluation: float, means: Mapping
 
 
 def model_table(where: str, terms: Terms, *, batch: int = Config.batch_size, examples: int = 55_000) -> str:
-    """Make a Markdown table by the model: epochs of one batch shared out, and the speed of a batch for each."""
+    """Make a Markdown table by the model: an epoch of one batch shared out, and the speed of a batch each."""
     lines = [
         f"On {where}:",
         "",
@@ -274,6 +274,9 @@ def model_table(where: str, terms: Terms, *, batch: int = Config.batch_size, exa
         speed = batch * count / (terms.step(batch) + terms.mean(count))
         cells += [f"{speed:,.0f}", f"{speed / one_speed:.1f}x"]
         lines.append(f"| {count:,} | {' | '.join(cells)} |")
+    shared = [count for count in DEVICES if count <= batch]
+    best = min(shared, key=lambda count: terms.epoch(count, batch=batch, examples=examples))
+    lines += ["", f"An epoch of batches of {batch} is the shortest on {best} devices; more make it longer."]
     return "\n".join([*lines, ""])
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 # Patient with a machine on which all else runs too; what is promised is counted from the event.
 START_SECONDS = 240.0
 # A run that goes on until it is stopped: what is saved comes from its first steps.
-ENDLESS = ("--hidden-size", "4", "--batch-size", "440", "--epochs", "100000", "--checkpoint-every", "2")
+ENDLESS = ("--hidden-size", "4", "--batch-size", "440", "--epochs", "100000", "--checkpoint-every", "5")
 HOST = socket.gethostname()
 
 # A program that is `train.py`, except for what is done to it in one process.
@@ -111,9 +111,11 @@ def test_killed_and_stopped_in_turns_it_goes_on_to_the_same_bits(
     steps = newest_step(run_dir) + 3
     length = {"epochs": 10, "steps": steps, "hidden_size": 4, "batch_size": 440}
     for path in (run_dir, tmp_path / "calm"):
-        # Continued, a run keeps the options that it was started with, but for its length.
-        options = {"data_dir": data_dir, "run_dir": path, "checkpoint_every": 2}
-        assert train(Config.of(**options, **length)).summary is not None
+        # Continued, a run keeps the options that it was started with, but for its length. The calm one, which
+        # saves nothing on the way, computes the same.
+        every = {"checkpoint_every": 5} if path == run_dir else {}
+        options = {"data_dir": data_dir, "run_dir": path, **every, **length}
+        assert train(Config.of(**options)).summary is not None
     assert state_digest(run_dir) == state_digest(tmp_path / "calm")
     assert figures_of(run_dir) == figures_of(tmp_path / "calm")
 
@@ -147,7 +149,10 @@ def test_an_error_in_one_ends_all_with_its_words(
     other_code: int,
     tmp_path: Path,
     environment: dict[str, str],
+    request: pytest.FixtureRequest,
 ) -> None:
+    if "MemoryError" in change and not request.config.getoption("--all"):
+        pytest.skip("two more processes take long to start; --all starts them")
     options = ("--hidden-size", "4", "--batch-size", "440", "--steps", "3", "--run-dir", tmp_path / "run")
     running = started(options, environment=environment, changes={process: change})
     while all(program.poll() is None for program in running):
