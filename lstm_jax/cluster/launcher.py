@@ -58,6 +58,7 @@ class Launcher:
         for process in self._running:
             process.kill()
             process.wait()
+        self._close_shown()
 
     def run(self, *, restarts: int, stop: StopSignals) -> int:
         """Run the command to its end, and start it again when one of its processes has died.
@@ -87,6 +88,7 @@ class Launcher:
 
     def _start(self) -> None:
         address = f"{LOOPBACK}:{free_port()}"
+        self._close_shown()
         self._running, self._shown = [], []
         for number in range(self._count):
             named = dict(zip(VARIABLES.values(), (address, str(self._count), str(number)), strict=True))
@@ -137,6 +139,10 @@ class Launcher:
         )
         return number, ended[number]
 
+    def _close_shown(self) -> None:
+        for shown in self._shown:
+            shown.close()
+
     def _show(self) -> None:
         for shown in self._shown:
             for line in shown.new_lines():
@@ -152,6 +158,10 @@ class _Shown:
         self._file = path.open("rb")
         self._file.seek(0, os.SEEK_END)
         self._rest = b""
+
+    def close(self) -> None:
+        """Close the log."""
+        self._file.close()
 
     def new_lines(self) -> Iterator[bytes]:
         """Yield the lines that have been added, each with the mark of its process before it."""

@@ -119,7 +119,8 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
             model = config.with_options(implementation=implementation).model
             method = Method.of(model, config.optimizer, config.augmentation, total_steps=plan.total_steps)
             state = init_state_on(mesh, method, seed_of(config))
-            notes = Notes(devices=mesh.size, implementation=implementation)
+            count = processes.process_count()
+            notes = Notes(devices=mesh.size, processes=count, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
                 refuse_what_is_behind(config, plan, state.steps_taken)
@@ -151,15 +152,17 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
 
 
 def computed_here(notes: Notes, mesh: Mesh, implementation: str, console: Console) -> Notes:
-    """Return the notes of a run with its present devices and implementation, and report changes of these."""
-    changes = []
+    """Return the notes of a run as it is computed now, and report changes that change its rounding."""
+    changes, count = [], processes.process_count()
     if notes.devices != mesh.size:
         changes.append(f"had {notes.devices} devices so far and now has {mesh.size}")
+    elif notes.processes != count and not devices.order_is_known(mesh):
+        changes.append(f"had {notes.processes} processes so far and now has {count}")
     if notes.implementation != implementation:
         changes.append(f"was computed by {notes.implementation} so far and now by {implementation}")
     for change in changes:
         console.message(f"This run {change}: results agree up to float32 rounding, not bit for bit.")
-    return dataclasses.replace(notes, devices=mesh.size, implementation=implementation)
+    return dataclasses.replace(notes, devices=mesh.size, processes=count, implementation=implementation)
 
 
 def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:
