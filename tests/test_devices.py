@@ -73,7 +73,7 @@ def test_the_mean_over_devices() -> None:
 
 @pytest.mark.slow
 def test_the_mean_over_few_cpu_devices_is_in_their_order(run: Run) -> None:
-    """So that it does not depend on the processes that they are in; the numbers are such that any order shows."""
+    """So that it does not depend on the processes that they are in; another order has another mean here."""
     code = """
 import jax
 import numpy as np

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -10,7 +11,7 @@ from typing import Protocol
 import jax
 
 from lstm_jax.cluster.options import ClusterOptions, Membership, membership, with_environment
-from lstm_jax.cluster.watch import CRASHED, LOOPBACK, OF_ANOTHER, Ending, Watch
+from lstm_jax.cluster.watch import CRASHED, LOOPBACK, OF_ANOTHER, SAYING_SECONDS, Ending, Watch
 from lstm_jax.errors import ClusterError, one_line
 from lstm_jax.system.signals import StopSignals
 from lstm_jax.system.versions import detected_cluster
@@ -100,6 +101,8 @@ def joined(
         os._exit(code)
 
     def end_with(ending: Ending) -> None:
+        # The main thread may hold what is needed to print; then the process ends without a word.
+        threading.Timer(SAYING_SECONDS, os._exit, (ending.code,)).start()
         with contextlib.suppress(Exception):
             before_end()
         tell(f"{ending.told()}; this process, {member.number}, ends too{_GOES_ON}")

@@ -58,6 +58,8 @@ LAUNCHER = "LSTM_JAX_LAUNCHER"
 # Who connects to the hub says within this time who he is.
 _HELLO_SECONDS = 10.0
 _RETRY_SECONDS = 0.2
+# JAX's environment variable of the one address at which process 0 is to listen; the port in it is not used.
+_BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 # Names of this machine that are not for others.
 _INSIDE = ("localhost", LOOPBACK, "::1")
 # The longest message, and the longest word in it.
@@ -296,8 +298,9 @@ class Watch:
         self.coordinator_port = 0
         self._membership = membership
         self._on_ending = on_ending
-        # The name of a machine may stand for its loopback only; other machines find it by another.
-        self._address = membership.host if membership.host in _INSIDE else None
+        # The name of a machine may stand for its loopback only, so that others would not find it there.
+        inside = membership.host if membership.host in _INSIDE else None
+        self._address = os.environ.get(_BIND, "").rpartition(":")[0].strip("[]") or inside
         self._hub_host = (self._address or LOOPBACK) if membership.number == 0 else membership.host
         self._hub: _Hub | None = None
         self._stream: _Stream | None = None

@@ -184,6 +184,24 @@ def test_a_second_process_of_a_number_is_refused_and_the_run_goes_on(
     assert all(member.heard.empty() for member in members)
 
 
+def test_a_process_ends_when_its_launcher_is_gone(
+    together: Callable[[int], list[Member]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(watch.LAUNCHER, "0")  # of no process
+    (member,) = together(1)
+    assert "process 0 on" in (told := member.heard.get(timeout=LONG).told())
+    assert told.endswith("has lost its launcher")
+
+
+def test_process_0_listens_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "127.0.0.2:1")
+    address = Membership(f"127.0.0.2:{watch.free_port()}", 1, 0, 5)
+    member = Member(address).joined()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", address.port))
+    member.watch.leave()
+
+
 def test_strangers_at_the_port_are_not_listened_to(together: Callable[[int], list[Member]]) -> None:
     members = together(2)
     place = members[0].watch._membership
