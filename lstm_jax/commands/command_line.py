@@ -108,6 +108,8 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
             # An option has the name of its field, whatever group of options it is in.
             flat = (tyro.conf.OmitArgPrefixes,)
             return tyro.cli(kind, args=list(args), prog=prog, config=flat, **defaults)
+    except UserError as error:  # of options that tyro builds last
+        fail(prog, f"{error} ({prog} --help lists the options)", code=USAGE_EXIT_CODE)
     except SystemExit as stop:
         if stop.code:
             told = value_of_a_switch(args, complaint.getvalue()) or box_on_one_line(complaint.getvalue())
@@ -140,7 +142,7 @@ def box_on_one_line(box: str) -> str:
     if "╭" not in box:  # where the output cannot show a frame, the title is a section of its own
         told = told[1:]
     told = [text for text in told if not text.startswith("For full helptext")]
-    text = re.sub(r"^Error parsing \w+: ", "", "; ".join(told))
+    text = re.sub(r"^Error parsing [\w.]+: ", "", "; ".join(told))
     wrong_type = re.match(r"Error parsing (--[\w-]+): .*('.*'); Argument helptext: \S+ (INT|FLOAT)", text)
     if wrong_type:
         name, got, kind = wrong_type.groups()
