@@ -245,11 +245,7 @@ _LENGTH = create_mutex_group(required=False, title="length of training (one of t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Train an LSTM that reads an image as a sequence and names what it shows.
-
-    Every option has the value of the original tutorial unless you give another one. Running the
-    same command again continues an unfinished run.
-    """
+    """The options of a run. Each has the value of the original tutorial unless another one is given."""
 
     # The order of the options, and of those within the groups, is that of config.json. What a training step
     # computes depends on the groups model, optimizer and augmentation, and on how many steps there are.
