@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from lstm_jax.system.packages import what_is_missing
 
 try:
-    from lstm_jax.commands import command_line, train
+    from lstm_jax.commands import command_line, launch, train
     from lstm_jax.commands.benchmark import Benchmark
     from lstm_jax.commands.compare import Compare
     from lstm_jax.commands.evaluate import Evaluate
@@ -55,6 +55,7 @@ def _with(options: Callable[..., Options]) -> Command:
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "train": Command("Train, or continue, one run: what train.py does.", train.main, goes_on=True),
+        "launch": Command(launch.PURPOSE, launch.main, goes_on=True),
         "evaluate": _with(Evaluate),
         "predict": _with(Predict),
         "explain": _with(Explain),

@@ -59,7 +59,7 @@ PLACES = ("data_dir", "archive_dir", "run_dir")
 # The only options that may differ when a run is continued: places, how the same numbers are computed, and
 # when to stop early. The length of training may differ too, where no step depends on it (see
 # `Config.identity`).
-CHANGEABLE = (*PLACES, "implementation", "patience")
+CHANGEABLE = (*PLACES, "implementation", "devices", "patience")
 LENGTH = ("epochs", "steps")
 
 # The order of an epoch is drawn from a 64-bit (seed, epoch) key; JAX keys take 32 bits safely.
@@ -245,11 +245,7 @@ _LENGTH = create_mutex_group(required=False, title="length of training (one of t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Train an LSTM that reads an image as a sequence and names what it shows.
-
-    Every option has the value of the original tutorial unless you give another one. Running the
-    same command again continues an unfinished run.
-    """
+    """The options of a run. Each has the value of the original tutorial unless another one is given."""
 
     # The order of the options, and of those within the groups, is that of config.json. What a training step
     # computes depends on the groups model, optimizer and augmentation, and on how many steps there are.
@@ -278,7 +274,7 @@ class Config:
         whole_number(1, 2**16),
         shown_option("INT", "as many as divide the batch; on a CPU, 1"),
     ] = None
-    """Number of devices that share each batch. On a CPU, N makes N CPU devices."""
+    """Number of devices of each process, which share each batch. On a CPU, N makes N CPU devices."""
     checkpoint_every: Annotated[Optional[int], whole_number(1, MOST_STEPS), _INT_OR_NONE] = None
     """Save after every N steps as well, not only after each epoch."""
 

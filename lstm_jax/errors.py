@@ -76,3 +76,7 @@ class ResultsError(UserError):
 
 class ExchangeError(UserError):
     """Weights that do not make up an `LSTMClassifier`, or a file of them that cannot be read or written."""
+
+
+class ClusterError(UserError):
+    """Processes that do not come together."""

@@ -6,11 +6,17 @@ trains once undisturbed, then the same in another folder where the process gets 
 moment, again and again, each time followed by the same command; the last kill waits for a new state. It
 compares every array of the two last saved states (parameters, optimizer, everything) and all figures of all
 epochs but the times.
+
+    python -m tests.kill_and_resume --processes 2 --kills 200 --checkpoint-every 25 --epochs 10
+
+does the same with two processes under `launch --restarts`: one of them, drawn at random, gets SIGKILL each
+time, and the launcher starts both again.
 """
 
 import argparse
 import itertools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -37,6 +43,67 @@ def train_command(run_dir: Path, options: Sequence[str]) -> list[str]:
 
 def started(command: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def launch_command(run_dir: Path, options: Sequence[str], *, processes: int, restarts: int = 0) -> list[str]:
+    launch = ["launch", "--processes", str(processes), "--restarts", str(restarts)]
+    return [sys.executable, "-m", "lstm_jax", *launch, "--", "train", "--run-dir", str(run_dir), *options]
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started and that live, in the order of their start."""
+    found = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(process)], capture_output=True, text=True)
+    rows = [line.split() for line in found.stdout.splitlines()]
+    return [int(pid) for pid, state in rows if not state.startswith("Z")]
+
+
+def kill_under_launcher(
+    run_dir: Path,
+    options: Sequence[str],
+    *,
+    processes: int,
+    kills: int,
+    longest: float,
+    rng: random.Random,
+    after_progress: int = 0,
+) -> list[int]:
+    """Launch the run with as many restarts as kills, and kill one of its processes, so many times.
+
+    Args, and what is returned: as of `kill_at_random_moments`; the run goes on to its end by itself.
+
+    Raises:
+        RuntimeError: if it does not end well, or the launcher has not started all processes again.
+    """
+    saved = []
+    command = launch_command(run_dir, options, processes=processes, restarts=kills)
+    with tempfile.TemporaryFile("w+") as output:
+        launcher = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=PROJECT)
+        seen: set[int] = set()
+        for i in range(kills):
+            while launcher.poll() is None and len(fresh := set(children(launcher.pid)) - seen) < processes:
+                time.sleep(0.02)
+            if launcher.poll() is not None:
+                break
+            waits = i >= kills - after_progress
+            before = newest_step(run_dir)
+            delay = rng.uniform(0, min(longest, AFTER_PROGRESS) if waits else longest)
+            while waits and newest_step(run_dir) == before and launcher.poll() is None:
+                time.sleep(0.01)
+            time.sleep(delay)
+            victim = rng.choice(sorted(fresh))
+            seen |= fresh
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:  # the run has ended
+                break
+            saved.append(newest_step(run_dir))
+            print(f"kill {i + 1:3d} after {delay:5.2f} s, step {saved[-1]} is saved", flush=True)
+        launcher.wait()
+        output.seek(0)
+        told = output.read()
+    if launcher.returncode or told.count("all start again") != len(saved):
+        raise RuntimeError(f"the launcher ended with code {launcher.returncode}:\n{told}")
+    return saved
 
 
 def newest_step(run_dir: Path) -> int:
@@ -108,22 +175,27 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--longest", type=float, default=6.0, help="seconds before a kill, at most")
+    parser.add_argument("--processes", type=int, default=1, help="under a launcher, if there are several")
     parser.add_argument("--seed", type=int, default=None, help="of the random moments")
     arguments, options = parser.parse_known_args()
     seed = arguments.seed if arguments.seed is not None else time.time_ns() % 10**6
     print(f"random moments from seed {seed}; training options: {' '.join(options) or '(none)'}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         calm, disturbed = Path(folder) / "calm", Path(folder) / "disturbed"
-        subprocess.run(train_command(calm, options), check=True)
-        saved = kill_at_random_moments(
-            disturbed,
-            options,
-            kills=arguments.kills,
-            longest=arguments.longest,
-            rng=random.Random(seed),
-            after_progress=1,  # on a slow machine all others may come while starting
-        )
-        subprocess.run(train_command(disturbed, options), check=True)
+        settings: dict[str, Any] = {
+            "kills": arguments.kills,
+            "longest": arguments.longest,
+            "rng": random.Random(seed),
+            # On a slow machine all others may come while starting, of two processes most.
+            "after_progress": 1 if arguments.processes == 1 else -(-arguments.kills // 2),
+        }
+        if arguments.processes == 1:
+            subprocess.run(train_command(calm, options), check=True)
+            saved = kill_at_random_moments(disturbed, options, **settings)
+            subprocess.run(train_command(disturbed, options), check=True)
+        else:
+            subprocess.run(launch_command(calm, options, processes=arguments.processes), check=True)
+            saved = kill_under_launcher(disturbed, options, processes=arguments.processes, **settings)
         leftovers = [path.name for path in (disturbed / "checkpoints").iterdir() if not path.name.isdigit()]
         steps = [0, *saved]
         fruitful = sum(later > earlier for earlier, later in itertools.pairwise(steps))

@@ -330,7 +330,7 @@ def test_a_run_of_before_an_option_was_there_has_its_default_and_its_folder() ->
 def test_a_run_keeps_all_options_but_those_that_change_no_result() -> None:
     """Each option in turn: what is missing in the identity of a run could change in its midst."""
     every = {option.name for option in options_of(Config)}
-    free = {"data_dir", "archive_dir", "run_dir", "implementation", "patience"}
+    free = {"data_dir", "archive_dir", "run_dir", "implementation", "devices", "patience"}
     assert set(Config().identity()) == every - free - {"epochs", "steps"}
     scheduled = Config.of(schedule="linear")  # whose steps depend on the length
     assert set(scheduled.identity()) == every - free

@@ -13,8 +13,10 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import devices
 from lstm_jax.errors import ConfigError
-from lstm_jax.runs import processes
+from lstm_jax.runs import loop, processes
+from lstm_jax.runs.history import Notes
 from tests.helpers.project import PROJECT, Run
+from tests.helpers.runs import Listener
 
 
 def test_the_mesh_takes_as_many_devices_as_can_share_the_batch() -> None:
@@ -67,6 +69,41 @@ def test_the_mean_over_devices() -> None:
         for name in ("matrix", "number", "rough"):
             assert actual[name].dtype == tree[name].dtype
             np.testing.assert_allclose(actual[name], tree[name][:count].mean(0), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_mean_over_few_cpu_devices_is_in_their_order(run: Run) -> None:
+    """So that it does not depend on the processes that they are in; another order has another mean here."""
+    code = """
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from lstm_jax import devices
+jax.config.update("jax_num_cpu_devices", 4)
+mesh = devices.make_mesh(devices=4, batch_size=4)
+assert devices.order_is_known(mesh)
+values = np.random.default_rng(0).standard_normal((4, 1000), np.float32)
+mean = devices.over_devices(lambda own: devices.mean_over_devices(own[0]), mesh, in_specs=P("data"))(values)
+first, second, third, fourth = values
+print(np.array_equal(mean, (first + second + third + fourth) / 4))
+print(np.array_equal(mean, ((first + second) + (third + fourth)) / 4))
+"""
+    done = run("-c", code)
+    assert done.stdout == "True\nFalse\n", done.stderr
+
+
+def test_a_change_of_processes_is_said_where_the_order_of_the_mean_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mesh, listener = devices.make_mesh(devices=2, batch_size=2), Listener()
+    notes = Notes(devices=2, processes=2, implementation="scan")
+    assert loop.computed_here(notes, mesh, "scan", listener).processes == 1
+    assert listener.messages == []  # of two numbers, any order is the same
+    monkeypatch.setattr(devices, "order_is_known", lambda mesh: False)
+    loop.computed_here(notes, mesh, "scan", listener)
+    assert (
+        "had 2 processes so far and now has 1: results agree up to float32 rounding" in listener.messages[0]
+    )
 
 
 def test_one_process_agrees_with_itself() -> None:

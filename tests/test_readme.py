@@ -25,6 +25,7 @@ from lstm_jax.__main__ import (
     main,
 )
 from lstm_jax.commands import command_line, options_page, train
+from lstm_jax.commands.launch import Launch
 from lstm_jax.config import Config
 from lstm_jax.options import flag, options_of
 from tests.helpers.project import PROJECT
@@ -88,6 +89,10 @@ def check(words: list[str]) -> None:
     """Refuse a program that does not exist, or options that it does not have."""
     if words[0] == "train.py" or words[:3] == ["-m", "lstm_jax", "train"]:
         train.read_config(words[1:] if words[0] == "train.py" else words[3:])
+    elif words[:3] == ["-m", "lstm_jax", "launch"]:
+        between = words.index("--")
+        command_line.parse(Launch, words[3:between], prog="launch")
+        check(["-m", "lstm_jax", *words[between + 1 :]])
     elif words[:2] == ["-m", "lstm_jax"] and len(words) > 2:
         command_line.parse(OPTIONS[words[2]], words[3:], prog=words[2])
     elif words[:1] == ["-m"] and words[1] != "venv":
@@ -191,7 +196,7 @@ def test_the_page_of_options_is_made_from_the_code() -> None:
 
 
 def test_the_page_of_options_says_what_the_options_are() -> None:
-    rows = {row.name: row for row in options_page.rows()}
+    rows = {row.name: row for row in options_page.rows(Config)}
     assert list(rows) == [flag(field.name) for field in options_of(Config)]
     for field in options_of(Config):
         shown = rows[flag(field.name)]

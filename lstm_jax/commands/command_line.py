@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import tyro
 
@@ -108,6 +108,8 @@ def parse(kind: Callable[..., T], args: Sequence[str], *, prog: str, default: An
             # An option has the name of its field, whatever group of options it is in.
             flat = (tyro.conf.OmitArgPrefixes,)
             return tyro.cli(kind, args=list(args), prog=prog, config=flat, **defaults)
+    except UserError as error:  # of options that tyro builds last
+        fail(prog, f"{error} ({prog} --help lists the options)", code=USAGE_EXIT_CODE)
     except SystemExit as stop:
         if stop.code:
             told = value_of_a_switch(args, complaint.getvalue()) or box_on_one_line(complaint.getvalue())
@@ -140,7 +142,7 @@ def box_on_one_line(box: str) -> str:
     if "╭" not in box:  # where the output cannot show a frame, the title is a section of its own
         told = told[1:]
     told = [text for text in told if not text.startswith("For full helptext")]
-    text = re.sub(r"^Error parsing \w+: ", "", "; ".join(told))
+    text = re.sub(r"^Error parsing [\w.]+: ", "", "; ".join(told))
     wrong_type = re.match(r"Error parsing (--[\w-]+): .*('.*'); Argument helptext: \S+ (INT|FLOAT)", text)
     if wrong_type:
         name, got, kind = wrong_type.groups()
@@ -160,7 +162,12 @@ def fail(prog: str, message: str, *, code: int | str | None = 1) -> NoReturn:
 
 def complain(prog: str, message: str) -> None:
     """Print one line to standard error."""
-    print(f"{prog}: error: {printable(message)}", file=sys.stderr, flush=True)
+    print(error_line(prog, message), file=sys.stderr, flush=True)
+
+
+def error_line(prog: str, message: str) -> str:
+    """Return the line that tells an error."""
+    return f"{prog}: error: {printable(message)}"
 
 
 def note(text: str) -> None:
@@ -175,6 +182,48 @@ def show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class LastWord(NamedTuple):
+    """What a command says of the error that ends it.
+
+    Attributes:
+        text: the error, without the program's name; empty where there is nothing to say.
+        line: what is printed.
+        code: the exit code.
+    """
+
+    text: str
+    line: str
+    code: int
+
+
+def last_word(error: BaseException, *, prog: str, goes_on: bool = False) -> LastWord | None:
+    """Return what to say of a user's mistake, a full disk or Ctrl-C; None of a bug, which has a traceback.
+
+    Args:
+        error: what a command raised.
+        prog: the program's name in messages.
+        goes_on: whether the same command continues where this one was stopped.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        text = f"stopped by {number.name}"
+        advice = "; the same command goes on from what is saved" if goes_on else ""
+        return LastWord(text, f"{prog}: {text}{advice}", SIGNAL_EXIT_CODE + number)
+    if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has gone
+        return LastWord("the reader of its output has gone", "", 1)
+    if isinstance(error, UserError):
+        text = str(error)
+    elif isinstance(error, ModuleNotFoundError):
+        text = what_is_missing(error, "train")
+    elif isinstance(error, MemoryError):
+        text = f"out of memory ({one_line(error)})"
+    elif isinstance(error, OSError):
+        text = f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+    else:
+        return None
+    return LastWord(text, error_line(prog, text), 1)
+
+
 def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) -> None:
     """Run a command to its exit code; tell a user's mistake, a full disk or Ctrl-C in one line.
 
@@ -186,21 +235,13 @@ def run(command: Callable[[], int | None], *, prog: str, goes_on: bool = False) 
     show_any_text()
     try:
         code = command()
-    except UserError as error:
-        fail(prog, str(error))
-    except ModuleNotFoundError as error:
-        fail(prog, what_is_missing(error, "train"))
-    except MemoryError as error:
-        fail(prog, f"out of memory ({one_line(error)})")
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output, `head` say, has gone
+    except (Exception, KeyboardInterrupt) as error:
+        word = last_word(error, prog=prog, goes_on=goes_on)
+        if word is None:
+            raise
+        if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
-        else:
-            fail(prog, f"{error.filename}: {one_line(error)}" if error.filename else one_line(error))
-    except KeyboardInterrupt as interrupt:
-        number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
-        advice = "; the same command goes on from what is saved" if goes_on else ""
-        print(f"{prog}: stopped by {number.name}{advice}", file=sys.stderr)
-        code = SIGNAL_EXIT_CODE + number
+        if word.line:
+            print(word.line, file=sys.stderr, flush=True)
+        code = word.code
     raise SystemExit(code or 0)

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from lstm_jax.cluster.options import ClusterOptions
 from lstm_jax.config import Config
 from lstm_jax.options import flag, options_of
 from lstm_jax.recipes import RECIPES
@@ -28,6 +29,14 @@ examples.
 | option | value | default | meaning |
 |---|---|---|---|
 {options}
+
+## Many processes
+
+[many-machines.md](many-machines.md) has examples. A run may go on with others of them.
+
+| option | value | default | meaning |
+|---|---|---|---|
+{cluster}
 
 ## Recipes
 
@@ -55,16 +64,19 @@ class Row(NamedTuple):
 
 def page() -> str:
     """Return the whole page, in Markdown."""
-    options = (f"| `{row.name}` | {row.values} | {row.default} | {row.meaning} |" for row in rows())
+    options, cluster = (
+        "\n".join(f"| `{row.name}` | {row.values} | {row.default} | {row.meaning} |" for row in rows(kind))
+        for kind in (Config, ClusterOptions)
+    )
     recipes = (
         f"| `{name}` | {recipe.purpose} | {_as_words(recipe.options)} |" for name, recipe in RECIPES.items()
     )
-    return _PAGE.format(command=COMMAND, options="\n".join(options), recipes="\n".join(recipes))
+    return _PAGE.format(command=COMMAND, options=options, cluster=cluster, recipes="\n".join(recipes))
 
 
-def rows() -> Iterator[Row]:
-    """Yield a row for each option, in the order of `Config`."""
-    for option in options_of(Config):
+def rows(kind: type) -> Iterator[Row]:
+    """Yield a row for each option of a class, in its order."""
+    for option in options_of(kind):
         hint = option.mark("help_behavior_hint")
         if option.kind is bool:
             values, default = "switch", "on" if option.default else "off"

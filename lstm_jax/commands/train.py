@@ -2,10 +2,15 @@
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from lstm_jax import config
+from lstm_jax.cluster.options import ClusterOptions
 from lstm_jax.commands import command_line
 from lstm_jax.errors import one_line
 from lstm_jax.recipes import RECIPES
@@ -16,8 +21,22 @@ if TYPE_CHECKING:
     from lstm_jax.runs.finished import TrainResult
 
 
-def read_config(args: Sequence[str], *, prog: str = "train.py") -> config.Config:
-    """Return the configuration that the command line asks for: a recipe, and what overrides it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train an LSTM that reads an image as a sequence and names what it shows.
+
+    Every option has the value of the original tutorial unless you give another one. Running the
+    same command again continues an unfinished run.
+    """
+
+    run: Annotated[config.Config, tyro.conf.arg(name="", help="")] = dataclasses.field(
+        default_factory=config.Config
+    )
+    cluster: ClusterOptions = dataclasses.field(default_factory=ClusterOptions)
+
+
+def read_options(args: Sequence[str], *, prog: str = "train.py") -> Train:
+    """Return what the command line asks for: a recipe, and what overrides it; and the processes that train.
 
     Args:
         args: the words after the program's name.
@@ -36,21 +55,35 @@ def read_config(args: Sequence[str], *, prog: str = "train.py") -> config.Config
     # As an override, so that the recipe's steps make way; the full parser reads the value.
     length = {"epochs": config.Config.epochs} if "epochs" in given else {}
     default = config.recipe_config(name, **length)
-    return command_line.parse(config.Config, args, prog=prog, default=default)
+    return command_line.parse(Train, args, prog=prog, default=Train(run=default))
+
+
+def read_config(args: Sequence[str]) -> config.Config:
+    """Return the configuration that the command line asks for. It raises what `read_options` does."""
+    return read_options(args).run
 
 
 def main(args: Sequence[str], *, prog: str) -> int:
     """Train, or continue, one run; return the exit code, 128 + N after signal N."""
-    settings = read_config(args, prog=prog)
+    options = read_options(args, prog=prog)
+    settings = options.run
     with StopSignals() as stop, contextlib.closing(TerminalConsole()) as console:
         # Only now: importing JAX takes most of a second, and `--help` or a typing mistake need none of it.
         from lstm_jax import devices
+        from lstm_jax.cluster import joining
         from lstm_jax.runs import loop, processes
 
-        devices.start(devices=settings.devices)
-        result = loop.train(settings, console=console, stop=stop)
-        if processes.is_leader():
-            draw(settings, result)
+        with joining.joined(
+            joining.process_of(options.cluster),
+            stop=stop,
+            last_word=functools.partial(command_line.last_word, prog=prog, goes_on=True),
+            tell=functools.partial(command_line.complain, prog),
+            before_end=console.close,
+        ):
+            devices.start(devices=settings.devices)
+            result = loop.train(settings, console=console, stop=stop)
+            if processes.is_leader():
+                draw(settings, result)
     return 0 if result.stopped_by is None else command_line.SIGNAL_EXIT_CODE + result.stopped_by
 
 

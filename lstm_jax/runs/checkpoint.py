@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lstm_jax.errors import CheckpointError, Report, one_line, printable
+from lstm_jax.errors import CheckpointError, Report, UserError, one_line, printable
 from lstm_jax.options import flag
 from lstm_jax.runs import checksums, processes
 from lstm_jax.runs.checksums import CHECKSUMS
@@ -164,10 +164,12 @@ class Checkpoints:
                 self._write(step, state, notes)
         except (OSError, ValueError, RuntimeError) as error:  # Orbax has several errors for a failed write
             full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+            # Orbax says it at length. What another process says of itself has its number.
+            short = full and not isinstance(error, UserError)
+            why = "no space left on device" if short else one_line(error)
             raise CheckpointError(
-                f"{self._directory}: cannot save the state of step {step} "
-                f"({'no space left on device' if full else one_line(error)}); earlier states are intact: "
-                "free disk space or repair the folder, then run the same command again"
+                f"{self._directory}: cannot save the state of step {step} ({why}); earlier states are "
+                "intact: free disk space or repair the folder, then run the same command again"
             ) from error
 
     def _write(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
@@ -178,23 +180,27 @@ class Checkpoints:
                 lightweight_initialize=True,  # do not read the existing states
             )
         path = self._directory / str(step)
-        if processes.is_leader():
-            # Check first: a save that fails half way could leave the folder in disorder.
-            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
-            if shutil.disk_usage(self._directory).free < needed:
-                raise OSError(f"No space left for {needed:,} bytes")
-            if step in self._strangers:
-                aside = _move(path, self._directory.parent / "of-another-run")
-                self._report(f"moved {path}, a state of another run, to {aside}")
-            write_whole(self._directory / SAVING, str(step))
+        # Check first: a save that fails half way could leave the folder in disorder, and processes waiting.
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
+        processes.leader_only(lambda: self._begin_to_write(step, path, needed))
         self._strangers.discard(step)
         belongs_to = {"step": step, "options": self._options}
         self._checkpointer.save(
             step, state, force=True, overwrite=True, custom_metadata={**notes, BELONGS_TO: belongs_to}
         )
-        if processes.is_leader():
-            checksums.write(path)
-            (self._directory / SAVING).unlink()
+        processes.leader_only(lambda: self._finish_to_write(path))
+
+    def _begin_to_write(self, step: int, path: Path, needed: int) -> None:
+        if shutil.disk_usage(self._directory).free < needed:
+            raise OSError(f"No space left on device for {needed:,} bytes")
+        if step in self._strangers:
+            aside = _move(path, self._directory.parent / "of-another-run")
+            self._report(f"moved {path}, a state of another run, to {aside}")
+        write_whole(self._directory / SAVING, str(step))
+
+    def _finish_to_write(self, path: Path) -> None:
+        checksums.write(path)
+        (self._directory / SAVING).unlink()
 
     def restore(self, like: State, *, step: int | None = None) -> Restored[State] | None:
         """Read the newest undamaged state of this run. Call it before the first `save`.

@@ -24,6 +24,7 @@ class Notes:
         train_seconds: time spent in training steps since the start of the run.
         wall_seconds: time spent in `train` since the start of the run.
         devices: number of devices.
+        processes: number of processes.
         implementation: name of the implementation that computes the LSTM.
     """
 
@@ -32,6 +33,7 @@ class Notes:
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     devices: int = 1
+    processes: int = 1
     implementation: str = "scan"  # the default of old versions, which did not save it
 
     @classmethod

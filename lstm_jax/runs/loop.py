@@ -96,7 +96,8 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
         implementation = processes.together(lambda: prepare_implementation(config, console))
     processes.agree({"what --implementation auto chooses": implementation})
     with processes.leader_first(lambda: RunDirectory(config, leader=processes.is_leader())) as run:
-        ended = run.has_summary and not run.becomes_other
+        # A disk that machines share may show one of them what was there some seconds ago.
+        ended = bool(processes.from_leader(run.has_summary and not run.becomes_other))
         if ended and (result := finished(run, config, mesh, console)) is not None:
             return result
         with processes.leader_first(
@@ -116,7 +117,8 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
             plan = Plan.of(config, num_examples=len(dataset.train))
             method = method_of(config, plan, implementation)
             state = init_state_on(mesh, method, seed_of(config))
-            notes = Notes(devices=mesh.size, implementation=implementation)
+            count = processes.process_count()
+            notes = Notes(devices=mesh.size, processes=count, implementation=implementation)
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
                 refuse_what_is_behind(config, plan, state.steps_taken)
@@ -156,15 +158,17 @@ def method_of(config: Config, plan: Plan, implementation: str) -> Method:
 
 
 def computed_here(notes: Notes, mesh: Mesh, implementation: str, console: Console) -> Notes:
-    """Return the notes of a run with its present devices and implementation, and report changes of these."""
-    changes = []
+    """Return the notes of a run as it is computed now, and report changes that change its rounding."""
+    changes, count = [], processes.process_count()
     if notes.devices != mesh.size:
         changes.append(f"had {notes.devices} devices so far and now has {mesh.size}")
+    elif notes.processes != count and not devices.order_is_known(mesh):
+        changes.append(f"had {notes.processes} processes so far and now has {count}")
     if notes.implementation != implementation:
         changes.append(f"was computed by {notes.implementation} so far and now by {implementation}")
     for change in changes:
         console.message(f"This run {change}: results agree up to float32 rounding, not bit for bit.")
-    return dataclasses.replace(notes, devices=mesh.size, implementation=implementation)
+    return dataclasses.replace(notes, devices=mesh.size, processes=count, implementation=implementation)
 
 
 def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:

@@ -67,7 +67,10 @@ def _from_all(text: str) -> list[str]:
     if jax.process_count() == 1:
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
-    padded = np.pad(own, (0, largest(len(own)) - len(own)))
+    longest = largest(len(own))
+    if longest == 0:
+        return [""] * jax.process_count()
+    padded = np.pad(own, (0, longest - len(own)))
     return [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(padded)]
 
 
@@ -75,7 +78,7 @@ def together(action: Callable[[], T]) -> T:
     """Do something in every process. If it fails in one, fail in all: none waits for a process that is gone.
 
     Raises:
-        UserError: if the action failed in another process only.
+        UserError: if the action failed in another process only, with the words of that one.
     """
     if jax.process_count() == 1:
         return action()
@@ -85,8 +88,10 @@ def together(action: Callable[[], T]) -> T:
         results.append(action())
     except BaseException as error:
         failure = error
-    if failed := largest(0 if failure is None else jax.process_index() + 1):
-        raise failure or UserError(f"process {failed - 1} could not begin; its message says why")
+    said = _from_all("" if failure is None else " ".join(str(failure).split()) or type(failure).__name__)
+    for process, words in enumerate(said):
+        if words:
+            raise failure or UserError(f"process {process} cannot go on: {words}")
     return results[0]
 
 
@@ -98,6 +103,15 @@ def leader_first(action: Callable[[], T]) -> T:
     """
     made = together(lambda: [action()] if is_leader() else [])
     return together(lambda: made[0] if made else action())
+
+
+def leader_only(action: Callable[[], object]) -> None:
+    """Do something in the leader. The others wait until it is done, and fail if it fails.
+
+    Raises:
+        UserError: as `together`.
+    """
+    together(lambda: action() if is_leader() else None)
 
 
 def from_leader(value: int) -> int:

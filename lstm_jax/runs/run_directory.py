@@ -92,7 +92,12 @@ class RunDirectory:
         self._events: Any = None
         self._leader = leader
         if not leader:
-            self._continue()  # from the config.json that the leader has just written
+            if not (self.path / CONFIG).is_file():
+                raise RunDirectoryError(
+                    f"{self.path}: got no folder with the config.json that process 0 has just written, "
+                    "expected the same folder in all processes, on a disk that they share"
+                )
+            self._continue()
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)

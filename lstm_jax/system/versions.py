@@ -5,6 +5,7 @@ requirements-oldest.txt.
 """
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -38,3 +39,18 @@ def not_tabulated() -> contextlib.AbstractContextManager[None]:
     """
     own_list: Any = getattr(linen, "_tabulate_context", contextlib.nullcontext)
     return own_list()
+
+
+def detected_cluster(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None, timeout: int
+) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
+    """Return these, and the devices of this process, with what JAX detects of a cluster in place of None.
+
+    `jax.distributed.initialize` does this itself, but the processes have to be connected before it. JAX 0.10
+    to 0.12 have this function, which is private.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    return ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator_address, num_processes, process_id, None, None, timeout
+    )

@@ -104,7 +104,7 @@ def test_an_unreadable_image_does_not_stop_the_others(run: Run, run_dir: Path, t
         (["predict", "nowhere"], 1, ["no image given"]),
         (["evaluate"], 2, ["RUN_DIR"]),
         (["evaluate", "nowhere", "--split"], 2, ["--split"]),
-        (["show"], 2, ["unknown command 'show'", "train, evaluate, predict"]),
+        (["show"], 2, ["unknown command 'show'", "train, launch, evaluate, predict"]),
         (["explain"], 1, ["no run given"]),
         (["explain", "nowhere"], 1, ["nowhere", "not a run directory", "no such folder"]),
         (["report", "nowhere"], 1, ["nowhere", "not a run directory", "no such folder"]),

@@ -389,7 +389,7 @@ def test_two_processes_train_as_one(
         for line, (_, told) in zip(lines, DIFFERENT, strict=False):
             assert line.startswith(told), output
         assert len(lines) == len(given)
-        assert ("process 1 could not begin" if rank == 0 else str(tmp_path / "none")) in lines[-1]
+        assert ("process 1 cannot go on" if rank == 0 else str(tmp_path / "none")) in lines[-1]
     assert not [*(tmp_path / "two").glob("checkpoints/[0-9]*")]  # what was refused has saved nothing
     for name, options in TOGETHER.items():
         one = train(Config.of(**{**small, "epochs": 1, "run_dir": tmp_path / name, **options}))

@@ -119,7 +119,7 @@ def test_followers_write_nothing(tmp_path: Path) -> None:
         run.write_summary({"a": 1})
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
     assert read_config(tmp_path / "run").epochs == 10
-    with pytest.raises(RunDirectoryError, match="not a run directory"):  # one that only the leader sees
+    with pytest.raises(RunDirectoryError, match="expected the same folder in all processes"):
         RunDirectory(Config.of(run_dir=tmp_path / "elsewhere"), leader=False)
     assert not (tmp_path / "elsewhere").exists()
 

@@ -1,0 +1,69 @@
+"""``python -m lstm_jax launch``: train in several processes on this machine."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from lstm_jax.cluster.launcher import Launcher
+from lstm_jax.commands import command_line, train
+from lstm_jax.options import check, shown_option, whole_number
+from lstm_jax.system.signals import StopSignals
+
+PURPOSE = "Train in several processes on this machine."
+_WORDS = "-- train ..."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Train in several processes on this machine: launch --processes 2 -- train --epochs 2.
+
+    After -- come the words of the command train. Its processes share each batch, and each takes a GPU of its
+    own where there are GPUs. When one of them ends with an error, all end.
+    """
+
+    processes: Annotated[int, whole_number(1, 2**10)]
+    """Number of processes."""
+    restarts: Annotated[int, whole_number(0, 2**31 - 1)] = 0
+    """How often to start all again, from the newest whole checkpoint, when one of them has died."""
+    log_dir: Annotated[Path | None, shown_option("DIR", "a temporary one, which stays after a failure")] = (
+        None
+    )
+    """Folder for what each process writes, process-0.log and so on."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+def main(args: Sequence[str], *, prog: str) -> int:
+    """Start the processes and wait for their end; return the exit code, 128 + N after signal N."""
+    own, words = list(args), []
+    if "--" in own:
+        own, words = own[: own.index("--")], own[own.index("--") + 1 :]
+    launch = command_line.parse(Launch, own, prog=prog)
+    if words[:1] != ["train"]:
+        got = repr(words[0]) if words else "nothing"
+        command_line.fail(
+            prog, f"{_WORDS}: got {got} after --, expected train", code=command_line.USAGE_EXIT_CODE
+        )
+    # A typing mistake is told here, once, before anything starts.
+    train.read_options(words[1:], prog=f"{prog} {_WORDS.removesuffix(' ...')}")
+    logs = launch.log_dir or Path(tempfile.mkdtemp(prefix="lstm_jax-"))
+    logs.mkdir(parents=True, exist_ok=True)
+
+    def say(text: str) -> None:
+        command_line.note(f"{prog}: {text}")
+
+    code = 1
+    try:
+        with StopSignals() as stop:
+            launcher = Launcher(["-m", "lstm_jax", *words], processes=launch.processes, logs=logs, say=say)
+            with launcher:
+                code = launcher.run(restarts=launch.restarts, stop=stop)
+    finally:
+        if launch.log_dir is None and (code == 0 or stop.received is not None):
+            shutil.rmtree(logs)
+    return code
