@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, get_args
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build
-from lstm_jax.system.caches import cache_dir, why_not_private
+from lstm_jax.system.caches import cache_dir, cpu_name, why_not_private
 from lstm_jax.system.cores import usable_cores
 from lstm_jax.system.files import read_text, write_whole
 
@@ -35,6 +35,9 @@ FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
 # so many of the rounds. Else the usual one stays: no choice comes from noise.
 MARGIN, AGREEMENT = 0.95, 0.8
 _MOST_BYTES = 1 << 20  # of the notes
+# Of both passes: some milliseconds of one core. For each thread, two tiles of rows.
+_ENOUGH_OPERATIONS = 5e8
+_FEWEST_STEPS, _FEWEST_ROWS = 8, 32
 
 
 class Task(NamedTuple):
@@ -58,10 +61,22 @@ class Task(NamedTuple):
         """Return the five sizes as the kernel takes them."""
         return (ctypes.c_int64 * 5)(*self[:5])
 
-    def shortened(self) -> "Task":
-        """Return the task with as many time steps as it takes to measure: all steps take the same time."""
-        operations = 24.0 * self.members * self.batch * self.hidden * (self.inputs + self.hidden)
-        return self._replace(time=min(self.time, max(1, int(2e8 / operations)), 28))
+    def operations(self) -> float:
+        """Return how many operations both passes take."""
+        return 24.0 * self.members * self.time * self.batch * self.hidden * (self.inputs + self.hidden)
+
+    def shortened(self) -> "Task | None":
+        """Return a task that shows the same in some milliseconds, or None if there is none.
+
+        Steps and rows are fewer, but not so few that what is done once in a call, as the packing of weights,
+        counts for more than in the task itself.
+        """
+        short = self._replace(time=min(self.time, _FEWEST_STEPS))
+        steps = int(short.time * _ENOUGH_OPERATIONS / short.operations())
+        short = short._replace(time=min(self.time, max(short.time, steps), 28))
+        rows = int(short.batch * _ENOUGH_OPERATIONS / short.operations())
+        short = short._replace(batch=min(self.batch, max(rows, _FEWEST_ROWS * self.threads)))
+        return short if short.operations() <= 4 * _ENOUGH_OPERATIONS else None
 
 
 def most_threads() -> int:
@@ -75,7 +90,7 @@ def choose(task: Task) -> str:
     Raises:
         ImplementationError: if the environment names one that there is not, or not here.
     """
-    return named() or _found(task.shortened())
+    return named() or _found(task, task.shortened())
 
 
 def named() -> str | None:
@@ -108,16 +123,19 @@ def _usual(task: Task) -> str | None:
 
 
 @functools.cache
-def _found(task: Task) -> str:
-    """Return what was found for a task, in this process or another; else measure, and keep it."""
+def _found(task: Task, short: Task | None) -> str:
+    """Return what was found for a shortened task, in this process or another; else measure, and keep it."""
     usual = _usual(task)
     if usual is None:
         return "vectors"
-    path, key = _notes(), ",".join(str(int(value)) for value in task)
+    if short is None:
+        return usual
+    path, key = _notes(), ",".join([cpu_name(), *(str(int(value)) for value in short)])
     if (known := _read(path).get(key)) in KINDS:
         return str(known)
-    kind = faster(usual, _tiles_to_vectors(task))
-    if path is not None:
+    ratios = _tiles_to_vectors(short)
+    kind = faster(usual, ratios)
+    if path is not None and len(ratios) >= FEWEST_ROUNDS:
         with contextlib.suppress(OSError):  # it is measured again, then
             write_whole(path, json.dumps({**_read(path), key: kind}, indent=1))
     return kind

@@ -3,6 +3,7 @@
 They hold code that is run unchecked, so only the user may be able to write to them.
 """
 
+import contextlib
 import os
 import platform
 import stat
@@ -79,6 +80,14 @@ def _others_can_exchange_in(status: os.stat_result, trusted: set[int]) -> bool:
     """
     everybody = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
     return status.st_uid not in trusted or (bool(everybody) and not stat.S_ISLNK(status.st_mode))
+
+
+def cpu_name() -> str:
+    """Return the model name of the processor, or what the system says of it instead."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
 
 
 def processor() -> str:

@@ -254,6 +254,6 @@ extern "C" int lstm_jax_tiles_are_usual([[maybe_unused]] const std::int64_t* siz
 extern "C" std::int64_t lstm_jax_tiles_to_vectors(const std::int64_t* sizes, std::int64_t threads, int bfloat16,
                                                   double seconds, std::int64_t most, double* ratios) try {
   return lstm_jax::TilesToVectors(SizesOf(sizes), threads, bfloat16 != 0, seconds, most, ratios);
-} catch (const std::bad_alloc&) {
+} catch (...) {  // nothing may leave C++ for Python
   return -1;
 }

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <new>
 #include <random>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -84,7 +86,11 @@ struct Passes {
 inline double Seconds(const Sizes& s, Index threads, Passes& passes, Products products) {
   using Clock = std::chrono::steady_clock;
   Helpers helpers;
-  AnyPool pool{[&](std::function<void()> task) { helpers.threads.emplace_back(std::move(task)); }};
+  AnyPool pool{[&](std::function<void()> task) try {
+    helpers.threads.emplace_back(std::move(task));
+  } catch (const std::system_error&) {
+    throw std::bad_alloc();  // no more threads: with fewer helpers, then
+  }};
   passes.in.products = passes.back.products = products;
   const auto start = Clock::now();
   Forward(pool, threads, s, passes.in, passes.out);

@@ -5,8 +5,8 @@
 // a thread that has not begun. Tasks are claimed one by one, and what is waited for are only tasks that a
 // running thread has claimed. A helper that comes late finds nothing to do.
 //
-// Every thread begins with a share of its own, and only then takes from others. Each thread of the pool has the
-// same share in every call: the backward pass mostly finds in a core's cache what the forward pass wrote there.
+// Every thread begins with a share of its own, and only then takes from others. A thread of the pool mostly has the
+// same share in every call: the backward pass finds in a core's cache what the forward pass wrote there.
 
 #ifndef LSTM_JAX_PHASES_H_
 #define LSTM_JAX_PHASES_H_
@@ -138,7 +138,7 @@ class Job {
 // Run the phases one after the other, each on up to `threads` threads, and return when all is done.
 // `pool.Schedule(f)` must call f() at some time, on some thread.
 //
-// A caller that is not of the pool leaves the work to it. XLA has such threads for programs that are called one by
+// A caller that is not of the pool, or has never helped, leaves the work to it. XLA has such threads for programs that are called one by
 // one. Working on one core beside the pool's threads, it often made the helper share that core while the other rested:
 // in a sixth of all calls the helper came a millisecond late, and a train step took 1.2 to 1.35 times as long as in a
 // loop (T = 28, B = 128, H = 64, two cores).
