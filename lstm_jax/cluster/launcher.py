@@ -141,7 +141,8 @@ class Launcher:
 
     def _close_shown(self) -> None:
         for shown in self._shown:
-            shown.close()
+            sys.stdout.buffer.write(shown.close())
+        sys.stdout.flush()
 
     def _show(self) -> None:
         for shown in self._shown:
@@ -159,9 +160,10 @@ class _Shown:
         self._file.seek(0, os.SEEK_END)
         self._rest = b""
 
-    def close(self) -> None:
-        """Close the log."""
+    def close(self) -> bytes:
+        """Close the log; return what the process left of a line that it did not end."""
         self._file.close()
+        return self._before + self._rest + b"\n" if self._rest else b""
 
     def new_lines(self) -> Iterator[bytes]:
         """Yield the lines that have been added, each with the mark of its process before it."""

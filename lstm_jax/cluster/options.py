@@ -103,7 +103,7 @@ def with_environment(options: ClusterOptions, environment: Mapping[str, str] = o
 def membership(options: ClusterOptions, environment: Mapping[str, str] = os.environ) -> Membership | None:
     """Return which process this is, if the options and the environment say it; None if it is alone.
 
-    With ``--distributed``, what they do not say is left to JAX: see `joining.detected`.
+    With ``--distributed``, what they do not say is left to JAX: see `joining.process_of`.
 
     Raises:
         ConfigError: if they say it in part.

@@ -231,7 +231,8 @@ def between_processes(options: Scaling) -> dict[int, float]:
         ClusterError: if they fail.
     """
     address = f"{LOOPBACK}:{free_port()}"
-    words = [sys.executable, "-m", "lstm_jax.cluster.scaling", "--rounds", str(options.rounds)]
+    words = [sys.executable, "-m", "lstm_jax.cluster.scaling"]
+    words += ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
     with contextlib.ExitStack() as running:
         workers = []
         for index in range(_WORKERS):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 from lstm_jax.cluster.launcher import Launcher
+from lstm_jax.cluster.options import VARIABLES
 from lstm_jax.commands import command_line, train
-from lstm_jax.options import check, shown_option, whole_number
+from lstm_jax.options import check, flag, shown_option, whole_number
 from lstm_jax.system.signals import StopSignals
 
 PURPOSE = "Train in several processes on this machine."
@@ -50,7 +51,13 @@ def main(args: Sequence[str], *, prog: str) -> int:
             prog, f"{_WORDS}: got {got} after --, expected train", code=command_line.USAGE_EXIT_CODE
         )
     # A typing mistake is told here, once, before anything starts.
-    train.read_options(words[1:], prog=f"{prog} {_WORDS.removesuffix(' ...')}")
+    given = train.read_options(words[1:], prog=f"{prog} {_WORDS.removesuffix(' ...')}").cluster
+    if own_places := [
+        name for name in ("distributed", *VARIABLES) if getattr(given, name) not in (None, False)
+    ]:
+        named = ", ".join(map(flag, own_places))
+        told = f"{named}: got it after --, expected none: launch numbers its processes"
+        command_line.fail(prog, told, code=command_line.USAGE_EXIT_CODE)
     logs = launch.log_dir or Path(tempfile.mkdtemp(prefix="lstm_jax-"))
     logs.mkdir(parents=True, exist_ok=True)
 
@@ -64,6 +71,7 @@ def main(args: Sequence[str], *, prog: str) -> int:
             with launcher:
                 code = launcher.run(restarts=launch.restarts, stop=stop)
     finally:
-        if launch.log_dir is None and (code == 0 or stop.received is not None):
+        # The logs stay where a message has named them.
+        if launch.log_dir is None and code in (0, 128 + (stop.received or 0)):
             shutil.rmtree(logs)
     return code

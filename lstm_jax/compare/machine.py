@@ -5,10 +5,10 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from lstm_jax import __version__
+from lstm_jax.system.caches import cpu_name
 from lstm_jax.system.cores import usable_cores
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
@@ -19,19 +19,11 @@ ENVIRONMENT = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS
 def machine() -> Mapping[str, Any]:
     """Return the processor, the number of usable cores, the operating system, and the environment."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_name(),
         "cores": len(usable_cores()),
         "system": platform.platform(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor without a name there
-        return platform.processor() or platform.machine()
 
 
 def versions() -> Mapping[str, str]:

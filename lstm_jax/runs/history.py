@@ -25,6 +25,7 @@ class Notes:
         wall_seconds: time spent in `train` since the start of the run.
         devices: number of devices.
         processes: number of processes.
+        threads: number of threads of the C++ kernel in each process; 0 if it is not known, or not used.
         implementation: name of the implementation that computes the LSTM.
     """
 
@@ -34,6 +35,7 @@ class Notes:
     wall_seconds: float = 0.0
     devices: int = 1
     processes: int = 1
+    threads: int = 0
     implementation: str = "scan"  # the default of old versions, which did not save it
 
     @classmethod

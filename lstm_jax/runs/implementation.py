@@ -21,7 +21,7 @@ def prepare_implementation(config: Config, console: Console) -> str:
     return choose(config.model.implementation, task)
 
 
-def with_products(config: Config, mesh: Mesh, implementation: str, *, before: str) -> str:
+def with_products(config: Config, mesh: Mesh, implementation: str, *, before: str | None) -> str:
     """Return the name of an implementation with the kind of products that the run is computed with.
 
     Where the C++ kernel has several kinds, `native` alone would not say which bits a run has. All processes
@@ -31,17 +31,30 @@ def with_products(config: Config, mesh: Mesh, implementation: str, *, before: st
         config: the options.
         mesh: the devices.
         implementation: what `prepare_implementation` chose.
-        before: the implementation that the run was computed with so far; its kind is kept.
+        before: the implementation that the run was computed with so far, whose kind is kept; None if new.
 
     Raises:
         ImplementationError: if the environment names a kind that there is not, or not here.
     """
-    found = implementation
-    if implementation == "native" and products.why_not("tiles") is None:
-        kept = before if NATIVE.get(before) and not products.named() else None
-        found = kept or f"native-{products.choose(_task_of(config, mesh))}"
-    others = processes.largest(int(found != "native-tiles"))
-    return "native-vectors" if found == "native-tiles" and others else found
+    if implementation != "native":
+        return implementation
+    kind = processes.together(lambda: _kind(config, mesh, NATIVE.get(before or ""), begun=before is not None))
+    # A process without tiles has no choice, and says so by None.
+    if processes.largest(int(kind is not None)) == 0:
+        return implementation
+    return "native-vectors" if processes.largest(int(kind != "tiles")) else "native-tiles"
+
+
+def _kind(config: Config, mesh: Mesh, kept: str | None, *, begun: bool) -> str | None:
+    """Return the kind of products of a run in this process; None where there are vectors only.
+
+    A run that was begun where there are vectors only goes on with vectors.
+    """
+    if (named := products.named()) is not None:
+        return named
+    if products.why_not("tiles") is not None:
+        return kept if kept == "vectors" else None
+    return kept or ("vectors" if begun else products.choose(_task_of(config, mesh)))
 
 
 def _task_of(config: Config, mesh: Mesh) -> products.Task:

@@ -20,6 +20,7 @@ from lstm_jax.config import Config
 from lstm_jax.data.dataset import VALIDATION_SIZE, Dataset, load_dataset
 from lstm_jax.errors import CheckpointError, ConfigError, NonFiniteLossError
 from lstm_jax.evaluation import Confusion, Score, compile_score, evaluate
+from lstm_jax.kernels import NATIVE, products
 from lstm_jax.model import Params
 from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import Checkpoints
@@ -119,8 +120,10 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
             state = init_state_on(mesh, method, seed_of(config))
             count = processes.process_count()
             notes = Notes(devices=mesh.size, processes=count, implementation=implementation)
+            before = None
             if (restored := checkpoints.restore(state)) is not None:
                 state, notes = restored.state, Notes.from_json(restored.notes)
+                before = notes.implementation
                 refuse_what_is_behind(config, plan, state.steps_taken)
                 state, notes = with_epoch_open(config, plan, mesh, state, notes)
             elif run.has_summary and run.becomes_other:
@@ -128,7 +131,7 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                     f"{run.checkpoints}: got no saved state, expected the last one of this finished run; "
                     "put it back, or name another --run-dir"
                 )
-            implementation = with_products(config, mesh, implementation, before=notes.implementation)
+            implementation = with_products(config, mesh, implementation, before=before)
             method = method_of(config, plan, implementation)
             if not has_ended(config, notes.history, state.steps_taken):
                 notes = computed_here(notes, mesh, implementation, console)
@@ -166,9 +169,14 @@ def computed_here(notes: Notes, mesh: Mesh, implementation: str, console: Consol
         changes.append(f"had {notes.processes} processes so far and now has {count}")
     if notes.implementation != implementation:
         changes.append(f"was computed by {notes.implementation} so far and now by {implementation}")
+    threads = products.most_threads() if implementation in NATIVE else 0
+    if threads != notes.threads and threads and notes.threads:
+        changes.append(f"was computed by {notes.threads} threads so far and now by {threads}")
     for change in changes:
         console.message(f"This run {change}: results agree up to float32 rounding, not bit for bit.")
-    return dataclasses.replace(notes, devices=mesh.size, processes=count, implementation=implementation)
+    return dataclasses.replace(
+        notes, devices=mesh.size, processes=count, threads=threads, implementation=implementation
+    )
 
 
 def refuse_what_is_behind(config: Config, plan: Plan, taken: int) -> None:

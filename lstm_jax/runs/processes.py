@@ -16,6 +16,8 @@ from lstm_jax.devices import local_devices
 from lstm_jax.errors import ConfigError, UserError
 
 T = TypeVar("T")
+# Characters of the message that a process has for the others.
+_LONGEST = 4000
 
 
 def is_leader() -> bool:
@@ -66,7 +68,7 @@ def _from_all(text: str) -> list[str]:
     """Return the text of each process, in their order. It must have no NUL."""
     if jax.process_count() == 1:
         return [text]
-    own = np.frombuffer(text.encode(), np.uint8)
+    own = np.frombuffer(text.encode(errors="backslashreplace"), np.uint8)
     longest = largest(len(own))
     if longest == 0:
         return [""] * jax.process_count()
@@ -88,7 +90,8 @@ def together(action: Callable[[], T]) -> T:
         results.append(action())
     except BaseException as error:
         failure = error
-    said = _from_all("" if failure is None else " ".join(str(failure).split()) or type(failure).__name__)
+    words = "" if failure is None else " ".join(str(failure).split())[:_LONGEST] or type(failure).__name__
+    said = _from_all(words)
     for process, words in enumerate(said):
         if words:
             raise failure or UserError(f"process {process} cannot go on: {words}")

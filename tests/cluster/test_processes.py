@@ -259,6 +259,10 @@ def test_the_launcher_passes_ctrl_c_on_and_the_same_command_goes_on(
     [
         ((), "-- train ...: got nothing after --, expected train"),
         (("--", "evaluate"), "-- train ...: got 'evaluate' after --, expected train"),
+        (
+            ("--", "train", "--process-id", "0"),
+            "--process-id: got it after --, expected none: launch numbers",
+        ),
         (("--", "train", "--hiden-size", "3"), "launch -- train: error: Unrecognized options: --hiden-size"),
     ],
 )

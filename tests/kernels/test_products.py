@@ -21,7 +21,9 @@ from lstm_jax.config import Config
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, choice, products
 from lstm_jax.runs.implementation import with_products
+from lstm_jax.system.caches import cpu_name
 
+KEY = f"{cpu_name()},1,27,128,28,64,0,2"
 TASK = products.Task(members=1, time=28, batch=128, inputs=28, hidden=64, bfloat16=False, threads=2)
 
 
@@ -80,9 +82,9 @@ def test_the_unusual_kind_must_be_clearly_faster(usual: str, ratios: list[float]
 def test_a_task_is_measured_once_and_kept(tiles: StandIn, tmp_path: Path) -> None:
     tiles.usual = 0
     assert [products.choose(TASK) for _ in range(2)] == ["tiles"] * 2
-    assert tiles.measured == [[1, 11, 128, 28, 64, 2, 0]]  # 11 steps are enough
+    assert tiles.measured == [[1, 27, 128, 28, 64, 2, 0]]  # so many steps are enough
     notes = tmp_path / "cache" / "native" / "lstm-abc-123.json"
-    assert json.loads(notes.read_text()) == {"1,11,128,28,64,0,2": "tiles"}
+    assert json.loads(notes.read_text()) == {KEY: "tiles"}
     products._found.cache_clear()  # as in another process, on a machine that is disturbed
     tiles.ratio = 2.0
     assert products.choose(TASK) == "tiles"
@@ -94,14 +96,14 @@ def test_a_task_is_measured_once_and_kept(tiles: StandIn, tmp_path: Path) -> Non
     assert len(tiles.measured) == 2
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", '{"1,11,128,28,64,0,2": "magic"}', "\xff"])
+@pytest.mark.parametrize("content", ["", "[1]", "{", f'{{"{KEY}": "magic"}}', "\xff"])
 def test_damaged_notes_are_measured_again(tiles: StandIn, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "cache" / "native"
     folder.mkdir(parents=True, mode=0o700)
     (tmp_path / "cache").chmod(0o700)
     (folder / "lstm-abc-123.json").write_bytes(content.encode("latin-1"))
     assert products.choose(TASK) == "tiles"
-    assert json.loads((folder / "lstm-abc-123.json").read_text()) == {"1,11,128,28,64,0,2": "tiles"}
+    assert json.loads((folder / "lstm-abc-123.json").read_text()) == {KEY: "tiles"}
 
 
 def test_without_a_place_for_notes(tiles: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +111,33 @@ def test_without_a_place_for_notes(tiles: StandIn, monkeypatch: pytest.MonkeyPat
     assert products.choose(TASK) == "tiles"
     tiles.rounds = -1  # no memory for a measurement
     assert products.choose(TASK._replace(hidden=7)) == "tiles"  # the usual kind
+
+
+def test_a_measurement_that_failed_is_made_again(tiles: StandIn, tmp_path: Path) -> None:
+    tiles.ratio, tiles.rounds = 2.0, products.FEWEST_ROUNDS - 1
+    assert products.choose(TASK) == "tiles"
+    assert not (tmp_path / "cache" / "native" / "lstm-abc-123.json").exists()
+    products._found.cache_clear()
+    tiles.rounds = products.FEWEST_ROUNDS
+    assert products.choose(TASK) == "vectors"
+
+
+def test_large_sizes_are_measured_on_less_or_not_at_all(tiles: StandIn) -> None:
+    """Not on a single step, for which all weights are packed, and not for seconds."""
+    for hidden, batch, steps, rows in (
+        (64, 128, 27, 128),
+        (64, 4096, 8, 441),
+        (200, 512, 8, 64),
+        (5, 3, 28, 3),
+    ):
+        short = TASK._replace(hidden=hidden, inputs=hidden, batch=batch).shortened()
+        assert short is not None
+        assert short.operations() <= 2e9
+        assert (short.time, short.batch) == (steps, rows) or hidden == 64
+        assert short.time >= 8
+    assert TASK._replace(hidden=1024, inputs=1024).shortened() is None
+    assert products.choose(TASK._replace(hidden=1024, inputs=1024)) == "tiles"  # the usual kind
+    assert not tiles.measured
 
 
 def test_the_environment_names_a_kind(tiles: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +182,14 @@ def test_the_choice_is_a_part_of_the_program(tiles: StandIn) -> None:
 def test_a_run_keeps_its_kind(tiles: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     config, mesh = Config(), devices.make_mesh(devices=1, batch_size=128)
 
-    def of_run(implementation: str, before: str) -> str:
+    def of_run(implementation: str, before: str | None) -> str:
         return with_products(config, mesh, implementation, before=before)
 
-    assert of_run("native", "native") == "native-tiles"
+    assert of_run("native", None) == "native-tiles"
+    assert of_run("native", "fused") == "native-vectors"
+    assert of_run("native", "native") == "native-vectors"  # begun on a machine without tiles
     assert of_run("native", "native-vectors") == "native-vectors"
+    assert of_run("native", "native-tiles") == "native-tiles"
     assert of_run("fused", "native-vectors") == "fused"
     assert of_run("native-vectors", "native-tiles") == "native-vectors"  # as --implementation says
     monkeypatch.setenv(products.VARIABLE, "vectors")
@@ -165,12 +197,14 @@ def test_a_run_keeps_its_kind(tiles: StandIn, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv(products.VARIABLE)
     tiles.usual = -1  # on another machine
     assert of_run("native", "native-tiles") == "native"
+    assert of_run("native", "native-vectors") == "native-vectors"
+    assert of_run("native", None) == "native"
 
 
 def test_the_kernel_here_takes_times() -> None:
     """Without tiles it takes those of vectors twice."""
     assert build.why_not_available() is None
     ratios = products._tiles_to_vectors(products.Task(2, 3, 40, 5, 17, bfloat16=False, threads=2))
-    assert len(ratios) == products.MOST_ROUNDS
+    assert 0 < len(ratios) <= products.MOST_ROUNDS
     assert all(0 < ratio < 1e6 for ratio in ratios)
     assert np.isfinite(ctypes.c_double(ratios[0]).value)

@@ -86,10 +86,12 @@ struct Passes {
 inline double Seconds(const Sizes& s, Index threads, Passes& passes, Products products) {
   using Clock = std::chrono::steady_clock;
   Helpers helpers;
-  AnyPool pool{[&](std::function<void()> task) try {
-    helpers.threads.emplace_back(std::move(task));
-  } catch (const std::system_error&) {
-    throw std::bad_alloc();  // no more threads: with fewer helpers, then
+  AnyPool pool{[&](std::function<void()> task) {
+    try {
+      helpers.threads.emplace_back(std::move(task));
+    } catch (const std::system_error&) {
+      throw std::bad_alloc();  // no more threads: with fewer helpers, then
+    }
   }};
   passes.in.products = passes.back.products = products;
   const auto start = Clock::now();
