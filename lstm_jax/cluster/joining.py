@@ -100,11 +100,15 @@ def joined(
                 stream.flush()
         os._exit(code)
 
-    def end_with(ending: Ending) -> None:
-        # The main thread may hold what is needed to print; then the process ends without a word.
-        threading.Timer(SAYING_SECONDS, os._exit, (ending.code,)).start()
+    def end_soon(code: int) -> None:
+        # Who reads the output may not read on, or another thread may hold what is needed to print. Then the
+        # process ends without a word.
+        threading.Timer(SAYING_SECONDS, os._exit, (code,)).start()
         with contextlib.suppress(Exception):
             before_end()
+
+    def end_with(ending: Ending) -> None:
+        end_soon(ending.code)
         tell(f"{ending.told()}; this process, {member.number}, ends too{_GOES_ON}")
         end(ending.code)
 
@@ -120,13 +124,14 @@ def joined(
         word = f"{type(error).__name__}: {one_line(error)}" if said is None else said.text
         code = OF_ANOTHER if not isinstance(error, KeyboardInterrupt) or said is None else said.code
         watch.fail(word, code=code, echo=_may_be_an_echo(error))
-        with contextlib.suppress(Exception):
-            before_end()
-        if said is None:
-            traceback.print_exception(error)
-        elif said.line:
-            print(said.line, file=sys.stderr)
-        end(CRASHED if said is None else said.code)
+        own_code = CRASHED if said is None else said.code
+        end_soon(own_code)
+        with contextlib.suppress(OSError, ValueError):
+            if said is None:
+                traceback.print_exception(error)
+            elif said.line:
+                print(said.line, file=sys.stderr)
+        end(own_code)
     watch.leave()
 
 
