@@ -332,7 +332,8 @@ def test_the_name_decides_on_the_loop(layer: LSTM, loops: list[tuple[int, int]])
     [
         (
             {"implementation": "cudnn"},
-            "implementation: got 'cudnn', expected auto, scan, unrolled, fused, native",
+            "implementation: got 'cudnn', expected auto, scan, unrolled, fused, native, native-vectors, "
+            "native-tiles",
         ),
         (
             {"implementation": "unrolled", "unroll": 2},

@@ -52,10 +52,9 @@ def main(args: Sequence[str], *, prog: str) -> int:
         )
     # A typing mistake is told here, once, before anything starts.
     given = train.read_options(words[1:], prog=f"{prog} {_WORDS.removesuffix(' ...')}").cluster
-    if own_places := [
-        name for name in ("distributed", *VARIABLES) if getattr(given, name) not in (None, False)
-    ]:
-        named = ", ".join(map(flag, own_places))
+    of_its_own = [name for name in VARIABLES if getattr(given, name) is not None]
+    if of_its_own or given.distributed:
+        named = ", ".join(map(flag, of_its_own or ["distributed"]))
         told = f"{named}: got it after --, expected none: launch numbers its processes"
         command_line.fail(prog, told, code=command_line.USAGE_EXIT_CODE)
     logs = launch.log_dir or Path(tempfile.mkdtemp(prefix="lstm_jax-"))

@@ -99,10 +99,7 @@ def will_build(name: str, task: Work) -> bool:
 
 def why_no_kernel(name: str) -> str | None:
     """Build the kernel if need be, and return why it, or its kind of products, cannot be had; else None."""
-    if (reason := why_not_available()) is not None:
-        return reason
-    kind = NATIVE[name]
-    return kind and products.why_not(kind)
+    return why_not_available() or products.why_not(NATIVE[name])
 
 
 def why_not(name: str, task: Work) -> str | None:

@@ -109,8 +109,8 @@ def named() -> str | None:
     return name
 
 
-def why_not(kind: str) -> str | None:
-    """Return why the kernel cannot compute with a kind of products here; else None."""
+def why_not(kind: str | None) -> str | None:
+    """Return why the kernel, which is there, cannot compute with a kind of products; None if it can."""
     if kind == "tiles" and _usual(Task(1, 1, 1, 1, 1, bfloat16=False, threads=1)) is None:
         return "there are no tile registers here (AMX, of x86 processors on Linux)"
     return None

@@ -24,7 +24,8 @@ from lstm_jax.compare.size import Size
 from lstm_jax.devices import DATA_AXIS, make_mesh, mean_over_devices, place, replicated
 from lstm_jax.errors import ImplementationError
 from lstm_jax.exchange.layouts import Params
-from lstm_jax.kernels.choice import why_no_kernel
+from lstm_jax.kernels import NATIVE, products
+from lstm_jax.kernels.build import why_not_available
 
 Tree: TypeAlias = Any  # the parameters of a framework: a pytree of float32 arrays
 Images: TypeAlias = Float32[Array, "batch time inputs"]
@@ -234,6 +235,6 @@ class InKernel(InJax):
     def __init__(
         self, size: Size, params: Params, *, learning_rate: float, decay: Decay | None = None
     ) -> None:
-        if (reason := why_no_kernel(self.implementation)) is not None:
+        if (reason := why_not_available() or products.why_not(NATIVE[self.implementation])) is not None:
             raise ImplementationError(f"implementation {self.implementation!r} cannot be used: {reason}")
         super().__init__(size, params, learning_rate=learning_rate, decay=decay)
