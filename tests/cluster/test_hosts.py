@@ -121,7 +121,9 @@ class Network:
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
+def network(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Network]:
+    if not request.config.getoption("--all"):
+        pytest.skip("three hosts take long to start; --all starts them")
     if reason := why_not():
         pytest.skip(reason)
     with Network(tmp_path) as hosts:
@@ -169,10 +171,8 @@ def test_a_host_that_is_cut_off_ends_as_the_others_do_and_the_run_goes_on(
 
 
 def test_a_coordinator_that_is_cut_off_and_a_host_that_comes_late(
-    network: Network, tmp_path: Path, environment: dict[str, str], request: pytest.FixtureRequest
+    network: Network, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    if not request.config.getoption("--all"):
-        pytest.skip("three more hosts take long to start; --all starts them")
     run_dir = tmp_path / "run"
     running = [network.start(number, run_dir, environment) for number in range(HOSTS - 1)]
     time.sleep(15)

@@ -80,7 +80,9 @@ def torch() -> Iterator[Any]:
 # PyTorch uses itself what it calls deprecated, when it imports its compiler.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["PyTorch", "Compiled"])
-def test_pytorch(torch: Any, name: str) -> None:
+def test_pytorch(torch: Any, name: str, request: pytest.FixtureRequest) -> None:
+    if name == "Compiled" and not request.config.getoption("--all"):
+        pytest.skip("torch.compile takes a minute; --all runs it")
     from lstm_jax.compare.adapters import pytorch_lstm
 
     def build(**options: Any) -> Any:
