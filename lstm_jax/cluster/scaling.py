@@ -37,6 +37,8 @@ from lstm_jax.data.dataset import Split, load_dataset
 from lstm_jax.errors import ClusterError
 from lstm_jax.evaluation import compile_score, evaluate
 from lstm_jax.options import check, number, whole_number
+from lstm_jax.report.tables import Table, as_markdown
+from lstm_jax.runs import processes
 from lstm_jax.system.signals import StopSignals
 from lstm_jax.training import RESIDENT_SPEC, Method, Resident, compile_train_epoch, init_state_on
 
@@ -129,7 +131,7 @@ class Scaling:
         run(10)
         trial = (time.perf_counter() - began) / 10
         # The processes of a mean must repeat it equally often.
-        count = max(1, math.ceil(self.seconds / max(devices_largest(trial), 1e-9)))
+        count = processes.largest(max(1, math.ceil(self.seconds / max(trial, 1e-9))))
         samples = []
         for _ in range(self.rounds):
             began = time.perf_counter()
@@ -158,15 +160,6 @@ class Scaling:
         print(measured_table(steps, evaluation, means))
         print(model_table("this machine", here))
         print(model_table(f"a network of {self.latency:g} µs and {self.bandwidth:g} Gbit/s", there))
-
-
-def devices_largest(value: float) -> float:
-    """Return the largest value of any process."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return float(np.max(multihost_utils.process_allgather(np.float64(value))))
 
 
 def step_program(images: Split, share: int) -> Callable[[int], None]:
@@ -252,18 +245,12 @@ def measured_table(steps: Mapping[int, float], evaluation: float, means: Mapping
     rows = [(f"step, {share} images on one device", seconds) for share, seconds in steps.items()]
     rows.append(("evaluation, 15,000 images on one device", evaluation))
     rows += [(f"mean of {size:,} bytes, {_WORKERS} processes", seconds) for size, seconds in means.items()]
-    lines = ["| term | measured, ms |", "|---|---:|", *(f"| {name} | {1e3 * s:.3g} |" for name, s in rows)]
-    return "\n".join([*lines, ""])
+    return as_markdown(Table(("term", "measured, ms"), [(name, f"{1e3 * s:.3g}") for name, s in rows]))
 
 
 def model_table(where: str, terms: Terms, *, batch: int = Config.batch_size, examples: int = 55_000) -> str:
     """Make a Markdown table by the model: an epoch of one batch shared out, and the speed of a batch each."""
-    lines = [
-        f"On {where}:",
-        "",
-        f"| devices | step, ms | mean, ms | epoch, s | speed-up | images/s with {batch} on each | speed-up |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     alone = terms.epoch(1, batch=batch, examples=examples)
     one_speed = batch / terms.step(batch)
     for count in DEVICES:
@@ -274,11 +261,13 @@ def model_table(where: str, terms: Terms, *, batch: int = Config.batch_size, exa
             cells = [f"{step:.2f}", f"{mean:.2f}", f"{epoch:.2f}", f"{alone / epoch:.2f}x"]
         speed = batch * count / (terms.step(batch) + terms.mean(count))
         cells += [f"{speed:,.0f}", f"{speed / one_speed:.1f}x"]
-        lines.append(f"| {count:,} | {' | '.join(cells)} |")
+        rows.append([f"{count:,}", *cells])
     shared = [count for count in DEVICES if count <= batch]
     best = min(shared, key=lambda count: terms.epoch(count, batch=batch, examples=examples))
-    lines += ["", f"An epoch of batches of {batch} is the shortest on {best} devices; more make it longer."]
-    return "\n".join([*lines, ""])
+    of_epoch, of_each = ("step, ms", "mean, ms", "epoch, s", "speed-up"), f"images/s with {batch} on each"
+    note = f"An epoch of batches of {batch} is the shortest on {best} devices; more make it longer."
+    table = as_markdown(Table(("devices", *of_epoch, of_each, "speed-up"), rows, notes=(note,)))
+    return f"On {where}:\n\n{table}"
 
 
 if __name__ == "__main__":

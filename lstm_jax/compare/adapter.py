@@ -10,6 +10,7 @@ To add a framework, write its adapter in `adapters/` (one in JAX needs only a `M
 imports no other framework. The module of the adapter imports its framework.
 """
 
+from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -73,6 +74,30 @@ class Adapter(Protocol):
             False if the framework distributes its work among the cores by itself; then nothing changes.
         """
         return False
+
+
+class OfArrays(Adapter):
+    """An adapter for inference that reads and returns NumPy arrays, one batch in a call."""
+
+    def load(
+        self,
+        images: Float32[np.ndarray, "steps batch time inputs"],
+        labels: Int32[np.ndarray, "steps batch"],
+    ) -> Float32[np.ndarray, "steps batch time inputs"]:
+        """Return the images as they are."""
+        return images
+
+    def infer(
+        self, batches: Float32[np.ndarray, "steps batch time inputs"]
+    ) -> Float32[np.ndarray, "steps batch classes"]:
+        """Compute the logits of all batches."""
+        return np.stack([self.logits(images) for images in batches])
+
+    @abstractmethod
+    def logits(
+        self, images: Float32[np.ndarray, "batch time inputs"]
+    ) -> Float32[np.ndarray, "batch classes"]:
+        """Compute the logits of a batch."""
 
 
 @runtime_checkable

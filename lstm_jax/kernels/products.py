@@ -15,7 +15,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build
@@ -23,9 +23,8 @@ from lstm_jax.system.caches import cache_dir, cpu_name, why_not_private
 from lstm_jax.system.cores import usable_cores
 from lstm_jax.system.files import read_text, write_whole
 
-Kind = Literal["vectors", "tiles"]
-KINDS: tuple[str, ...] = get_args(Kind)
 CODES = {"vectors": 1, "tiles": 2}  # `Products` in cpp/lstm.h
+KINDS = tuple(CODES)
 # In the environment, the kind that `native` computes with, without a measurement.
 VARIABLE = "LSTM_JAX_KERNEL"
 

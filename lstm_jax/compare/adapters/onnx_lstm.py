@@ -8,16 +8,16 @@ process may not use, so the option is always set. It belongs to a session, so ea
 
 import numpy as np
 import onnxruntime
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
-from lstm_jax.compare.adapter import Adapter, Decay
+from lstm_jax.compare.adapter import Decay, OfArrays
 from lstm_jax.compare.size import Size
 from lstm_jax.exchange.layouts import Params
 from lstm_jax.exchange.onnx_files import onnx_model
 from lstm_jax.system.cores import usable_cores
 
 
-class OnnxRuntime(Adapter):
+class OnnxRuntime(OfArrays):
     """An inference session on the CPU."""
 
     def __init__(
@@ -27,19 +27,11 @@ class OnnxRuntime(Adapter):
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         self.set_threads(len(usable_cores()))
 
-    def load(
-        self,
-        images: Float32[np.ndarray, "steps batch time inputs"],
-        labels: Int32[np.ndarray, "steps batch"],
-    ) -> Float32[np.ndarray, "steps batch time inputs"]:
-        """Return the images as they are: ONNX Runtime reads NumPy arrays."""
-        return images
-
-    def infer(
-        self, batches: Float32[np.ndarray, "steps batch time inputs"]
-    ) -> Float32[np.ndarray, "steps batch classes"]:
-        """Compute the logits of all batches."""
-        return np.stack([self._session.run(["logits"], {"images": images})[0] for images in batches])
+    def logits(
+        self, images: Float32[np.ndarray, "batch time inputs"]
+    ) -> Float32[np.ndarray, "batch classes"]:
+        """Compute the logits of a batch."""
+        return np.asarray(self._session.run(["logits"], {"images": images})[0])
 
     def set_threads(self, count: int) -> bool:
         """Compute with so many threads from now on."""
