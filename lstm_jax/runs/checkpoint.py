@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
@@ -48,13 +49,16 @@ OVERHEAD_BYTES = 2**17
 BELONGS_TO = "belongs_to"
 # How often a reader starts again because the trainer has replaced the states meanwhile.
 READ_ATTEMPTS = 20
+# How long the machines of a run may see different files on the disk that they share. NFS keeps a listing for
+# up to 30 s (acdirmin).
+LATE_SECONDS = 40
 # Names of complete states, and of the folders that Orbax writes into before it renames them.
 _STEP = re.compile("0|[1-9][0-9]*")
 _TEMPORARY = re.compile(r"[0-9]+\.orbax-checkpoint-tmp.*")
 
 
 class _Verdict(IntEnum):
-    """The condition of a state's files. Where processes disagree, the largest value counts."""
+    """The condition of a state's files."""
 
     WHOLE = 0
     DAMAGED = 1
@@ -225,19 +229,17 @@ class Checkpoints:
         )
 
     def _restore(self, like: State, wanted: int | None) -> Restored[State] | None:
-        complete = self._complete_steps()
+        complete = processes.json_from_leader(self._complete_steps())
         steps = [step for step in complete if wanted in (None, step)]
         then = "; trying the one before it" if wanted is None else ""
         for index, step in enumerate(steps):
             path = self._directory / str(step)
-            verdict, words, names = _examine(path)
-            # All processes must use the same state, so each of them must be able to read it.
-            agreed = processes.largest(verdict)
-            if agreed != _Verdict.WHOLE:
+            verdict, words, names = self._examine_together(path)
+            if verdict != _Verdict.WHOLE:
                 self._begin_again_if_replaced(complete)
-                if agreed == _Verdict.UNREADABLE:
-                    raise _unreadable(path, words or "another process cannot read it")
-                self._put_aside(path, words or "another process cannot read it", then)
+                if verdict == _Verdict.UNREADABLE:
+                    raise _unreadable(path, words)
+                self._put_aside(path, words, then)
                 continue
             with checksums.only(path, names) as place:
                 try:
@@ -265,6 +267,22 @@ class Checkpoints:
             )
         return None
 
+    def _examine_together(self, path: Path) -> tuple[_Verdict, str, tuple[str, ...]]:
+        """Return the condition of a state's files, on which all processes agree; see `_examine`.
+
+        Damage is the same for all. Processes that find different things do not share a disk, or it is late.
+        """
+        for attempt in range(LATE_SECONDS):
+            verdict, words, names = _examine(path)
+            if processes.largest(verdict) == -processes.largest(-verdict):
+                return verdict, words, names
+            if attempt == 0:
+                told = "not all processes find the same there; in case a shared disk is late, they look again"
+                self._report(f"{path}: {told} for {LATE_SECONDS} s")
+            time.sleep(1)
+        told = "another process finds other files there: is it on a disk that all machines share?"
+        return _Verdict.UNREADABLE, f"{words}; {told}" if words else told, ()
+
     def _complete_steps(self) -> list[int]:
         """Return the steps of the complete states, the newest first; without one that is being saved."""
         steps = sorted(_steps(self._directory), reverse=True)
@@ -272,8 +290,11 @@ class Checkpoints:
         return [s for s in steps if s != saving or (self._directory / str(s) / CHECKSUMS).exists()]
 
     def _begin_again_if_replaced(self, steps: Sequence[int]) -> None:
-        """Raise _ReplacedError if a trainer has replaced the states. Only a reader can meet that."""
-        if self._read_only and self._complete_steps() != steps:
+        """Raise _ReplacedError if a trainer has replaced the states. Only a reader can meet that.
+
+        Processes that read together are the trainer themselves.
+        """
+        if self._read_only and jax.process_count() == 1 and self._complete_steps() != steps:
             raise _ReplacedError
 
     def _stranger(self, step: int, notes: Mapping[str, Any]) -> str | None:
@@ -343,10 +364,10 @@ def _steps(directory: Path) -> list[int]:
     ]
 
 
-def _examine(path: Path) -> tuple[_Verdict, str | None, tuple[str, ...]]:
-    """Return the condition of a state's files, what is wrong with them, and their names."""
+def _examine(path: Path) -> tuple[_Verdict, str, tuple[str, ...]]:
+    """Return the condition of a state's files, what is wrong with them if anything, and their names."""
     try:
-        return _Verdict.WHOLE, None, checksums.check(path)
+        return _Verdict.WHOLE, "", checksums.check(path)
     except checksums.DamagedError as damage:
         return _Verdict.DAMAGED, str(damage), ()
     except OSError as error:

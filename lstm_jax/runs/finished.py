@@ -11,6 +11,7 @@ from lstm_jax.config import Config
 from lstm_jax.errors import CheckpointError
 from lstm_jax.evaluation import Confusion
 from lstm_jax.model import Params
+from lstm_jax.runs import processes
 from lstm_jax.runs.checkpoint import digest
 from lstm_jax.runs.console import Console
 from lstm_jax.runs.history import Notes, has_ended
@@ -48,15 +49,21 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
 
     The summary and metrics are compared with the last state, if that still exists, and corrected.
     """
-    summary: Record = {}
+    found: Record = {}
     try:
-        summary = run.read_summary() or {}
+        found = run.read_summary() or {}
     except DamagedJSONError as error:
         console.message(str(error))
+    summary = found = processes.json_from_leader(found)
     ended = end_of(run, config, summary, console)
     if ended is not None:
-        summary = corrected(run, summary, summarise(config, *ended, mesh), console)
-        run.mend_metrics(ended[1].history)
+        state, notes = ended
+        summary, wrong = mend(found, summarise(config, state, notes, mesh))
+        processes.leader_only(lambda: write_again(run, notes, summary if wrong else None))
+        if wrong:
+            of_this_process = "device and versions are those of this process"
+            why = f"missing or wrong: {', '.join(wrong)}" if found else of_this_process
+            console.message(f"summary.json was written again from the saved state ({why})")
     try:
         result_in_words(summary)
     except (KeyError, TypeError, ValueError, ArithmeticError):
@@ -70,7 +77,6 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
     if ended is None:
         console.message("The final parameters are no longer in its checkpoints, so nothing was compared.")
         return TrainResult(None, (), summary, None, None, run.path)
-    state, notes = ended
     return TrainResult(state.evaluated_params, notes.history, summary, None, None, run.path)
 
 
@@ -89,16 +95,11 @@ def end_of(
     return (state, notes) if is_last else None
 
 
-def corrected(run: RunDirectory, found: Record, right: Record, console: Console) -> Record:
-    """Write the summary of a finished run again if it is not right; return what it says then."""
-    right, wrong = mend(found, right)
-    if wrong:
-        told = "device and versions are those of this process"
-        if found:
-            told = f"missing or wrong: {', '.join(wrong)}"
-        console.message(f"summary.json was written again from the saved state ({told})")
-        run.write_summary(right)
-    return right
+def write_again(run: RunDirectory, notes: Notes, summary: Record | None) -> None:
+    """Write the metrics of a finished run if they are not right, and the summary if there is one."""
+    if summary is not None:
+        run.write_summary(summary)
+    run.mend_metrics(notes.history)
 
 
 def how_to_go_on(config: Config, summary: Record, path: Path) -> str:

@@ -242,7 +242,7 @@ class Loop:
 
     def run_to_end(self, state: TrainState, notes: Notes) -> TrainResult:
         """Take all remaining steps, unless a signal stops the run."""
-        self.run.begin(notes.history)
+        processes.leader_only(lambda: self.run.begin(notes.history))
         state, confusion = self.compile(state), None
         while not self.has_ended(state, notes):
             if self.told_to_stop():
@@ -250,7 +250,7 @@ class Loop:
             state, notes, confusion = self.run_epoch(state, notes)
         notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
         summary = summarise(self.config, state, notes, self.mesh)
-        self.run.write_summary(summary)
+        processes.leader_only(lambda: self.run.write_summary(summary))
         tell_end(self.console, summary, self.run.path)
         return TrainResult(state.evaluated_params, notes.history, summary, confusion, None, self.run.path)
 
@@ -304,7 +304,7 @@ class Loop:
         state = state._replace(loss_sum=devices.place(self.mesh, no_loss, P()))
         # Save first: the metrics can be restored from the saved state, but not the reverse.
         self.save(state, notes)
-        self.run.add(record)
+        processes.leader_only(lambda: self.run.add(record))
         self.console.epoch_finished(self.plan.epochs, record)
         return state, notes, confusion
 
@@ -375,7 +375,8 @@ class Loop:
 
     def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
         """Save the state if need be, and return the result of a run that was told to stop."""
-        if self.checkpoints.newest_step != state.steps_taken:  # stopped before the first step of this call
+        is_saved = self.checkpoints.newest_step == state.steps_taken
+        if not processes.from_leader(is_saved):  # stopped before the first step of this call
             self.save(state, notes)
         by = self.stop.received or signal.SIGTERM  # if another process received it
         saved = f"step {state.steps_taken} of {self.plan.total_steps} is saved in {self.run.path}"

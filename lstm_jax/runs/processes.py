@@ -5,6 +5,7 @@ messages.
 """
 
 import json
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from lstm_jax.devices import local_devices
 from lstm_jax.errors import ConfigError, UserError
+from lstm_jax.system.signals import Interrupted
 
 T = TypeVar("T")
 # Characters of the message that a process has for the others.
@@ -65,14 +67,11 @@ def _refuse_differences(name: str, found: list[Any]) -> None:
 
 
 def _from_all(text: str) -> list[str]:
-    """Return the text of each process, in their order. It must have no NUL."""
+    """Return the text of each process, in their order. It must have no NUL, and must not be empty."""
     if jax.process_count() == 1:
         return [text]
     own = np.frombuffer(text.encode(errors="backslashreplace"), np.uint8)
-    longest = largest(len(own))
-    if longest == 0:
-        return [""] * jax.process_count()
-    padded = np.pad(own, (0, longest - len(own)))
+    padded = np.pad(own, (0, largest(len(own)) - len(own)))
     return [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(padded)]
 
 
@@ -80,6 +79,7 @@ def together(action: Callable[[], T]) -> T:
     """Do something in every process. If it fails in one, fail in all: none waits for a process that is gone.
 
     Raises:
+        Interrupted: if a signal interrupted another process only.
         UserError: if the action failed in another process only, with the words of that one.
     """
     if jax.process_count() == 1:
@@ -90,12 +90,25 @@ def together(action: Callable[[], T]) -> T:
         results.append(action())
     except BaseException as error:
         failure = error
-    words = "" if failure is None else " ".join(str(failure).split())[:_LONGEST] or type(failure).__name__
-    said = _from_all(words)
-    for process, words in enumerate(said):
+    said = [json.loads(text) for text in _from_all(json.dumps(_told_of(failure)))]
+    for process, (words, number) in enumerate(said):
         if words:
-            raise failure or UserError(f"process {process} cannot go on: {words}")
+            raise failure or _of_another(process, words, number)
     return results[0]
+
+
+def _told_of(failure: BaseException | None) -> tuple[str, int]:
+    """Return an error for the other processes: its words, none without an error, and the signal behind it."""
+    if failure is None:
+        return "", 0
+    words = " ".join(str(failure).split())[:_LONGEST] or type(failure).__name__
+    return words, failure.number if isinstance(failure, Interrupted) else 0
+
+
+def _of_another(process: int, words: str, number: int) -> BaseException:
+    if number:
+        return Interrupted(signal.Signals(number))
+    return UserError(f"process {process} cannot go on: {words}")
 
 
 def leader_first(action: Callable[[], T]) -> T:
@@ -122,6 +135,14 @@ def from_leader(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+def json_from_leader(value: T) -> T:
+    """Return the leader's JSON value in every process: the disk that they share may show each another one."""
+    if jax.process_count() == 1:
+        return value
+    told: T = json.loads(_from_all(json.dumps(value))[0])
+    return told
 
 
 def largest(value: int) -> int:

@@ -69,6 +69,9 @@ _SCALARS = {
 class RunDirectory:
     """The folder of one run, as a context manager. A lock lets one process at a time use it.
 
+    The processes of one run have one each. That of the leader writes the files; the others read options and
+    paths from theirs.
+
     Attributes:
         path: the folder.
         becomes_other: whether the options ask for another length or patience than those saved in the folder.
@@ -79,7 +82,7 @@ class RunDirectory:
 
         Args:
             config: the options.
-            leader: whether this process is the one that writes the files of the run.
+            leader: whether this process is the one that writes: without, the folder must be there.
 
         Raises:
             RunDirectoryError: if it cannot be written, another process trains in it, or it holds a run
@@ -90,7 +93,6 @@ class RunDirectory:
         self._config = config
         self._lock = FileLock(self.path / LOCK)
         self._events: Any = None
-        self._leader = leader
         if not leader:
             if not (self.path / CONFIG).is_file():
                 raise RunDirectoryError(
@@ -172,8 +174,6 @@ class RunDirectory:
 
     def write_summary(self, summary: Record) -> None:
         """Mark the run as finished."""
-        if not self._leader:
-            return
         with self._writing():
             write_whole(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
@@ -184,8 +184,6 @@ class RunDirectory:
             history: the records of the epochs so far, from the saved state.
         """
         self.mend_metrics(history)
-        if not self._leader:
-            return
         last_step = history[-1]["step"] if history else 0
         if self.becomes_other:
             # The summary first: if the process is killed in between, no summary stands beside other options.
@@ -197,8 +195,6 @@ class RunDirectory:
 
     def mend_metrics(self, history: Sequence[Record]) -> None:
         """Correct the metrics to match the saved state."""
-        if not self._leader:
-            return
         path = self.path / METRICS
         lines = "".join(_json_line(record) for record in history)
         with self._writing():
@@ -207,8 +203,6 @@ class RunDirectory:
 
     def add(self, record: Record) -> None:
         """Append one epoch's figures to the metrics and the events."""
-        if not self._leader:
-            return
         with self._writing():
             append(self.path / METRICS, _json_line(record))
         if self._events is not None:

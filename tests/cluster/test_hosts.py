@@ -1,4 +1,4 @@
-"""Three hosts, as network namespaces on this machine: one is cut off, dies, or comes late.
+"""Two and three hosts, as network namespaces on this machine: one is cut off, dies, or comes late.
 
 Each host has a network and a name of its own, and the cable of each leads to one switch. That takes the
 rights of an administrator; without them, the tests are skipped.
@@ -20,7 +20,6 @@ from tests.kill_and_resume import newest_step
 
 pytestmark = pytest.mark.slow
 
-HOSTS = 3
 START_SECONDS = 300.0
 PORT = 1234
 ENDLESS = ("--hidden-size", "4", "--batch-size", "435", "--epochs", "100000", "--checkpoint-every", "2")
@@ -51,11 +50,11 @@ class Network:
         names: the names of the hosts.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hosts: int) -> None:
         self._mark = f"lstm-jax-{os.getpid()}"
         self._folder = folder
         self._switch = f"{self._mark}-switch"
-        self.names = [f"host-{number}" for number in range(HOSTS)]
+        self.names = [f"host-{number}" for number in range(hosts)]
         self._running: list[subprocess.Popen[str]] = []
         table = "".join(f"10.77.0.{number + 1} {name}\n" for number, name in enumerate(self.names))
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{table}")
@@ -64,7 +63,7 @@ class Network:
         ip("netns", "add", self._switch)
         ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
         ip("-n", self._switch, "link", "set", "bridge", "up")
-        for number in range(HOSTS):
+        for number in range(len(self.names)):
             host, port = f"{self._mark}-{number}", f"port-{number}"
             ip("netns", "add", host)
             ip(
@@ -91,12 +90,17 @@ class Network:
         for process in self._running:
             process.kill()
             process.communicate()
-        for name in (*(f"{self._mark}-{number}" for number in range(HOSTS)), self._switch):
+        for name in (*(f"{self._mark}-{number}" for number in range(len(self.names))), self._switch):
             subprocess.run(["ip", "netns", "delete", name], check=False)
 
     def start(self, number: int, run_dir: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         """Start this host's process of the run."""
-        cluster = ["--coordinator-address", f"{self.names[0]}:{PORT}", "--num-processes", str(HOSTS)]
+        cluster = [
+            "--coordinator-address",
+            f"{self.names[0]}:{PORT}",
+            "--num-processes",
+            str(len(self.names)),
+        ]
         train = [sys.executable, "train.py", *cluster, "--process-id", str(number), *ENDLESS]
         name = f"echo {self.names[number]} > /proc/sys/kernel/hostname"
         own = f"mount --bind {self._folder}/hosts /etc/hosts && {name}"
@@ -123,10 +127,10 @@ class Network:
 @pytest.fixture
 def network(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Network]:
     if not request.config.getoption("--all"):
-        pytest.skip("three hosts take long to start; --all starts them")
+        pytest.skip("several hosts take long to start; --all starts them")
     if reason := why_not():
         pytest.skip(reason)
-    with Network(tmp_path) as hosts:
+    with Network(tmp_path, request.param) as hosts:
         yield hosts
 
 
@@ -148,36 +152,39 @@ def ends_in_time(running: list[subprocess.Popen[str]]) -> list[str]:
     return lines
 
 
+@pytest.mark.parametrize("network", [2, 3], indirect=True)
 def test_a_host_that_is_cut_off_ends_as_the_others_do_and_the_run_goes_on(
     network: Network, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     run_dir = tmp_path / "run"
-    running = [network.start(number, run_dir, environment) for number in range(HOSTS)]
+    last = len(network.names) - 1
+    running = [network.start(number, run_dir, environment) for number in range(last + 1)]
     wait_for_state(run_dir, running)
-    network.cut_off(2)
-    first, second, cut = ends_in_time(running)
-    for told in (first, second):
-        assert "process 2 on host-2 does not answer any more" in told
+    network.cut_off(last)
+    *others, cut = ends_in_time(running)
+    for told in others:
+        assert f"process {last} on host-{last} does not answer any more" in told
         assert "its machine, or the network to it, is down" in told
     assert "process 0 on host-0 does not answer any more" in cut
     # The same command goes on; the coordinator dies.
-    network.plug_in(2)
+    network.plug_in(last)
     before = newest_step(run_dir)
-    running = [network.start(number, run_dir, environment) for number in range(HOSTS)]
+    running = [network.start(number, run_dir, environment) for number in range(last + 1)]
     wait_for_state(run_dir, running, after=before)
     running[0].kill()
     for told in ends_in_time(running[1:]):
         assert "process 0 on host-0 has ended without a word" in told
 
 
+@pytest.mark.parametrize("network", [3], indirect=True)
 def test_a_coordinator_that_is_cut_off_and_a_host_that_comes_late(
     network: Network, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     run_dir = tmp_path / "run"
-    running = [network.start(number, run_dir, environment) for number in range(HOSTS - 1)]
+    running = [network.start(number, run_dir, environment) for number in range(2)]
     time.sleep(15)
     assert all(process.poll() is None for process in running)
-    running.append(network.start(HOSTS - 1, run_dir, environment))
+    running.append(network.start(2, run_dir, environment))
     wait_for_state(run_dir, running)
     network.cut_off(0)
     _, second, third = ends_in_time(running)

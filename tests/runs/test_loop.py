@@ -335,9 +335,12 @@ import jax
 port, rank, run_dir, data_dir, runs, refused = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), coordinator_bind_address=f"127.0.0.1:{port}")
+import signal
 from pathlib import Path
 from lstm_jax import Config, train
 from lstm_jax.errors import UserError
+from lstm_jax.runs import checkpoint, loop, run_directory
+from lstm_jax.system.signals import Interrupted, StopSignals
 places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
 # What each process is given, of runs that cannot be.
 for differing in json.loads(refused):
@@ -349,6 +352,42 @@ for name, options in json.loads(runs).items():
     places["run_dir"] = Path(run_dir, name)
     result = train(Config.of(**places, hidden_size=4, batch_size=440, epochs=1, **options))
     print(name, result.history[-1]["train_loss"], result.summary["device"], sep=": ")
+# The disk shows the second process for a time what was there some seconds ago; then for ever.
+again = Config.of(**places, hidden_size=4, batch_size=440, epochs=2, **options)
+steps, check, late = checkpoint._steps, checkpoint.checksums.check, [0, 0]
+def check_late(path):
+    late[0] -= 1
+    return check(path if late[0] < 0 else path.parent / "not seen yet")
+if rank == "1":
+    checkpoint._steps = lambda folder: []
+    checkpoint.checksums.check = check_late
+late[0], checkpoint.LATE_SECONDS = 99, 1
+try:
+    train(again)
+except UserError as refusal:
+    print("for ever:", refusal)
+late[0], checkpoint.LATE_SECONDS = 1, 3
+result = train(again)
+print("late:", [record["epoch"] for record in result.history], result.history[-1]["train_loss"])
+checkpoint._steps, checkpoint.checksums.check = steps, check
+# The disk is full when the first one writes the metrics.
+append = run_directory.append
+def full(*args): raise OSError(28, "No space left on device")
+if rank == "0":
+    run_directory.append = full
+try:
+    train(Config.of(**{**places, "run_dir": Path(run_dir, "full")}, hidden_size=4, batch_size=440, steps=2))
+except UserError as refusal:
+    print("full:", refusal)
+run_directory.append = append
+# A signal for one of them while the data are loaded.
+if rank == "1":
+    loop.load_dataset = lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM)
+try:
+    with StopSignals() as stop:
+        train(Config.of(**{**places, "run_dir": Path(run_dir, "signal")}), stop=stop)
+except Interrupted as interrupt:
+    print("signal:", interrupt.number.name)
 jax.distributed.shutdown()
 """
 
@@ -399,5 +438,17 @@ def test_two_processes_train_as_one(
             assert device == "2 x cpu"
             assert float(loss) == pytest.approx(one.history[-1]["train_loss"], rel=1e-5)
         run_dir = tmp_path / "two" / name
-        assert len(figures_of(run_dir)) == 1  # written by one of them only
-        assert len(list((run_dir / "tensorboard").iterdir())) == 1
+        assert len(figures_of(run_dir)) == (2 if name == "seeds" else 1)  # written by one of them only
+        assert len(list((run_dir / "tensorboard").iterdir())) == 1 + (name == "seeds")
+    longer = train(Config.of(**{**small, "epochs": 2, "run_dir": tmp_path / "seeds", **TOGETHER["seeds"]}))
+    for output in outputs:
+        [told] = [line for line in output.splitlines() if line.startswith("for ever: ")]
+        assert "another process finds other files there: is it on a disk that all machines share?" in told
+        [told] = [line for line in output.splitlines() if line.startswith("late: ")]
+        _, epochs, loss = told.replace(" [1, 2] ", " 1+2 ").split()
+        assert epochs == "1+2"
+        assert float(loss) == pytest.approx(longer.history[-1]["train_loss"], rel=1e-5)
+        [told] = [line for line in output.splitlines() if line.startswith("full: ")]
+        assert "cannot be written (No space left on device); saved states are intact" in told
+        assert "signal: SIGTERM" in output.splitlines()
+    assert not (tmp_path / "two" / "seeds" / "damaged").exists()
