@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 START_SECONDS = 300.0
 PORT = 1234
-ENDLESS = ("--hidden-size", "4", "--batch-size", "435", "--epochs", "100000", "--checkpoint-every", "2")
+ENDLESS = ("--hidden-size", "4", "--batch-size", "432", "--epochs", "100000", "--checkpoint-every", "2")
 
 
 def ip(*words: str) -> None:
