@@ -108,7 +108,7 @@ def test_a_change_of_processes_is_said_where_the_order_of_the_mean_changes(
 
 def test_one_process_agrees_with_itself() -> None:
     assert processes.is_leader()
-    assert processes.from_leader(7) == 7
+    assert processes.from_leader(lambda: [7]) == [7]
     assert processes.largest(3) == 3
 
 

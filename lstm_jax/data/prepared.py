@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import shutil
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -310,7 +311,12 @@ def _write_decoded(folder: Path, splits: dict[str, Examples]) -> None:
     temporary = folder / f"incomplete.{_DECODED}"
     try:
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            # As np.savez does, which before NumPy 2.2 leaves its archive open when the disk is full; closed
+            # later, that prints a traceback.
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / _DECODED)

@@ -11,17 +11,18 @@ Nothing here is pickled.
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import hashlib
 import itertools
+import json
 import logging
 import os
 import re
 import shutil
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -37,6 +38,7 @@ from lstm_jax.runs.checksums import CHECKSUMS
 from lstm_jax.system.files import read_text, remove_unfinished_files, write_whole
 
 State = TypeVar("State")
+T = TypeVar("T")
 
 # The number of newest states to keep: one to continue from, and one in case that one is damaged. A save can
 # ask to keep others as well.
@@ -49,9 +51,9 @@ OVERHEAD_BYTES = 2**17
 BELONGS_TO = "belongs_to"
 # How often a reader starts again because the trainer has replaced the states meanwhile.
 READ_ATTEMPTS = 20
-# How long the machines of a run may see different files on the disk that they share. NFS keeps a listing for
-# up to 30 s (acdirmin).
-LATE_SECONDS = 40
+# How long the machines of a run may see different files on the disk that they share. NFS keeps what it knows
+# of a folder for up to 60 s (acdirmax).
+LATE_SECONDS = 70
 # Names of complete states, and of the folders that Orbax writes into before it renames them.
 _STEP = re.compile("0|[1-9][0-9]*")
 _TEMPORARY = re.compile(r"[0-9]+\.orbax-checkpoint-tmp.*")
@@ -63,6 +65,10 @@ class _Verdict(IntEnum):
     WHOLE = 0
     DAMAGED = 1
     UNREADABLE = 2
+
+
+# That condition, what is wrong with the files if anything, and their names with their SHA-256 if nothing is.
+_Examined = tuple[_Verdict, str, dict[str, str]]
 
 
 class _ReplacedError(Exception):
@@ -178,6 +184,8 @@ class Checkpoints:
 
     def _write(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
         if self._checkpointer is None:
+            # Orbax lists the states in each process, and waits for all where a listed one is replaced.
+            self._agreed(self._directory, lambda: sorted(_steps(self._directory)), say=_states_in_words)
             self._checkpointer = ocp.training.Checkpointer(
                 self._link.enter_context(_without_patterns(self._directory)),
                 preservation_policy=self._kept,
@@ -229,19 +237,22 @@ class Checkpoints:
         )
 
     def _restore(self, like: State, wanted: int | None) -> Restored[State] | None:
-        complete = processes.json_from_leader(self._complete_steps())
+        complete = processes.from_leader(self._complete_steps)
         steps = [step for step in complete if wanted in (None, step)]
         then = "; trying the one before it" if wanted is None else ""
         for index, step in enumerate(steps):
             path = self._directory / str(step)
-            verdict, words, names = self._examine_together(path)
+            verdict, words, files = self._agreed(path, functools.partial(_examine, path), say=_in_words)
             if verdict != _Verdict.WHOLE:
                 self._begin_again_if_replaced(complete)
                 if verdict == _Verdict.UNREADABLE:
-                    raise _unreadable(path, words)
+                    raise CheckpointError(
+                        f"{path}: cannot be read ({words}); nothing was changed: repair that, then run the "
+                        "same command again"
+                    )
                 self._put_aside(path, words, then)
                 continue
-            with checksums.only(path, names) as place:
+            with checksums.only(path, files) as place:
                 try:
                     notes = _notes_of(place)
                     if stranger := self._stranger(step, notes):
@@ -259,7 +270,8 @@ class Checkpoints:
             return Restored(step, state, notes)
         if wanted is not None:
             return None
-        if steps or self._damaged.exists():
+        has_damaged = processes.from_leader(self._damaged.exists)
+        if steps or has_damaged:
             what = "is damaged or of another run" if self._strangers else "is damaged"
             raise CheckpointError(
                 f"{self._directory}: every saved state {what}; restore one from a backup, or start a new run "
@@ -267,21 +279,28 @@ class Checkpoints:
             )
         return None
 
-    def _examine_together(self, path: Path) -> tuple[_Verdict, str, tuple[str, ...]]:
-        """Return the condition of a state's files, on which all processes agree; see `_examine`.
+    def _agreed(self, path: Path, find: Callable[[], T], *, say: Callable[[T], object]) -> T:
+        """Return what all processes find, a JSON value.
 
-        Damage is the same for all. Processes that find different things do not share a disk, or it is late.
+        Args:
+            path: where.
+            find: looks for it.
+            say: puts it into words.
+
+        Raises:
+            CheckpointError: if they find different things, though they have waited for a disk that is late.
         """
-        for attempt in range(LATE_SECONDS):
-            verdict, words, names = _examine(path)
-            if processes.largest(verdict) == -processes.largest(-verdict):
-                return verdict, words, names
-            if attempt == 0:
-                told = "not all processes find the same there; in case a shared disk is late, they look again"
-                self._report(f"{path}: {told} for {LATE_SECONDS} s")
-            time.sleep(1)
-        told = "another process finds other files there: is it on a disk that all machines share?"
-        return _Verdict.UNREADABLE, f"{words}; {told}" if words else told, ()
+        late = "not all processes find the same there; they look again, in case a shared disk is late"
+        found = processes.found_by_all(
+            find, seconds=LATE_SECONDS, again=lambda: self._report(f"{path}: {late}")
+        )
+        for process, other in enumerate(found):
+            if other != found[0]:
+                raise CheckpointError(
+                    f"{path}: process 0 finds {say(found[0])}, process {process} finds {say(other)}; nothing "
+                    "was changed: name a --run-dir on a disk that all machines share"
+                )
+        return found[0]
 
     def _complete_steps(self) -> list[int]:
         """Return the steps of the complete states, the newest first; without one that is being saved."""
@@ -328,10 +347,7 @@ class Checkpoints:
     def _put_aside(self, path: Path, damage: str, then: str) -> None:
         told = f"the checkpoint {path} is damaged ({damage})"
         if not self._read_only:
-            aside = self._damaged / path.name
-            if processes.is_leader():
-                aside = _move(path, self._damaged)
-            told += f"; moved to {aside}"
+            told += f"; moved to {processes.from_leader(lambda: str(_move(path, self._damaged)))}"
         self._report(told + then)
 
 
@@ -359,24 +375,29 @@ def _steps(directory: Path) -> list[int]:
     """Return the steps of all states in a folder, undamaged or not."""
     return [
         int(path.name)
-        for path in directory.iterdir()
+        for path in (directory.iterdir() if directory.is_dir() else ())
         if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     ]
 
 
-def _examine(path: Path) -> tuple[_Verdict, str, tuple[str, ...]]:
-    """Return the condition of a state's files, what is wrong with them if anything, and their names."""
+def _states_in_words(steps: Sequence[int]) -> str:
+    return f"the states of the steps {', '.join(map(str, steps))}" if steps else "no states"
+
+
+def _examine(path: Path) -> _Examined:
     try:
         return _Verdict.WHOLE, "", checksums.check(path)
     except checksums.DamagedError as damage:
-        return _Verdict.DAMAGED, str(damage), ()
+        return _Verdict.DAMAGED, str(damage), {}
     except OSError as error:
-        return _Verdict.UNREADABLE, one_line(error), ()
+        return _Verdict.UNREADABLE, one_line(error), {}
 
 
-def _unreadable(path: Path, words: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: cannot be read ({words}); nothing was changed: repair that, then run the same command again"
+def _in_words(examined: _Examined) -> str:
+    _, words, files = examined
+    return (
+        words
+        or f"a whole state (of the SHA-256 {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]}...)"
     )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -33,8 +33,8 @@ def write(folder: Path) -> None:
     write_whole(folder / CHECKSUMS, json.dumps(listed, indent=1))
 
 
-def check(folder: Path) -> tuple[str, ...]:
-    """Check the listed files of a folder, and return their names.
+def check(folder: Path) -> dict[str, str]:
+    """Check the listed files of a folder, and return the list: file name -> SHA-256.
 
     Raises:
         DamagedError: if one is missing or has changed, or the list is damaged.
@@ -48,11 +48,11 @@ def check(folder: Path) -> tuple[str, ...]:
             found = "no such file"
         if found != expected:
             raise DamagedError(f"SHA-256 of {printable(name)}: expected {expected}, found {found}")
-    return tuple(listed)
+    return listed
 
 
 @contextmanager
-def only(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+def only(folder: Path, names: Collection[str]) -> Iterator[Path]:
     """Yield a folder of the same name with these files and no others, in it or beside it.
 
     It is ``folder`` itself if no other files are there; else a temporary one with links to the files.

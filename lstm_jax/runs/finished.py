@@ -49,12 +49,7 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
 
     The summary and metrics are compared with the last state, if that still exists, and corrected.
     """
-    found: Record = {}
-    try:
-        found = run.read_summary() or {}
-    except DamagedJSONError as error:
-        console.message(str(error))
-    summary = found = processes.json_from_leader(found)
+    summary = found = processes.from_leader(lambda: summary_of(run, console))
     ended = end_of(run, config, summary, console)
     if ended is not None:
         state, notes = ended
@@ -80,6 +75,15 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
     return TrainResult(state.evaluated_params, notes.history, summary, None, None, run.path)
 
 
+def summary_of(run: RunDirectory, console: Console) -> Record:
+    """Read the summary of a run; empty if it is missing or damaged."""
+    try:
+        return run.read_summary() or {}
+    except DamagedJSONError as error:
+        console.message(str(error))
+        return {}
+
+
 def end_of(
     run: RunDirectory, config: Config, summary: Record, console: Console
 ) -> tuple[TrainState, Notes] | None:
@@ -87,6 +91,8 @@ def end_of(
     try:
         restored = load_state(run.path, report=console.message)
     except CheckpointError as error:
+        if processes.process_count() > 1:  # it may be of this one alone, while the others read on
+            raise
         console.message(str(error))
         return None
     state, notes = restored.state, Notes.from_json(restored.notes)

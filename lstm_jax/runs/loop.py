@@ -93,19 +93,18 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
     if not processes.is_leader():
         console = Console()
     mesh = devices.make_mesh(devices=config.devices, batch_size=config.batch_size)
-    with stop.at_once():
-        implementation = processes.together(lambda: prepare_implementation(config, console))
+    implementation = processes.together(stop.interrupting(lambda: prepare_implementation(config, console)))
     processes.agree({"what --implementation auto chooses": implementation})
     with processes.leader_first(lambda: RunDirectory(config, leader=processes.is_leader())) as run:
-        # A disk that machines share may show one of them what was there some seconds ago.
-        ended = bool(processes.from_leader(run.has_summary and not run.becomes_other))
-        if ended and (result := finished(run, config, mesh, console)) is not None:
+        ended = processes.from_leader(lambda: run.has_summary)
+        becomes_other = processes.from_leader(lambda: run.becomes_other)
+        if ended and not becomes_other and (result := finished(run, config, mesh, console)) is not None:
             return result
         with processes.leader_first(
             lambda: Checkpoints(run.checkpoints, report=console.message, options=config.identity())
         ) as checkpoints:
-            with stop.at_once():
-                dataset = processes.together(
+            dataset = processes.together(
+                stop.interrupting(
                     lambda: load_dataset(
                         config.data.dataset,
                         data_dir=config.data.data_dir,
@@ -115,6 +114,7 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                         report=console.message,
                     )
                 )
+            )
             plan = Plan.of(config, num_examples=len(dataset.train))
             method = method_of(config, plan, implementation)
             state = init_state_on(mesh, method, seed_of(config))
@@ -126,7 +126,7 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
                 before = notes.implementation
                 refuse_what_is_behind(config, plan, state.steps_taken)
                 state, notes = with_epoch_open(config, plan, mesh, state, notes)
-            elif run.has_summary and run.becomes_other:
+            elif ended and becomes_other:
                 raise CheckpointError(
                     f"{run.checkpoints}: got no saved state, expected the last one of this finished run; "
                     "put it back, or name another --run-dir"
@@ -281,7 +281,8 @@ class Loop:
         pace = 1  # steps in one call of the program
         while done < end:
             until_save = every - state.steps_taken % every if every else end - done
-            count = processes.from_leader(min(pace, until_save, end - done, self.feed.limit))
+            here = min(pace, until_save, end - done, self.feed.limit)
+            count = processes.smallest(here)  # the clocks differ
             clock = time.perf_counter()
             state = self.take_steps(state, done, done + count)
             seconds = time.perf_counter() - clock
@@ -371,14 +372,17 @@ class Loop:
 
     def told_to_stop(self) -> bool:
         """Return whether any process has received a signal."""
-        return bool(processes.largest(self.stop.received or 0))
+        return self.stop_signal() != 0
+
+    def stop_signal(self) -> int:
+        """Return the number of the signal that any process has received, the largest one; 0 without."""
+        return processes.largest(self.stop.received or 0)
 
     def stopped(self, state: TrainState, notes: Notes) -> TrainResult:
         """Save the state if need be, and return the result of a run that was told to stop."""
-        is_saved = self.checkpoints.newest_step == state.steps_taken
-        if not processes.from_leader(is_saved):  # stopped before the first step of this call
-            self.save(state, notes)
-        by = self.stop.received or signal.SIGTERM  # if another process received it
+        if processes.from_leader(lambda: self.checkpoints.newest_step) != state.steps_taken:
+            self.save(state, notes)  # stopped before the first step of this call
+        by = signal.Signals(self.stop_signal())
         saved = f"step {state.steps_taken} of {self.plan.total_steps} is saved in {self.run.path}"
         self.console.message(f"Stopped by {by.name}; {saved}. The same command continues this run.")
         return TrainResult(state.evaluated_params, notes.history, None, None, by, self.run.path)

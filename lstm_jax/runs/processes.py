@@ -6,6 +6,7 @@ messages.
 
 import json
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ def agree(values: Mapping[str, Any]) -> None:
     counts = [len(jax.local_devices(process)) for process in range(process_count())]
     if len(set(counts)) > 1:
         _refuse_differences("number of devices", counts)
-    said = [json.loads(text) for text in _from_all(json.dumps(values))]
+    said = from_all(values)
     for name in dict.fromkeys(name for each in said for name in each):
         _refuse_differences(name, [each.get(name) for each in said])
 
@@ -66,13 +67,13 @@ def _refuse_differences(name: str, found: list[Any]) -> None:
             )
 
 
-def _from_all(text: str) -> list[str]:
-    """Return the text of each process, in their order. It must have no NUL, and must not be empty."""
+def from_all(value: Any) -> list[Any]:
+    """Return the JSON value of each process, in their order."""
     if jax.process_count() == 1:
-        return [text]
-    own = np.frombuffer(text.encode(errors="backslashreplace"), np.uint8)
+        return [value]
+    own = np.frombuffer(json.dumps(value).encode(), np.uint8)
     padded = np.pad(own, (0, largest(len(own)) - len(own)))
-    return [bytes(row).rstrip(b"\0").decode() for row in multihost_utils.process_allgather(padded)]
+    return [json.loads(bytes(row).rstrip(b"\0")) for row in multihost_utils.process_allgather(padded)]
 
 
 def together(action: Callable[[], T]) -> T:
@@ -82,19 +83,83 @@ def together(action: Callable[[], T]) -> T:
         Interrupted: if a signal interrupted another process only.
         UserError: if the action failed in another process only, with the words of that one.
     """
+    return _in_all(action)[0]
+
+
+def leader_first(action: Callable[[], T]) -> T:
+    """Do something in the leader first, then in the other processes, which find what the leader has made.
+
+    Raises:
+        Interrupted, UserError: as `together`.
+    """
+    made = together(lambda: [action()] if is_leader() else [])
+    return together(lambda: made[0] if made else action())
+
+
+def leader_only(action: Callable[[], object]) -> None:
+    """Do something in the leader. The others wait until it is done, and fail if it fails.
+
+    Raises:
+        Interrupted, UserError: as `together`.
+    """
+    together(lambda: action() if is_leader() else None)
+
+
+def from_leader(find: Callable[[], T]) -> T:
+    """Return what the leader finds, a JSON value, in every process.
+
+    Loops with collective operations must take equal steps, and a disk that machines share may show one of
+    them what was there some seconds ago.
+
+    Raises:
+        Interrupted, UserError: as `together`.
+    """
     if jax.process_count() == 1:
-        return action()
+        return find()
+    found: list[T] = _in_all(lambda: find() if is_leader() else None, tell=True)[1]
+    return found[0]
+
+
+def found_by_all(find: Callable[[], T], *, seconds: int, again: Callable[[], None]) -> list[T]:
+    """Look for something, a JSON value, in every process until all find the same.
+
+    Args:
+        find: looks for it.
+        seconds: how long to look again, once a second.
+        again: called before that.
+
+    Returns:
+        What each process has found at last, in their order.
+
+    Raises:
+        Interrupted, UserError: as `together`.
+    """
+    for left in reversed(range(seconds + 1)):
+        found: list[T] = _in_all(find, tell=True)[1]
+        if not left or all(each == found[0] for each in found):
+            break
+        if left == seconds:
+            again()
+        time.sleep(1)
+    return found
+
+
+def _in_all(action: Callable[[], T], *, tell: bool = False) -> tuple[T, list[Any]]:
+    """Do something in every process; see `together`. Return the result, and with ``tell`` that of each."""
+    if jax.process_count() == 1:
+        result = action()
+        return result, [result]
     failure: BaseException | None = None
     results: list[T] = []
     try:
         results.append(action())
     except BaseException as error:
         failure = error
-    said = [json.loads(text) for text in _from_all(json.dumps(_told_of(failure)))]
-    for process, (words, number) in enumerate(said):
+    said = from_all([*_told_of(failure), results if tell else []])
+    for process, (words, number, _) in enumerate(said):
         if words:
             raise failure or _of_another(process, words, number)
-    return results[0]
+    return results[0], [result for *_, told in said for result in told]
 
 
 def _told_of(failure: BaseException | None) -> tuple[str, int]:
@@ -111,42 +176,13 @@ def _of_another(process: int, words: str, number: int) -> BaseException:
     return UserError(f"process {process} cannot go on: {words}")
 
 
-def leader_first(action: Callable[[], T]) -> T:
-    """Do something in the leader first, then in the other processes, which find what the leader has made.
-
-    Raises:
-        UserError: as `together`.
-    """
-    made = together(lambda: [action()] if is_leader() else [])
-    return together(lambda: made[0] if made else action())
-
-
-def leader_only(action: Callable[[], object]) -> None:
-    """Do something in the leader. The others wait until it is done, and fail if it fails.
-
-    Raises:
-        UserError: as `together`.
-    """
-    together(lambda: action() if is_leader() else None)
-
-
-def from_leader(value: int) -> int:
-    """Return the leader's value in every process: loops with collectives must take equal steps."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
-
-
-def json_from_leader(value: T) -> T:
-    """Return the leader's JSON value in every process: the disk that they share may show each another one."""
-    if jax.process_count() == 1:
-        return value
-    told: T = json.loads(_from_all(json.dumps(value))[0])
-    return told
-
-
 def largest(value: int) -> int:
     """Return the largest value of any process, so that a signal to one of them can stop them all."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.int64(value))))
+
+
+def smallest(value: int) -> int:
+    """Return the smallest value of any process."""
+    return -largest(-value)

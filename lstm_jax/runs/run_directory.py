@@ -82,7 +82,7 @@ class RunDirectory:
 
         Args:
             config: the options.
-            leader: whether this process is the one that writes: without, the folder must be there.
+            leader: whether this process writes; if not, the folder must be there.
 
         Raises:
             RunDirectoryError: if it cannot be written, another process trains in it, or it holds a run

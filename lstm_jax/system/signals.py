@@ -8,9 +8,11 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # A second Ctrl-C within this time is ignored: it must not stop the save that the first one began.
 PATIENCE_SECONDS = 3.0
@@ -89,6 +91,15 @@ class StopSignals:
             yield
         finally:
             self._at_once = False
+
+    def interrupting(self, action: Callable[[], T]) -> Callable[[], T]:
+        """Return a function that does something which signals interrupt; see `at_once`."""
+
+        def act() -> T:
+            with self.at_once():
+                return action()
+
+        return act
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first = self.received is None

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -335,11 +336,12 @@ import jax
 port, rank, run_dir, data_dir, runs, refused = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), coordinator_bind_address=f"127.0.0.1:{port}")
-import signal
+import os, signal, threading, time
 from pathlib import Path
 from lstm_jax import Config, train
 from lstm_jax.errors import UserError
 from lstm_jax.runs import checkpoint, loop, run_directory
+from lstm_jax.runs.run_directory import RunDirectory
 from lstm_jax.system.signals import Interrupted, StopSignals
 places = {"data_dir": Path(data_dir), "run_dir": Path(run_dir)}
 # What each process is given, of runs that cannot be.
@@ -348,28 +350,41 @@ for differing in json.loads(refused):
         train(Config.of(**{**places, "hidden_size": 4, "batch_size": 440, **differing[int(rank)]}))
     except UserError as refusal:
         print("refused:", refusal)
-for name, options in json.loads(runs).items():
-    places["run_dir"] = Path(run_dir, name)
-    result = train(Config.of(**places, hidden_size=4, batch_size=440, epochs=1, **options))
+runs = json.loads(runs)
+for name, options in runs.items():
+    run = {**places, "run_dir": Path(run_dir, name)}
+    result = train(Config.of(**run, hidden_size=4, batch_size=440, epochs=1, **options))
     print(name, result.history[-1]["train_loss"], result.summary["device"], sep=": ")
 # The disk shows the second process for a time what was there some seconds ago; then for ever.
-again = Config.of(**places, hidden_size=4, batch_size=440, epochs=2, **options)
+options = {**places, "run_dir": Path(run_dir, "seeds"), "hidden_size": 4, "batch_size": 440, **runs["seeds"]}
+again = Config.of(**options, epochs=2)
 steps, check, late = checkpoint._steps, checkpoint.checksums.check, [0, 0]
-def check_late(path):
+def steps_late(path):
     late[0] -= 1
-    return check(path if late[0] < 0 else path.parent / "not seen yet")
+    return steps(path) if late[0] < 0 else []
+def check_late(path):
+    late[1] -= 1
+    return check(path if late[1] < 0 else path.parent / "not seen yet")
 if rank == "1":
-    checkpoint._steps = lambda folder: []
-    checkpoint.checksums.check = check_late
-late[0], checkpoint.LATE_SECONDS = 99, 1
-try:
-    train(again)
-except UserError as refusal:
-    print("for ever:", refusal)
-late[0], checkpoint.LATE_SECONDS = 1, 3
+    checkpoint._steps, checkpoint.checksums.check = steps_late, check_late
+for late[:] in ([99, 99], [99, 0]):
+    checkpoint.LATE_SECONDS = 1
+    try:
+        train(again)
+    except UserError as refusal:
+        print("for ever:", refusal)
+late[:], checkpoint.LATE_SECONDS = [2, 1], 3
 result = train(again)
-print("late:", [record["epoch"] for record in result.history], result.history[-1]["train_loss"])
-checkpoint._steps, checkpoint.checksums.check = steps, check
+print("late:", json.dumps([[record["epoch"], record["train_loss"]] for record in result.history]))
+# It is finished; the second process does not see that yet.
+late[:] = [0, 0]
+has_summary, read_summary = RunDirectory.has_summary, RunDirectory.read_summary
+if rank == "1":
+    RunDirectory.has_summary, RunDirectory.read_summary = False, lambda self: None
+found = train(again).summary
+other = [key for key in {**found, **result.summary} if found.get(key) != result.summary.get(key)]
+print("finished:", sorted({*other, "train_seconds", "wall_seconds"}))  # each has clocks of its own
+RunDirectory.has_summary, RunDirectory.read_summary = has_summary, read_summary
 # The disk is full when the first one writes the metrics.
 append = run_directory.append
 def full(*args): raise OSError(28, "No space left on device")
@@ -380,14 +395,24 @@ try:
 except UserError as refusal:
     print("full:", refusal)
 run_directory.append = append
-# A signal for one of them while the data are loaded.
-if rank == "1":
-    loop.load_dataset = lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM)
-try:
-    with StopSignals() as stop:
-        train(Config.of(**{**places, "run_dir": Path(run_dir, "signal")}), stop=stop)
-except Interrupted as interrupt:
-    print("signal:", interrupt.number.name)
+# A signal for one of them while the data are loaded; then for one that has them and waits for the other.
+load = loop.load_dataset
+def signalled(*args, **kwargs):
+    signal.raise_signal(signal.SIGTERM)
+def slow(*args, **kwargs):
+    if rank == "0":
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        time.sleep(2)
+    return load(*args, **kwargs)
+for loop.load_dataset in (signalled if rank == "1" else load, slow):
+    late[0] = 1  # it would not see that nothing is saved yet
+    try:
+        with StopSignals() as stop:
+            result = train(Config.of(**{**places, "run_dir": Path(run_dir, "signal")}), stop=stop)
+        print("stopped:", result.stopped_by.name)
+    except Interrupted as interrupt:
+        print("interrupted:", interrupt.number.name)
 jax.distributed.shutdown()
 """
 
@@ -439,16 +464,20 @@ def test_two_processes_train_as_one(
             assert float(loss) == pytest.approx(one.history[-1]["train_loss"], rel=1e-5)
         run_dir = tmp_path / "two" / name
         assert len(figures_of(run_dir)) == (2 if name == "seeds" else 1)  # written by one of them only
-        assert len(list((run_dir / "tensorboard").iterdir())) == 1 + (name == "seeds")
+        assert len(list((run_dir / "tensorboard").iterdir())) == (3 if name == "seeds" else 1)
     longer = train(Config.of(**{**small, "epochs": 2, "run_dir": tmp_path / "seeds", **TOGETHER["seeds"]}))
     for output in outputs:
-        [told] = [line for line in output.splitlines() if line.startswith("for ever: ")]
-        assert "another process finds other files there: is it on a disk that all machines share?" in told
-        [told] = [line for line in output.splitlines() if line.startswith("late: ")]
-        _, epochs, loss = told.replace(" [1, 2] ", " 1+2 ").split()
-        assert epochs == "1+2"
-        assert float(loss) == pytest.approx(longer.history[-1]["train_loss"], rel=1e-5)
-        [told] = [line for line in output.splitlines() if line.startswith("full: ")]
-        assert "cannot be written (No space left on device); saved states are intact" in told
-        assert "signal: SIGTERM" in output.splitlines()
+        told: dict[str, list[str]] = {}
+        for line in output.splitlines():
+            what, _, words = line.partition(": ")
+            told.setdefault(what, []).append(words)
+        files, states = told["for ever"]
+        assert re.search(r"process 0 finds a whole state .*, process 1 finds sha256.json is missing", files)
+        assert re.search(r"process 0 finds the states of the steps \d+, process 1 finds no states", states)
+        assert "name a --run-dir on a disk that all machines share" in files
+        figures = [(each["epoch"], pytest.approx(each["train_loss"], rel=1e-5)) for each in longer.history]
+        assert [tuple(each) for each in json.loads(told["late"][0])] == figures
+        assert told["finished"] == ["['train_seconds', 'wall_seconds']"]
+        assert "cannot be written (No space left on device); saved states are intact" in told["full"][0]
+        assert (told["interrupted"], told["stopped"]) == (["SIGTERM"], ["SIGINT"])
     assert not (tmp_path / "two" / "seeds" / "damaged").exists()
