@@ -1,6 +1,5 @@
 """Devices, their mesh, and the cache of compiled programs."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -212,7 +211,7 @@ print(train(Config.of(run_dir=Path(sys.argv[2]), steps=1, hidden_size=6)).summar
 def test_processes_that_were_given_something_else_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     processes.agree({"--seed": 3})  # one process agrees with itself
     others = [{"--seed": 3, "--epochs": None}, {"--seed": 3, "--epochs": 7}]
-    monkeypatch.setattr(processes, "_from_all", lambda own: [own, *map(json.dumps, others)])
+    monkeypatch.setattr(processes, "from_all", lambda own: [own, *others])
     told = "--epochs: got None in process 0, 7 in process 2, expected the same in all processes of a run"
     with pytest.raises(ConfigError, match=f"^{told}$"):
         processes.agree({"--seed": 3, "--epochs": None})
