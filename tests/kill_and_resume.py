@@ -52,9 +52,22 @@ def launch_command(run_dir: Path, options: Sequence[str], *, processes: int, res
 
 def children(process: int) -> list[int]:
     """The processes that a process has started and that live, in the order of their start."""
-    found = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(process)], capture_output=True, text=True)
-    rows = [line.split() for line in found.stdout.splitlines()]
-    return [int(pid) for pid, state in rows if not state.startswith("Z")]
+    if Path("/proc/self/stat").exists():  # a slim container has no `ps`
+        rows = list(map(_in_proc, Path("/proc").glob("[0-9]*/stat")))
+    else:  # macOS
+        found = subprocess.run(["ps", "-axo", "pid=,stat=,ppid="], capture_output=True, text=True, check=True)
+        rows = [line.split() for line in found.stdout.splitlines()]
+    pids = [int(pid) for pid, state, parent in rows if parent == str(process) and not state.startswith("Z")]
+    return sorted(pids)
+
+
+def _in_proc(stat: Path) -> list[str]:
+    """Number, state and parent of a process, which Linux says after its name; that may be anything."""
+    try:
+        state, parent, *_ = stat.read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):  # it has ended
+        return [stat.parent.name, "Z", ""]
+    return [stat.parent.name, state, parent]
 
 
 def kill_under_launcher(
