@@ -71,6 +71,10 @@ class _Verdict(IntEnum):
 _Examined = tuple[_Verdict, str, dict[str, str]]
 
 
+class NoStateError(CheckpointError):
+    """There is no state that can be used; all processes of a run find that."""
+
+
 class _ReplacedError(Exception):
     """Signal that a trainer has replaced the states while they were read."""
 
@@ -131,8 +135,8 @@ class Checkpoints:
         self._kept = _Kept(self._strangers)
         self._link = contextlib.ExitStack()
         if read_only:
-            if not self._directory.is_dir():
-                raise CheckpointError(f"{directory}: no checkpoints here yet")
+            if not processes.from_leader(self._directory.is_dir):
+                raise NoStateError(f"{directory}: no checkpoints here yet")
         elif processes.is_leader():
             self._directory.mkdir(parents=True, exist_ok=True)
             _clean_up(self._directory)
@@ -184,8 +188,6 @@ class Checkpoints:
 
     def _write(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
         if self._checkpointer is None:
-            # Orbax lists the states in each process, and waits for all where a listed one is replaced.
-            self._agreed(self._directory, lambda: sorted(_steps(self._directory)), say=_states_in_words)
             self._checkpointer = ocp.training.Checkpointer(
                 self._link.enter_context(_without_patterns(self._directory)),
                 preservation_policy=self._kept,
@@ -231,7 +233,11 @@ class Checkpoints:
         """
         for _ in range(READ_ATTEMPTS):
             with contextlib.suppress(_ReplacedError):
-                return self._restore(like, step)
+                restored = self._restore(like, step)
+                if not self._read_only:
+                    # Orbax lists the states in each process, and waits for all where it replaces one.
+                    self._agreed(self._directory, self._steps, say=_states_in_words)
+                return restored
         raise CheckpointError(
             f"{self._directory}: a training run replaces these states faster than they can be read; try again"
         )
@@ -254,7 +260,7 @@ class Checkpoints:
                 continue
             with checksums.only(path, files) as place:
                 try:
-                    notes = _notes_of(place)
+                    notes = processes.together(functools.partial(_notes_of, place))
                     if stranger := self._stranger(step, notes):
                         self._strangers.add(step)
                         told = f"the checkpoint {path} is {stranger}; it stays where it is and is not used"
@@ -273,14 +279,14 @@ class Checkpoints:
         has_damaged = processes.from_leader(self._damaged.exists)
         if steps or has_damaged:
             what = "is damaged or of another run" if self._strangers else "is damaged"
-            raise CheckpointError(
+            raise NoStateError(
                 f"{self._directory}: every saved state {what}; restore one from a backup, or start a new run "
                 "in another --run-dir"
             )
         return None
 
     def _agreed(self, path: Path, find: Callable[[], T], *, say: Callable[[T], object]) -> T:
-        """Return what all processes find, a JSON value.
+        """Return what all processes find: a JSON value, as which it may come back.
 
         Args:
             path: where.
@@ -292,15 +298,18 @@ class Checkpoints:
         """
         late = "not all processes find the same there; they look again, in case a shared disk is late"
         found = processes.found_by_all(
-            find, seconds=LATE_SECONDS, again=lambda: self._report(f"{path}: {late}")
+            find, times=LATE_SECONDS, again=lambda: self._report(f"{path}: {late}")
         )
         for process, other in enumerate(found):
             if other != found[0]:
                 raise CheckpointError(
                     f"{path}: process 0 finds {say(found[0])}, process {process} finds {say(other)}; nothing "
-                    "was changed: name a --run-dir on a disk that all machines share"
+                    "was changed: see why, or name a --run-dir on a disk that all machines share"
                 )
         return found[0]
+
+    def _steps(self) -> list[int]:
+        return sorted(_steps(self._directory)) if self._directory.is_dir() else []
 
     def _complete_steps(self) -> list[int]:
         """Return the steps of the complete states, the newest first; without one that is being saved."""
@@ -375,7 +384,7 @@ def _steps(directory: Path) -> list[int]:
     """Return the steps of all states in a folder, undamaged or not."""
     return [
         int(path.name)
-        for path in (directory.iterdir() if directory.is_dir() else ())
+        for path in directory.iterdir()
         if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     ]
 

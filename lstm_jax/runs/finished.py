@@ -12,7 +12,7 @@ from lstm_jax.errors import CheckpointError
 from lstm_jax.evaluation import Confusion
 from lstm_jax.model import Params
 from lstm_jax.runs import processes
-from lstm_jax.runs.checkpoint import digest
+from lstm_jax.runs.checkpoint import NoStateError, digest
 from lstm_jax.runs.console import Console
 from lstm_jax.runs.history import Notes, has_ended
 from lstm_jax.runs.run_directory import DamagedJSONError, Record, RunDirectory, how_to_begin_with_weights
@@ -91,8 +91,8 @@ def end_of(
     try:
         restored = load_state(run.path, report=console.message)
     except CheckpointError as error:
-        if processes.process_count() > 1:  # it may be of this one alone, while the others read on
-            raise
+        if processes.process_count() > 1 and not isinstance(error, NoStateError):
+            raise  # it may be of this process alone, while the others read on
         console.message(str(error))
         return None
     state, notes = restored.state, Notes.from_json(restored.notes)

@@ -96,8 +96,7 @@ def _train(config: Config, console: Console, stop: StopSignals) -> TrainResult:
     implementation = processes.together(stop.interrupting(lambda: prepare_implementation(config, console)))
     processes.agree({"what --implementation auto chooses": implementation})
     with processes.leader_first(lambda: RunDirectory(config, leader=processes.is_leader())) as run:
-        ended = processes.from_leader(lambda: run.has_summary)
-        becomes_other = processes.from_leader(lambda: run.becomes_other)
+        ended, becomes_other = processes.from_leader(lambda: [run.has_summary, run.becomes_other])
         if ended and not becomes_other and (result := finished(run, config, mesh, console)) is not None:
             return result
         with processes.leader_first(

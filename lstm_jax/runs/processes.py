@@ -114,19 +114,17 @@ def from_leader(find: Callable[[], T]) -> T:
     Raises:
         Interrupted, UserError: as `together`.
     """
-    if jax.process_count() == 1:
-        return find()
     found: list[T] = _in_all(lambda: find() if is_leader() else None, tell=True)[1]
     return found[0]
 
 
-def found_by_all(find: Callable[[], T], *, seconds: int, again: Callable[[], None]) -> list[T]:
+def found_by_all(find: Callable[[], T], *, times: int, again: Callable[[], None]) -> list[T]:
     """Look for something, a JSON value, in every process until all find the same.
 
     Args:
         find: looks for it.
-        seconds: how long to look again, once a second.
-        again: called before that.
+        times: how often to look again, once a second.
+        again: called once, before that.
 
     Returns:
         What each process has found at last, in their order.
@@ -134,11 +132,11 @@ def found_by_all(find: Callable[[], T], *, seconds: int, again: Callable[[], Non
     Raises:
         Interrupted, UserError: as `together`.
     """
-    for left in reversed(range(seconds + 1)):
+    for left in reversed(range(times + 1)):
         found: list[T] = _in_all(find, tell=True)[1]
         if not left or all(each == found[0] for each in found):
             break
-        if left == seconds:
+        if left == times:
             again()
         time.sleep(1)
     return found
@@ -151,15 +149,17 @@ def _in_all(action: Callable[[], T], *, tell: bool = False) -> tuple[T, list[Any
         return result, [result]
     failure: BaseException | None = None
     results: list[T] = []
+    told = "null"
     try:
         results.append(action())
+        told = json.dumps(results[0] if tell else None)
     except BaseException as error:
         failure = error
-    said = from_all([*_told_of(failure), results if tell else []])
+    said = from_all([*_told_of(failure), told])
     for process, (words, number, _) in enumerate(said):
         if words:
             raise failure or _of_another(process, words, number)
-    return results[0], [result for *_, told in said for result in told]
+    return results[0], [json.loads(told) for *_, told in said]
 
 
 def _told_of(failure: BaseException | None) -> tuple[str, int]:

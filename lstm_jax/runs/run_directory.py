@@ -69,8 +69,7 @@ _SCALARS = {
 class RunDirectory:
     """The folder of one run, as a context manager. A lock lets one process at a time use it.
 
-    The processes of one run have one each. That of the leader writes the files; the others read options and
-    paths from theirs.
+    The processes of one run have one each. That of the leader writes the files; the others know their paths.
 
     Attributes:
         path: the folder.
@@ -99,7 +98,6 @@ class RunDirectory:
                     f"{self.path}: got no folder with the config.json that process 0 has just written, "
                     "expected the same folder in all processes, on a disk that they share"
                 )
-            self._continue()
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
