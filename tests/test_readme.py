@@ -235,7 +235,7 @@ def test_the_speeds_in_the_readme_are_those_of_the_document() -> None:
     shown, found = measured("README.md"), measured("docs/speed.md")
     assert len(shown) == len(found) == 9
     for (_, step, ratio, share, memory), whole in zip(shown, found, strict=True):
-        assert [step, ratio, share, memory] == [whole[3], whole[5], whole[7], whole[9]]
+        assert [step, ratio, share, memory] == [whole[4], whole[6], whole[8], whole[10]]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
