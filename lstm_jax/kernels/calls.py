@@ -211,6 +211,9 @@ def _member(
 # The operation
 # --------------------------------------------------------------------------------------------------
 
+# The results of a forward pass: the state, and the outputs. Any others are for the backward pass.
+_SEEN_RESULTS = 3
+
 _IN_JAX: dict[str, Callable[..., list[Array]]] = {
     "lstm_jax_forward": _forward_in_jax,
     "lstm_jax_backward": _backward_in_jax,
@@ -242,9 +245,10 @@ def _as_kernel(
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     seen, given = leaves[: len(leaves) - unseen], dict(attributes)
     (members, time, batch, inputs), hidden = leaves[0].shape, leaves[2].shape[-1]  # of x, of h0
-    threads = products.most_threads()
-    task = products.Task(members, time, batch, inputs, hidden, given["bfloat16"], threads)
+    task = products.Task(members, time, batch, inputs, hidden, given["bfloat16"], products.most_threads())
     kind = given["products"] or products.choose(task)
+    is_for_backward = target == "lstm_jax_backward" or len(shapes) > _SEEN_RESULTS
+    threads = 1 if task.is_for_one_thread() and not is_for_backward else task.threads
     given |= {"products": products.CODES[kind], "most_threads": threads}
     return list(jax.ffi.ffi_call(target, results)(*seen, **given))
 

@@ -37,6 +37,8 @@ _MOST_BYTES = 1 << 20  # of the notes
 # Of both passes: some milliseconds of one core. For each thread, two tiles of rows.
 _ENOUGH_OPERATIONS = 5e8
 _FEWEST_STEPS, _FEWEST_ROWS = 8, 32
+# Of a forward pass: what a core does in some 0.2 ms. Another thread is awake by then, not much earlier.
+_FOR_ONE_THREAD = 1.2e7
 
 
 class Task(NamedTuple):
@@ -63,6 +65,10 @@ class Task(NamedTuple):
     def operations(self) -> float:
         """Return how many operations both passes take."""
         return 24.0 * self.members * self.time * self.batch * self.hidden * (self.inputs + self.hidden)
+
+    def is_for_one_thread(self) -> bool:
+        """Return whether a forward pass is over before it would pay to have woken another thread."""
+        return self.operations() / 3 < _FOR_ONE_THREAD
 
     def shortened(self) -> "Task | None":
         """Return a task that shows the same in some milliseconds, or None if there is none.

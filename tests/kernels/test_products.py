@@ -179,6 +179,20 @@ def test_the_choice_is_a_part_of_the_program(tiles: StandIn) -> None:
     assert tiles.measured == [[1, 7, 3, 4, 5, products.most_threads(), 0]]
 
 
+@pytest.mark.parametrize(("batch", "threads"), [(9, 1), (10, products.most_threads())])
+def test_a_small_forward_pass_wakes_no_other_thread(batch: int, threads: int) -> None:
+    """It takes 8 operations by each weight; the passes of a gradient take all threads."""
+    layer = LSTM(64, "native")
+    x = jax.random.normal(jax.random.key(1), (batch, 28, 28))
+    params = layer.init(jax.random.key(0), x)
+    forward = jax.jit(lambda params: layer.apply(params, x))
+    gradient = jax.jit(jax.grad(lambda params: layer.apply(params, x).sum()))
+    assert f"most_threads = {threads} : i64" in forward.lower(params).as_text()
+    assert gradient.lower(params).as_text().count(f"most_threads = {products.most_threads()} : i64") == 2
+    reference = LSTM(64, "scan").apply(params, x)
+    np.testing.assert_allclose(forward(params), reference, rtol=1e-5, atol=1e-6)
+
+
 def test_a_run_keeps_its_kind(tiles: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     config, mesh = Config(), devices.make_mesh(devices=1, batch_size=128)
 
