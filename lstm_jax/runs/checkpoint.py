@@ -404,10 +404,8 @@ def _examine(path: Path) -> _Examined:
 
 def _in_words(examined: _Examined) -> str:
     _, words, files = examined
-    return (
-        words
-        or f"a whole state (of the SHA-256 {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8]}...)"
-    )
+    sha = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return words or f"a whole state (of the SHA-256 {sha[:8]}...)"
 
 
 def _notes_of(path: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def finished(run: RunDirectory, config: Config, mesh: Mesh, console: Console) ->
     if ended is not None:
         state, notes = ended
         summary, wrong = mend(found, summarise(config, state, notes, mesh))
-        processes.leader_only(lambda: write_again(run, notes, summary if wrong else None))
+        processes.together(lambda: write_again(run, notes, summary if wrong else None))
         if wrong:
             of_this_process = "device and versions are those of this process"
             why = f"missing or wrong: {', '.join(wrong)}" if found else of_this_process

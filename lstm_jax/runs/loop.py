@@ -241,7 +241,7 @@ class Loop:
 
     def run_to_end(self, state: TrainState, notes: Notes) -> TrainResult:
         """Take all remaining steps, unless a signal stops the run."""
-        processes.leader_only(lambda: self.run.begin(notes.history))
+        processes.together(lambda: self.run.begin(notes.history))
         state, confusion = self.compile(state), None
         while not self.has_ended(state, notes):
             if self.told_to_stop():
@@ -249,7 +249,7 @@ class Loop:
             state, notes, confusion = self.run_epoch(state, notes)
         notes = dataclasses.replace(notes, wall_seconds=self.wall_seconds())
         summary = summarise(self.config, state, notes, self.mesh)
-        processes.leader_only(lambda: self.run.write_summary(summary))
+        processes.together(lambda: self.run.write_summary(summary))
         tell_end(self.console, summary, self.run.path)
         return TrainResult(state.evaluated_params, notes.history, summary, confusion, None, self.run.path)
 
@@ -304,7 +304,7 @@ class Loop:
         state = state._replace(loss_sum=devices.place(self.mesh, no_loss, P()))
         # Save first: the metrics can be restored from the saved state, but not the reverse.
         self.save(state, notes)
-        processes.leader_only(lambda: self.run.add(record))
+        processes.together(lambda: self.run.add(record))
         self.console.epoch_finished(self.plan.epochs, record)
         return state, notes, confusion
 

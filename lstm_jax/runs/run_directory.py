@@ -69,7 +69,7 @@ _SCALARS = {
 class RunDirectory:
     """The folder of one run, as a context manager. A lock lets one process at a time use it.
 
-    The processes of one run have one each. That of the leader writes the files; the others know their paths.
+    The processes of one run have one each, and only that of the leader writes.
 
     Attributes:
         path: the folder.
@@ -92,12 +92,14 @@ class RunDirectory:
         self._config = config
         self._lock = FileLock(self.path / LOCK)
         self._events: Any = None
+        self._leader = leader
         if not leader:
             if not (self.path / CONFIG).is_file():
                 raise RunDirectoryError(
                     f"{self.path}: got no folder with the config.json that process 0 has just written, "
                     "expected the same folder in all processes, on a disk that they share"
                 )
+            self._continue()
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -172,6 +174,8 @@ class RunDirectory:
 
     def write_summary(self, summary: Record) -> None:
         """Mark the run as finished."""
+        if not self._leader:
+            return
         with self._writing():
             write_whole(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
@@ -182,6 +186,8 @@ class RunDirectory:
             history: the records of the epochs so far, from the saved state.
         """
         self.mend_metrics(history)
+        if not self._leader:
+            return
         last_step = history[-1]["step"] if history else 0
         if self.becomes_other:
             # The summary first: if the process is killed in between, no summary stands beside other options.
@@ -193,6 +199,8 @@ class RunDirectory:
 
     def mend_metrics(self, history: Sequence[Record]) -> None:
         """Correct the metrics to match the saved state."""
+        if not self._leader:
+            return
         path = self.path / METRICS
         lines = "".join(_json_line(record) for record in history)
         with self._writing():
@@ -201,6 +209,8 @@ class RunDirectory:
 
     def add(self, record: Record) -> None:
         """Append one epoch's figures to the metrics and the events."""
+        if not self._leader:
+            return
         with self._writing():
             append(self.path / METRICS, _json_line(record))
         if self._events is not None:

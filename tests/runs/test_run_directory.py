@@ -112,8 +112,11 @@ def test_followers_write_nothing(tmp_path: Path) -> None:
     with RunDirectory(Config.of(run_dir=tmp_path / "run")):
         pass
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
-    with RunDirectory(Config.of(run_dir=tmp_path / "run", epochs=20), leader=False):
-        pass
+    with RunDirectory(Config.of(run_dir=tmp_path / "run", epochs=20), leader=False) as run:
+        assert run.becomes_other  # as the leader knows it
+        run.begin([record(1)])
+        run.add(record(2))
+        run.write_summary({"a": 1})
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
     assert read_config(tmp_path / "run").epochs == 10
     with pytest.raises(RunDirectoryError, match="expected the same folder in all processes"):
