@@ -64,6 +64,7 @@ class LSTM(eqx.Module):
         *,
         seq_lengths: Any = None,
         resets: Any = None,
+        reset_hidden: Any = None,
         reverse: bool = False,
         keep_order: bool = False,
         key: Any = None,
@@ -75,6 +76,7 @@ class LSTM(eqx.Module):
             hidden: the state (h, c) before the first step, each (*batch, hidden); None is zeros.
             seq_lengths: the length of each sequence, integers (*batch), see `functional.lstm`.
             resets: booleans (*batch, time); True where a new sequence begins, see `functional.lstm`.
+            reset_hidden: the state (h, c) that a new sequence begins with; None is zeros.
             reverse: whether to process the sequence from its end.
             keep_order: whether to return the outputs of a reversed sequence in the order of the inputs.
             key: ignored, as the cell does.
@@ -85,16 +87,16 @@ class LSTM(eqx.Module):
         Raises:
             ValueError: as `functional.lstm` does.
         """
-        carry = hidden
-        if hidden is not None:
-            h, c = hidden
-            carry = (c, h)
+        carry, reset_carry = (
+            None if state is None else (state[1], state[0]) for state in (hidden, reset_hidden)
+        )
         (c, h), outputs = lstm(
             _parameters(self.cell),
             inputs,
             carry,
             seq_lengths=seq_lengths,
             resets=resets,
+            reset_carry=reset_carry,
             reverse=reverse,
             keep_order=keep_order,
             implementation=self.implementation,

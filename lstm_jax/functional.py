@@ -53,6 +53,7 @@ from lstm_jax.layer.arguments import (
     as_carry,
     as_cell_parameters,
     as_lengths,
+    as_reset_carry,
     as_resets,
     check_inputs,
     in_dtypes_of_steps,
@@ -74,13 +75,13 @@ def scan(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool, unroll:
     TensorFlow's ``dynamic_rnn``. See `interface.Implementation`; ``unroll`` says how many steps to write out
     in one turn of the loop.
     """
-    params, inputs, initial, lengths, mask, resets = arguments
+    params, inputs, initial, lengths, mask, resets, reset_carry = arguments
 
     def step(
         cell: nn.LSTMCell, carry: Carry, of_step: tuple[Array, Array | None]
     ) -> tuple[Carry, tuple[Array | None, Array | None]]:
         x, reset = of_step
-        carry = after_reset(reset, initial, carry)
+        carry = after_reset(reset, reset_carry, carry)
         # Flax's cell computes the gates. `compare/judge.py` has the same in NumPy, `kernels/fused.py`
         # and, with all gates kept, `explain/reading.py` in JAX.
         (c, h), output = cell((carry[0], masked(carry[1], mask)), x)
@@ -109,15 +110,14 @@ def unrolled(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> 
     TensorFlow's ``unstack`` and ``static_rnn``. The compiler sees all steps at once, and takes time in
     proportion to their number. See `interface.Implementation`.
     """
-    params, inputs, initial, lengths, mask, resets = arguments
-    carry = initial
+    params, inputs, carry, lengths, mask, resets, reset_carry = arguments
     if not len(inputs):  # there is no step that would show the dtype of the outputs
         return carry, jnp.zeros((0, *carry[1].shape), carry[1].dtype) if keep_outputs else None
     step: Callable[..., Any] = partial(cell.apply, {"params": params})
     cells, outputs = [], []
     with not_tabulated():
         for t, x in enumerate(inputs):
-            carry = after_reset(None if resets is None else resets[t], initial, carry)
+            carry = after_reset(None if resets is None else resets[t], reset_carry, carry)
             carry, output = step((carry[0], masked(carry[1], mask)), x)
             cells.append(carry[0])
             outputs.append(output)
@@ -158,6 +158,7 @@ def lstm(
     *,
     seq_lengths: Any = None,
     resets: Any = None,
+    reset_carry: Any = None,
     reverse: bool = False,
     keep_order: bool = False,
     time_major: bool = False,
@@ -185,8 +186,8 @@ def lstm(
         >>> c.shape, h.shape, outputs.shape
         ((128, 64), (128, 64), (128, 28, 64))
 
-    Long sequences may come in pieces: with the state after a piece as the ``initial_carry`` of the next one,
-    an implementation computes what it computes of the whole, to the bit at one batch size.
+    Long sequences may come in pieces, or step by step: with the state after a piece as the ``initial_carry``
+    of the next one, the results are those of the whole, also with ``resets``.
 
     Args:
         params: the parameters of an `nn.LSTMCell`: ``{"ii": {"kernel"}, "hi": {"kernel", "bias"}, ...}`` for
@@ -199,8 +200,11 @@ def lstm(
             finite (NaN, say), they are those of zeros. The final state is the one after the last valid step.
             A length beyond the end is that of the whole sequence.
         resets: booleans in the layout of ``inputs``, (*batch, time) or (time, *batch); True where a new
-            sequence begins. The state is the initial one again before that step, and gradients end there,
-            as if the sequence were cut. The pieces are the same with ``reverse``, each read from its end.
+            sequence begins. Before that step, be it the first of the call, the state is ``reset_carry``, and
+            gradients end there, as if the sequence were cut. The pieces are the same with ``reverse``, each
+            read from its end; then the last one begins with ``initial_carry``.
+        reset_carry: the state (c, h) that a new sequence begins with, in the form of ``initial_carry``; None
+            is zeros.
         reverse: whether to process the sequence from its end.
         keep_order: whether to return the outputs of a reversed sequence in the order of the inputs.
         time_major: whether inputs and outputs are (time, *batch, features), not (*batch, time, features).
@@ -228,7 +232,7 @@ def lstm(
         ValueError: for parameters, inputs, a state, lengths or resets of another kind or shape; for an
             unknown implementation, or one that cannot compute this here; for ``unroll`` with an
             implementation that has no loop; for a ``remat`` that does not divide the time steps, or that
-            comes with resets, or with lengths for the final state.
+            comes with lengths for the final state.
     """
     check_inputs(inputs)
     time_axis = 0 if time_major else inputs.ndim - 2
@@ -252,7 +256,9 @@ def lstm(
         initial_carry = (jnp.zeros((*batch, features), params["hi"]["kernel"].dtype),) * 2
     carry = as_carry(initial_carry, (*batch, features))
     carry = in_dtypes_of_steps(cell, params, inputs, carry)
-    task = Work.of(cell, params, inputs, carry, others=(recurrent_mask, resets), unroll=unroll)
+    reset_carry = None if resets is None else as_reset_carry(reset_carry, carry)
+    others = (recurrent_mask, resets, reset_carry)
+    task = Work.of(cell, params, inputs, carry, others=others, unroll=unroll)
     run = _implementation(choose(implementation, task), unroll, remat)
 
     def run_in_order(arguments: Arguments) -> Results:
@@ -260,7 +266,7 @@ def lstm(
         flip = partial(flip_sequences, seq_lengths=lengths, num_batch_dims=inputs.ndim - 2, time_major=True)
         if reverse:
             inputs = flip(inputs)
-            resets = None if resets is None else flip(resets_in_reverse(resets)[..., None])[..., 0]
+            resets = None if resets is None else flip(resets_in_reverse(resets, lengths)[..., None])[..., 0]
         if lengths is not None:
             inputs = without_spoilt_padding(inputs, lengths)
         # With no steps there is only the first state.
@@ -269,7 +275,7 @@ def lstm(
         carry, outputs = run(cell, arguments, keep_outputs=return_outputs)
         return carry, flip(outputs) if outputs is not None and reverse and keep_order else outputs
 
-    arguments = Arguments(params, inputs, carry, lengths, recurrent_mask, resets)
+    arguments = Arguments(params, inputs, carry, lengths, recurrent_mask, resets, reset_carry)
     carry, outputs = in_shards(run_in_order)(arguments)
     return (
         carry if return_carry else None,

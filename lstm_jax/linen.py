@@ -103,6 +103,7 @@ class LSTM(nn.Module):
         init_key: Key[Array, ""] | None = None,
         seq_lengths: Any = None,
         resets: Any = None,
+        reset_carry: Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -124,8 +125,10 @@ class LSTM(nn.Module):
                 it is not finite (NaN, say), they are those of zeros. The returned carry is the one after
                 the last valid step. A length beyond the end is that of the whole sequence.
             resets: booleans in the layout of ``inputs``, (*batch, time) or (time, *batch); True where a new
-                sequence begins. The state is the initial one again before that step, and gradients end
-                there, as if the sequence were cut. The pieces are the same with ``reverse``.
+                sequence begins. Before that step the state is ``reset_carry``, and gradients end there, see
+                `functional.lstm`.
+            reset_carry: the state (c, h) that a new sequence begins with, in the form of ``initial_carry``;
+                the default is what ``carry_init`` gives (zeros).
             return_carry: overrides the attribute.
             time_major: overrides the attribute.
             reverse: overrides the attribute.
@@ -141,17 +144,19 @@ class LSTM(nn.Module):
         Raises:
             ValueError: for an unknown implementation, or one that cannot compute this here; for ``unroll``
                 with an implementation that has no loop; for a ``remat`` that does not divide the time
-                steps, or that comes with resets, or with lengths for the final state; for inputs, a carry,
-                lengths or resets of another kind or shape.
+                steps, or that comes with lengths for the final state; for inputs, a carry, lengths or resets
+                of another kind or shape.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
         check_inputs(inputs)
         time_axis = 0 if time_major else inputs.ndim - 2
         batch = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 : -1])
+        init_key = jax.random.key(0) if init_key is None else init_key
         if initial_carry is None:
-            init_key = jax.random.key(0) if init_key is None else init_key
             initial_carry = self._initial_carry(init_key, (*batch, inputs.shape[-1]))
+        if resets is not None and reset_carry is None:
+            reset_carry = self._initial_carry(init_key, (*batch, inputs.shape[-1]))
         params = self._parameters(inputs.shape[time_axis], num_inputs=inputs.shape[-1])
         mask = None
         if self.recurrent_dropout_rate and not deterministic:
@@ -168,6 +173,7 @@ class LSTM(nn.Module):
             initial_carry,
             seq_lengths=seq_lengths,
             resets=resets,
+            reset_carry=reset_carry,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
             time_major=time_major,

@@ -67,6 +67,7 @@ class LSTM(nnx.RNN):
         initial_carry: Any = None,
         seq_lengths: Any = None,
         resets: Any = None,
+        reset_carry: Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -84,6 +85,7 @@ class LSTM(nnx.RNN):
             seq_lengths: the length of each sequence, integers (*batch), see `functional.lstm`.
             resets: booleans in the layout of ``inputs``; True where a new sequence begins, see
                 `functional.lstm`. `nnx.RNN` has no such argument.
+            reset_carry: the state (c, h) that a new sequence begins with; the default is what the cell gives.
             return_carry: overrides the option of the layer.
             time_major: overrides the option of the layer.
             reverse: overrides the option of the layer.
@@ -101,18 +103,21 @@ class LSTM(nnx.RNN):
         time_major = self.time_major if time_major is None else time_major
         cell: Any = self.cell  # one of two kinds, see `_parameters`
         check_inputs(inputs)
-        if initial_carry is None:
+        if initial_carry is None or (resets is not None and reset_carry is None):
             rngs = self.rngs if rngs is None else rngs
             time_axis = 0 if time_major else inputs.ndim - 2
             shape = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
             stream = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs  # as `nnx.RNN` does
-            initial_carry = cell.initialize_carry(shape, stream)
+            begin = cell.initialize_carry(shape, stream)
+            initial_carry = begin if initial_carry is None else initial_carry
+            reset_carry = begin if reset_carry is None else reset_carry
         carry, outputs = lstm(
             _parameters(cell),
             inputs,
             initial_carry,
             seq_lengths=seq_lengths,
             resets=resets,
+            reset_carry=reset_carry,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
             time_major=time_major,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -25,6 +26,7 @@ from tests.helpers.references import (
 
 CASE = random_case(4, (6,), 3, 5)
 LENGTHS = jnp.array([4, 1, 2, 4, 3, 9])
+RESETS = np.random.default_rng(0).random((6, 4)) < 0.4
 OPTIONS: dict[str, Any] = {"return_carry": True, "reverse": True, "keep_order": True}
 GATHERED = re.compile(r"\b(all-gather|all-to-all|collective-permute)\(")
 
@@ -34,11 +36,11 @@ def _loss(layer: LSTM, weights: Tree, params: Tree, inputs: jax.Array, **options
     return sum((w * r).sum() for w, r in zip(*map(jax.tree.leaves, (weights, results)), strict=True))
 
 
-def _gradients(layer: LSTM) -> Any:
+def _gradients(layer: LSTM, resets: Any = None) -> Any:
     """The gradients by weights and inputs of a loss in which every result has a weight of its own."""
 
     def run(params: Tree, inputs: jax.Array, lengths: jax.Array, weights: Tree) -> Tree:
-        loss = functools.partial(_loss, layer, weights, seq_lengths=lengths)
+        loss = functools.partial(_loss, layer, weights, seq_lengths=lengths, resets=resets)
         return jax.value_and_grad(loss, argnums=(0, 1))(params, inputs)
 
     return jax.jit(run)
@@ -92,15 +94,17 @@ def test_plain_jit(implementation: str, known: bool) -> None:
     assert_equal(results, _expected()[1], **FLOAT32)
 
 
+@pytest.mark.parametrize("resets", [None, RESETS], ids=["", "with resets"])
 @each_implementation
-def test_explicit_axes(implementation: str, explicit: Mesh) -> None:
+def test_explicit_axes(implementation: str, resets: Any, explicit: Mesh) -> None:
     """`native` stays in shards too: here JAX says while tracing what they are."""
     arguments = _on(explicit)
-    program = _gradients(LSTM(5, implementation)).lower(*arguments).compile()
+    program = _gradients(LSTM(5, implementation), resets).lower(*arguments).compile()
     assert not GATHERED.search(program.as_text())
     results = program(*arguments)
     assert results[1][1].sharding.spec[0] == "data"
-    assert_equal(jax.device_get(results), jax.device_get(_expected()[1]), **FLOAT32)
+    expected = _gradients(LSTM(5, "scan"), resets)(CASE.params, CASE.inputs, LENGTHS, _expected()[0])
+    assert_equal(jax.device_get(results), jax.device_get(expected), **FLOAT32)
 
 
 @each_implementation

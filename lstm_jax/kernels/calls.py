@@ -9,7 +9,7 @@ time, batch, inputs), outputs (members, time, batch, hidden), states (members, b
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,10 @@ from lstm_jax.kernels import fused, products
 from lstm_jax.system.versions import is_exported
 
 PADDING = 16  # kPadding in cpp/lstm.h
+_NUM_WEIGHTS = 12
+
+
+States: TypeAlias = tuple[Float32[Array, "members batch hidden"], Float32[Array, "members batch hidden"]]
 
 
 class WeightsByGate(NamedTuple):
@@ -42,7 +46,8 @@ class Forward(NamedTuple):
         last: the step after which each sequence's state is taken.
         weights: those of all members.
         mask: what h is multiplied by on its way to W_h; None changes nothing.
-        resets: where the state is c0, h0 again before a step; None is nowhere.
+        resets: before which steps a new sequence begins; None is nowhere.
+        reset: the state (c, h) that such a sequence begins with; it comes with ``resets``.
     """
 
     x: Float32[Array, "members time batch inputs"]
@@ -52,6 +57,7 @@ class Forward(NamedTuple):
     weights: WeightsByGate
     mask: Float32[Array, "members batch hidden"] | None
     resets: Bool[Array, "members time batch 1"] | None
+    reset: States | None
 
 
 class Backward(NamedTuple):
@@ -62,7 +68,7 @@ class Backward(NamedTuple):
         outputs, cells, gates: its results.
         dc, dh: the gradients by the final state.
         kernels: the kernels of x and of h of each gate.
-        mask, resets: operands of the forward pass.
+        mask, resets, reset: operands of the forward pass.
         d_outputs: the gradients by the outputs; None where they are zero.
         biases: of each gate; the kernel does not need them, as it has saved the gates.
     """
@@ -79,6 +85,7 @@ class Backward(NamedTuple):
     kernels: tuple[list[Array], list[Array]]
     mask: Float32[Array, "members batch hidden"] | None
     resets: Bool[Array, "members time batch 1"] | None
+    reset: States | None
     d_outputs: Float32[Array, "members time batch hidden"] | None
     biases: list[Array]
 
@@ -120,7 +127,9 @@ def forward(operands: Forward, num_results: int, *, way: Way) -> list[Array]:
 
 
 def backward(operands: Backward, *, groups: int, wants_dx: bool, way: Way) -> list[Array]:
-    """Run the backward pass: dc0, dh0, the gradients by the 12 weights (members, groups, ...), and dx.
+    """Run the backward pass.
+
+    The gradients are those by c0, by h0, by the 12 weights (members, groups, ...), and by x and ``reset``.
 
     Args:
         operands: weights, sequences, states and gradients.
@@ -134,6 +143,8 @@ def backward(operands: Backward, *, groups: int, wants_dx: bool, way: Way) -> li
     shapes = [h0.shape] * 2 + [(len(x), groups, *shape) for shape in by_weights]
     if wants_dx:
         shapes.append(x.shape)
+    if operands.reset is not None:
+        shapes += [h0.shape] * 2
     attributes = (("groups", groups), *way._asdict().items(), *_present(operands))
     unseen = len(operands.biases)
     return _call("lstm_jax_backward", shapes, operands, unseen=unseen, attributes=attributes)
@@ -154,7 +165,8 @@ def _forward_in_jax(
     operands: Forward, *, shapes: Sequence[tuple[int, ...]], attributes: dict[str, Any]
 ) -> list[Array]:
     run: Callable[..., Any] = functools.partial(_member, attributes["bfloat16"], len(shapes) > 2)
-    carry, rest = (operands.c0, operands.h0), (operands.last, operands.mask, operands.resets)
+    carry = (operands.c0, operands.h0)
+    rest = (operands.last, operands.mask, operands.resets, operands.reset)
     (c, h), outputs = jax.vmap(run)(operands.weights, operands.x, carry, *rest)
     private = [jnp.zeros(shape, jnp.float32) for shape in shapes[3:]]
     return [c, h, *([] if outputs is None else [outputs]), *private]
@@ -165,25 +177,32 @@ def _backward_in_jax(
 ) -> list[Array]:
     d_outputs = jnp.zeros_like(operands.outputs) if operands.d_outputs is None else operands.d_outputs
     groups = attributes["groups"]
+    by_reset = 0 if operands.reset is None else 2
+    wants_dx = len(shapes) > _NUM_WEIGHTS + 2 + by_reset
 
     def member(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
-        (x, d_outputs, resets), (carry, last, mask, d_carry) = sequences, states
-        run: Callable[..., Any] = functools.partial(_member, attributes["bfloat16"], True)
-        _, pull_back = jax.vjp(lambda *primals: run(*primals, last, mask, resets), weights, x, carry)
+        (x, d_outputs, resets), (carry, reset, last, mask, d_carry) = sequences, states
+
+        def run(weights: WeightsByGate, x: Array, carry: Any, reset: Any) -> Any:
+            return _member(attributes["bfloat16"], True, weights, x, carry, last, mask, resets, reset)
+
+        _, pull_back = jax.vjp(run, weights, x, carry, reset)
         return pull_back((d_carry, d_outputs))
 
     def grouped(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
         by_group = functools.partial(_in_groups, groups=groups)
         sequences = jax.tree.map(functools.partial(by_group, axis=1), sequences)
         states = jax.tree.map(functools.partial(by_group, axis=0), states)
-        d_weights, dx, d_carry = jax.vmap(member, (None, 0, 0), (0, 1, 0))(weights, sequences, states)
-        states = [state.reshape(-1, state.shape[-1]) for state in d_carry]
-        return [*states, *jax.tree.leaves(d_weights), dx.reshape(len(dx), -1, dx.shape[-1])]
+        d_weights, dx, *d_states = jax.vmap(member, (None, 0, 0), (0, 1, 0, 0))(weights, sequences, states)
+        d_carry, d_reset = jax.tree.map(lambda state: state.reshape(-1, state.shape[-1]), d_states)
+        by_x = [dx.reshape(len(dx), -1, dx.shape[-1])] if wants_dx else []
+        return [*d_carry, *jax.tree.leaves(d_weights), *by_x, *jax.tree.leaves(d_reset)]
 
     sequences = (operands.x, d_outputs, operands.resets)
-    states = ((operands.c0, operands.h0), operands.last, operands.mask, (operands.dc, operands.dh))
+    carry, d_carry = (operands.c0, operands.h0), (operands.dc, operands.dh)
+    states = (carry, operands.reset, operands.last, operands.mask, d_carry)
     weights = WeightsByGate(*operands.kernels, operands.biases)
-    return jax.vmap(grouped)(weights, sequences, states)[: len(shapes)]
+    return jax.vmap(grouped)(weights, sequences, states)
 
 
 def _in_groups(array: Array, *, groups: int, axis: int) -> Array:
@@ -200,11 +219,12 @@ def _member(
     last: Array,
     mask: Array | None,
     resets: Array | None,
+    reset: Any,
 ) -> Any:
     resets = None if resets is None else resets[..., 0]
     together = fused.JoinedWeights(*(jnp.concatenate(by_gate, axis=-1) for by_gate in weights))
     dtype = jnp.bfloat16 if bfloat16 else jnp.float32
-    return fused.steps(dtype, keep_outputs, fused.Flat(together, x, carry, last, mask, resets))
+    return fused.steps(dtype, keep_outputs, fused.Flat(together, x, carry, last, mask, resets, reset))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ class Flat(NamedTuple):
         carry: the state (c, h) before the first step.
         last: the step after which each sequence's carry is taken; None is the last of all.
         mask: what h is multiplied by on its way to W_h; None changes nothing.
-        resets: where the state is ``carry`` again before a step; None is nowhere.
+        resets: before which steps a new sequence begins; None is nowhere.
+        reset_carry: the state (c, h) that such a sequence begins with; it comes with ``resets``.
     """
 
     weights: JoinedWeights
@@ -67,6 +68,7 @@ class Flat(NamedTuple):
     last: Int32[Array, " batch"] | None
     mask: Float[Array, "batch hidden"] | None
     resets: Bool[Array, "time batch"] | None
+    reset_carry: Carry | None
 
 
 class Saved(NamedTuple):
@@ -91,7 +93,7 @@ def fused(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Res
     Raises:
         ImplementationError: in forward-mode differentiation.
     """
-    params, inputs, carry, lengths, mask, resets = arguments
+    params, inputs, carry, lengths, mask, resets, reset_carry = arguments
     time, *batch = inputs.shape[:-1]
     dtype = computed_dtype(cell, params, inputs, carry)
     c_dtype, h_dtype = (state.dtype for state in carry)
@@ -100,13 +102,16 @@ def fused(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Res
 
     weights = JoinedWeights(*(jnp.concatenate(leaves, axis=-1) for leaves in by_kind(params)))
     size = math.prod(batch)
-    flat_carry = jax.tree.map(lambda state: state.reshape(size, cell.features), carry)
+    flat_carry, flat_reset = jax.tree.map(
+        lambda state: state.reshape(size, cell.features), (carry, reset_carry)
+    )
     last = None if lengths is None else last_step(lengths, time, tuple(batch)).reshape(size)
     if mask is not None:
         mask = mask.astype(_sum_dtype(dtype)).reshape(size, cell.features)
     if resets is not None:
         resets = resets.reshape(time, size)
-    flat = Flat(weights, inputs.reshape(time, size, inputs.shape[-1]), flat_carry, last, mask, resets)
+    x = inputs.reshape(time, size, inputs.shape[-1])
+    flat = Flat(weights, x, flat_carry, last, mask, resets, flat_reset)
     (c, h), outputs = steps(dtype, keep_outputs, flat)
     shape = (*batch, cell.features)
     return (
@@ -121,7 +126,7 @@ def _primal(dtype: Any, keep_outputs: bool, flat: Flat) -> tuple[Carry, Array | 
     Here each gate has products of its own. With a common product, XLA on a CPU computes the activations again
     for each of their uses, unless they are saved.
     """
-    weights, inputs, carry, last, mask, resets = flat
+    weights, inputs, carry, last, mask, resets, reset_carry = flat
     exact = _sum_dtype(dtype)
     by_gate = [
         JoinedWeights(*parts)
@@ -131,13 +136,13 @@ def _primal(dtype: Any, keep_outputs: bool, flat: Flat) -> tuple[Carry, Array | 
     biases = [gate.bias.astype(exact)[None] for gate in by_gate]
     keep_all = keep_outputs or last is not None
 
-    start = _start(dtype, carry)
+    start, reset_start = _start(dtype, carry), _start(dtype, reset_carry)
 
     def body(
         carry: Carry, of_step: tuple[list[Array], Array | None]
     ) -> tuple[Carry, tuple[Array | None, Array | None]]:
         projected, reset = of_step
-        carry = after_reset(reset, start, carry)
+        carry = after_reset(reset, reset_start, carry)
         h_seen = masked(carry[1], mask)
         z = [
             x + _product(h_seen, kernel, dtype) + b
@@ -157,9 +162,9 @@ def _sum_dtype(dtype: Any) -> Any:
     return promoted(dtype, jnp.float32)
 
 
-def _start(dtype: Any, carry: Carry) -> Carry:
-    c, h = (state.astype(_sum_dtype(dtype)) for state in carry)
-    return c, h
+def _start(dtype: Any, carry: Any) -> Any:
+    """Return the state, if there is one, in the dtype of the sums."""
+    return jax.tree.map(lambda state: state.astype(_sum_dtype(dtype)), carry)
 
 
 def _product(
@@ -239,13 +244,14 @@ def _forward(
     dtype: Any, keep_outputs: bool, flat: Flat, *, perturbed: Any
 ) -> tuple[tuple[Carry, Array | None], Any]:
     """Compute what `_primal` does, and what the backward pass needs."""
-    weights, inputs, carry, last, mask, resets = flat
-    start, projected = _start(dtype, carry), _projected(dtype, weights.x, inputs)
+    weights, inputs, carry, last, mask, resets, reset_carry = flat
+    start, reset_start = _start(dtype, carry), _start(dtype, reset_carry)
+    projected = _projected(dtype, weights.x, inputs)
     recurrent, bias = weights.h.astype(dtype), weights.bias.astype(projected.dtype)[None]
 
     def body(t: Array, state: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
         (c, h), before, h_before = state
-        c, h = after_reset(None if resets is None else resets[t], start, (c, h))
+        c, h = after_reset(None if resets is None else resets[t], reset_start, (c, h))
         z = projected[t] + _product(masked(h, mask), recurrent, dtype) + bias
         before, gates = _save(before, t, _gates(jnp.split(z, 4, axis=-1)), c)
         return _state(gates, c), before, lax.dynamic_update_index_in_dim(h_before, h, t, 0)
@@ -270,9 +276,9 @@ def _forward(
 
 def _backward(
     dtype: Any, keep_outputs: bool, residuals: tuple[Flat, Saved], gradients: Any, *, perturbed: Any
-) -> tuple[JoinedWeights, Array | None, Carry, None, None, None]:
-    """Compute the gradients by weights, inputs and carry; lengths, mask and resets have none."""
-    (weights, inputs, carry, last, mask, resets), saved = residuals
+) -> tuple[JoinedWeights, Array | None, Carry, None, None, None, Carry | None]:
+    """Compute the gradients by weights, inputs and states; lengths, mask and resets have none."""
+    (weights, inputs, carry, last, mask, resets, reset_carry), saved = residuals
     (dc_last, dh_last), d_outputs = gradients
     time, batch, num_inputs = inputs.shape
     zeros = jnp.zeros_like(saved.h_before[0])
@@ -282,7 +288,7 @@ def _backward(
     def body(
         steps_after: Array, state: tuple[Array, Array, Array, Carry | None]
     ) -> tuple[Array, Array, Array, Carry | None]:
-        dc, dh, all_dz, of_initial = state
+        dc, dh, all_dz, of_reset = state
         t = as_number(time) - 1 - steps_after
         i, f, g, o, c_before = (saved.before[t, place] for place in range(5))
         if d_outputs is not None:
@@ -300,20 +306,18 @@ def _backward(
         )
         all_dz, dz = _save_dz(all_dz, t, dz_by_gate)
         dc, dh = dc * f, masked(_product(dz, transposed, dtype), mask)
-        if resets is not None and of_initial is not None:  # this is the gradient by the initial state, then
+        if resets is not None and of_reset is not None:  # this is the gradient by `reset_carry`, then
             reset = resets[t][:, None]
-            d_initial = (jnp.where(reset, d, zeros) for d in (dc, dh))
-            of_initial = jax.tree.map(jnp.add, of_initial, tuple(d_initial))
+            of_step = (jnp.where(reset, d, zeros) for d in (dc, dh))
+            of_reset = jax.tree.map(jnp.add, of_reset, tuple(of_step))
             dc, dh = (jnp.where(reset, zeros, d) for d in (dc, dh))
-        return dc, dh, all_dz, of_initial
+        return dc, dh, all_dz, of_reset
 
     end = (zeros, zeros) if last is not None else (dc_last, dh_last)
-    of_initial = None if resets is None else (zeros, zeros)
-    dc0, dh0, dz, of_initial = lax.fori_loop(
-        0, as_number(time), body, (*end, saved.scratch, of_initial)
+    of_reset = None if resets is None else (zeros, zeros)
+    dc0, dh0, dz, of_reset = lax.fori_loop(
+        0, as_number(time), body, (*end, saved.scratch, of_reset)
     )  # the loop overwrites every step of the scratch array
-    if of_initial is not None:
-        dc0, dh0 = dc0 + of_initial[0], dh0 + of_initial[1]
 
     both = jnp.concatenate([inputs.astype(dz.dtype), masked(saved.h_before, mask)], axis=-1)
     if _may_be_in_shards():
@@ -325,8 +329,10 @@ def _backward(
     d_weights = JoinedWeights(d_kernels[:num_inputs], d_kernels[num_inputs:], d_bias)
     dx = _product(dz, weights.x, dtype, axes=((2,), (1,))).astype(inputs.dtype) if perturbed.inputs else None
     d_weights = jax.tree.map(lambda d, weight: d.astype(weight.dtype), d_weights, weights)
-    d_carry = jax.tree.map(lambda d, state: d.astype(state.dtype), (dc0, dh0), carry)
-    return d_weights, dx, d_carry, None, None, None
+    d_carry, d_reset = jax.tree.map(
+        lambda d, state: d.astype(state.dtype), ((dc0, dh0), of_reset), (carry, reset_carry)
+    )
+    return d_weights, dx, d_carry, None, None, None, d_reset
 
 
 def _may_be_in_shards() -> bool:
@@ -334,7 +340,7 @@ def _may_be_in_shards() -> bool:
     return jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes
 
 
-_ROWS = (-1, 1, 0, 0, 0, 1)  # weights, inputs, carry, last, mask, resets
+_ROWS = (-1, 1, 0, 0, 0, 1, 0)  # of `Flat`
 _SAVED_ROWS = (2, 1, 1)  # before, h_before, scratch
 steps = custom_gradient(
     _primal,

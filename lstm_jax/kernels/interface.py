@@ -31,7 +31,8 @@ class Arguments(NamedTuple):
             `nn.RNN`, a length of 0 takes the last step of all.
         mask: what h_{t-1} is multiplied by on its way to W_h, the same in all steps (see
             `dropout.recurrent_mask`); None changes nothing. It is taken as constant in differentiation.
-        resets: where the state is ``carry`` again before a step, as if a new sequence began; None is nowhere.
+        resets: before which steps a new sequence begins; None is nowhere.
+        reset_carry: the state (c, h) that such a sequence begins with; it comes with ``resets``.
     """
 
     params: CellParameters
@@ -40,6 +41,7 @@ class Arguments(NamedTuple):
     lengths: Int32[Array, "*batch"] | None = None
     mask: Float[Array, "*batch hidden"] | None = None
     resets: Bool[Array, "time *batch"] | None = None
+    reset_carry: Carry | None = None
 
 
 # The carry after the last step, and the outputs of all steps, the padding included; None if not wanted.
@@ -65,11 +67,13 @@ def masked(h: Float[Array, "*any hidden"], mask: Float[Array, "*batch hidden"] |
     return h if mask is None else h * jnp.broadcast_to(mask.astype(h.dtype), h.shape)
 
 
-def after_reset(reset: Bool[Array, "*batch"] | None, initial: Carry, carry: Carry) -> Carry:
-    """Return the state before a step: the initial one where a new sequence begins."""
-    if reset is None:
+def after_reset(reset: Bool[Array, "*batch"] | None, reset_carry: Carry | None, carry: Carry) -> Carry:
+    """Return the state before a step: ``reset_carry`` where a new sequence begins."""
+    if reset is None or reset_carry is None:
         return carry
-    c, h = (jnp.where(reset[..., None], first, state) for first, state in zip(initial, carry, strict=True))
+    c, h = (
+        jnp.where(reset[..., None], first, state) for first, state in zip(reset_carry, carry, strict=True)
+    )
     return c, h
 
 

@@ -49,7 +49,7 @@ def native(
     """
     if (reason := build.why_not_available()) is not None:
         raise ImplementationError(f"implementation 'native' cannot be used: {reason}")
-    params, inputs, carry, lengths, mask, resets = arguments
+    params, inputs, carry, lengths, mask, resets, reset_carry = arguments
     time, *batch = inputs.shape[:-1]
     if not math.prod(inputs.shape) * cell.features:
         # The kernel needs at least one of everything.
@@ -59,13 +59,15 @@ def native(
     )
     way = Way(computed_dtype(cell, params, inputs, carry) == jnp.bfloat16, products)
     x = inputs.astype(jnp.float32).reshape(1, time, -1, inputs.shape[-1])
-    c0, h0 = (jnp.asarray(state, jnp.float32).reshape(1, -1, cell.features) for state in carry)
+    (c0, h0), reset = jax.tree.map(
+        lambda state: jnp.asarray(state, jnp.float32).reshape(1, -1, cell.features), (carry, reset_carry)
+    )
     last = last_step(lengths, time, tuple(batch)).reshape(1, -1)
     if mask is not None:
         mask = mask.astype(jnp.float32).reshape(1, -1, cell.features)
     if resets is not None:
         resets = resets.reshape(1, time, -1, 1)
-    c, h, *outputs = _run(way, keep_outputs, Forward(x, c0, h0, last, weights, mask, resets))
+    c, h, *outputs = _run(way, keep_outputs, Forward(x, c0, h0, last, weights, mask, resets, reset))
     shape, (c_dtype, h_dtype) = (*batch, cell.features), (state.dtype for state in carry)
     return (
         (c.reshape(shape).astype(c_dtype), h.reshape(shape).astype(h_dtype)),
@@ -92,9 +94,9 @@ def _forward(way: Way, keep_outputs: bool, operands: Forward, *, perturbed: Any)
 
 def _backward(
     way: Way, keep_outputs: bool, residuals: Any, gradients: Any, *, perturbed: Any
-) -> tuple[Array | None, Array, Array, None, WeightsByGate, None, None]:
-    """Compute the gradients by inputs, carry and weights; lengths, mask and resets have none."""
-    (x, c0, h0, last, weights, mask, resets), outputs, cells, gates = residuals
+) -> tuple[Array | None, Array, Array, None, WeightsByGate, None, None, list[Array] | None]:
+    """Compute the gradients by inputs, states and weights; lengths, mask and resets have none."""
+    (x, c0, h0, last, weights, mask, resets, reset), outputs, cells, gates = residuals
     dc, dh, *d_outputs = gradients
     dc, dh = (jnp.zeros_like(c0) if d is None else d for d in (dc, dh))
     operands = Backward(
@@ -110,18 +112,19 @@ def _backward(
         kernels=(weights.x, weights.h),
         mask=mask,
         resets=resets,
+        reset=reset,
         d_outputs=d_outputs[0] if keep_outputs else None,
         biases=weights.bias,
     )
     call = first_order_only(_call_backward(way, perturbed.x, 1), implementation="native")
     dc0, dh0, *rest = call(operands)
-    by_gate = [leaf[:, 0] for leaf in rest[:12]]  # of the one group
+    by_gate, others = [leaf[:, 0] for leaf in rest[:12]], rest[12:]  # of the one group
     d_weights = WeightsByGate(by_gate[:4], by_gate[4:8], by_gate[8:])
-    return rest[12] if perturbed.x else None, dc0, dh0, None, d_weights, None, None
+    dx = others.pop(0) if perturbed.x else None
+    return dx, dc0, dh0, None, d_weights, None, None, others or None
 
 
-# x, c0, h0, last, weights, mask, resets
-_ROWS = (2, 1, 1, 1, -1, 1, 2)
+_ROWS = (2, 1, 1, 1, -1, 1, 2, 1)  # of `Forward`
 _run = custom_gradient(
     _primal,
     _forward,

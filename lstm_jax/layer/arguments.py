@@ -42,12 +42,13 @@ def check_inputs(inputs: Any) -> None:
         raise ValueError(f"inputs: got shape {inputs.shape}, {expected}")
 
 
-def as_carry(given: Any, shape: tuple[AxisSize, ...]) -> Carry:
+def as_carry(given: Any, shape: tuple[AxisSize, ...], name: str = "initial_carry") -> Carry:
     """Return the state (c, h), from a tuple, a list or one array of both.
 
     Args:
         given: two arrays, or one array whose first axis has size 2.
         shape: the shape of each, (*batch, features).
+        name: that of the argument, for the message.
 
     Raises:
         ValueError: if it is something else.
@@ -56,13 +57,13 @@ def as_carry(given: Any, shape: tuple[AxisSize, ...]) -> Carry:
         c, h = (jnp.asarray(state) for state in given)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"initial_carry: got {_described(given)}, expected two arrays (c, h) of shape {shape}"
+            f"{name}: got {_described(given)}, expected two arrays (c, h) of shape {shape}"
         ) from error
-    for name, state in (("c", c), ("h", h)):
+    for part, state in (("c", c), ("h", h)):
         if state.shape != shape:
-            raise ValueError(f"initial_carry: got {name} of shape {state.shape}, expected {shape}")
+            raise ValueError(f"{name}: got {part} of shape {state.shape}, expected {shape}")
         if not jnp.issubdtype(state.dtype, jnp.floating):
-            raise ValueError(f"initial_carry: got {name} of dtype {state.dtype}, expected floating point")
+            raise ValueError(f"{name}: got {part} of dtype {state.dtype}, expected floating point")
     return c, h
 
 
@@ -154,11 +155,34 @@ def as_resets(
     return jnp.moveaxis(resets, time_axis, 0)
 
 
-def resets_in_reverse(resets: Bool[Array, "time *batch"]) -> Bool[Array, "time *batch"]:
+def as_reset_carry(given: Any, carry: Carry) -> Carry:
+    """Return the state that new sequences begin with, in the dtypes of the initial one.
+
+    Args:
+        given: the state, in a form that `as_carry` takes; None is zeros.
+        carry: the initial one.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if given is None:
+        c, h = map(jnp.zeros_like, carry)
+    else:
+        states = as_carry(given, carry[0].shape, "reset_carry")
+        c, h = (state.astype(like.dtype) for state, like in zip(states, carry, strict=True))
+    return c, h
+
+
+def resets_in_reverse(
+    resets: Bool[Array, "time *batch"], lengths: Int32[Array, "*batch"] | None
+) -> Bool[Array, "time *batch"]:
     """Return where to reset the state, in the order of the inputs, if sequences are read from their end.
 
-    Forward, a piece begins at its first step; in reverse at its last, the one before the next piece.
+    Forward, a piece begins at its first step; in reverse at its last, the one before the next piece. No piece
+    begins in the padding behind ``lengths``.
     """
+    if lengths is not None:
+        resets &= _is_step(resets, lengths)
     return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
 
 
@@ -177,11 +201,15 @@ def without_spoilt_padding(
     """
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         return inputs
-    time = inputs.shape[0]
-    steps = jnp.arange(time, dtype=jnp.int32).reshape(time, *(1 for _ in lengths.shape))
-    valid = steps < lengths[None]
     too_large = jnp.asarray(float(jnp.finfo(inputs.dtype).max) ** 0.5, inputs.dtype)
-    return jnp.where(valid[..., None] | (jnp.abs(inputs) < too_large), inputs, jnp.zeros_like(inputs))
+    stays = _is_step(inputs, lengths)[..., None] | (jnp.abs(inputs) < too_large)
+    return jnp.where(stays, inputs, jnp.zeros_like(inputs))
+
+
+def _is_step(of_steps: Array, lengths: Int32[Array, "*batch"]) -> Bool[Array, "time *batch"]:
+    """Return which steps are not padding, of an array that has time first."""
+    time = of_steps.shape[0]
+    return jnp.arange(time, dtype=jnp.int32).reshape(time, *(1 for _ in lengths.shape)) < lengths[None]
 
 
 def _as_array(name: str, given: Any, expected: str) -> Array:

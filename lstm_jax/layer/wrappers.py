@@ -24,27 +24,28 @@ def in_parts(implementation: Implementation, parts: int) -> Implementation:
         parts: number of parts; it must divide the number of time steps.
 
     Raises:
-        ValueError: in a call with another number of steps, with resets, or with lengths of sequences: the
-            state before the first part, and the one after a step inside a part, are not kept.
+        ValueError: in a call with another number of steps, or with lengths of sequences: the state after a
+            step inside a part is not kept.
     """
 
     def run(cell: nn.LSTMCell, arguments: Arguments, *, keep_outputs: bool) -> Results:
         inputs, lengths = arguments.inputs, arguments.lengths
         if lengths is not None:
             raise ValueError("remat: got seq_lengths for the final state, expected remat=None with them")
-        if arguments.resets is not None:
-            raise ValueError("remat: got resets, expected remat=None with them")
         time = inputs.shape[0]
         if not isinstance(time, int):
             raise ValueError(f"remat: got {parts} for a symbolic number of time steps, expected remat=None")
         if time % parts:
             raise ValueError(f"remat: got {parts} for {time} time steps, expected a divisor of them")
 
-        def part(carry: Carry, inputs: Array) -> tuple[Carry, Array | None]:
-            of_part = arguments._replace(inputs=inputs, carry=carry)
+        def part(carry: Carry, of_steps: tuple[Array, Array | None]) -> tuple[Carry, Array | None]:
+            inputs, resets = of_steps
+            of_part = arguments._replace(inputs=inputs, carry=carry, resets=resets)
             return implementation(cell, of_part, keep_outputs=keep_outputs)
 
-        cut = inputs.reshape(parts, -1, *inputs.shape[1:])
+        cut = jax.tree.map(
+            lambda steps: steps.reshape(parts, -1, *steps.shape[1:]), (inputs, arguments.resets)
+        )
         # No barriers are needed: within a scan, XLA cannot undo the second computation.
         carry, outputs = jax.lax.scan(jax.checkpoint(part, prevent_cse=False), arguments.carry, cut)
         return carry, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
@@ -68,7 +69,7 @@ def in_shards(run: Callable[[Arguments], Results]) -> Callable[[Arguments], Resu
             return run(arguments)
         mesh = sharding.mesh
         rows, steps = PartitionSpec(*batch), PartitionSpec(None, *batch)
-        specs: Any = Arguments._make([PartitionSpec(), steps, rows, rows, rows, steps])
+        specs: Any = Arguments._make([PartitionSpec(), steps, rows, rows, rows, steps, rows])
         # check_vma=False: which values vary over the devices is not known of a kernel's results.
         mapped = jax.shard_map(run, mesh=mesh, in_specs=(specs,), out_specs=(rows, steps), check_vma=False)
         placed = (

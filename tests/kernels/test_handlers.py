@@ -10,6 +10,11 @@ import pytest
 from lstm_jax import LSTM
 
 ATTRIBUTES = {"bfloat16": False, "products": 0, "most_threads": 2, "masked": False, "with_resets": False}
+RESETS = {
+    "resets": np.zeros((2, 3, 4, 1), bool),
+    "c_reset": np.zeros((2, 4, 6), np.float32),
+    "h_reset": np.zeros((2, 4, 6), np.float32),
+}
 
 
 def _forward_arguments(**changes: Any) -> dict[str, Any]:
@@ -41,6 +46,12 @@ def _forward_arguments(**changes: Any) -> dict[str, Any]:
         ({"b0": np.zeros((2, 7), np.float32)}, "bias: got shape"),
         ({"last": np.full((2, 4), 3, np.int32)}, "last: got 3, expected a step from 0 to 2"),
         ({"last": np.full((2, 4), -1, np.int32)}, "last: got -1, expected a step from 0 to 2"),
+        (
+            {**RESETS, "resets": np.zeros((2, 3, 4), bool)},
+            r"resets: got shape \(2, 3, 4\), expected \(2, 3, 4, 1\)",
+        ),
+        ({**RESETS, "c_reset": np.zeros((1, 4, 6), np.float32)}, r"c_reset: got shape \(1, 4, 6\)"),
+        ({"resets": RESETS["resets"]}, "c_reset is missing"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -49,8 +60,9 @@ def test_sizes_that_do_not_fit_are_refused_in_words(changes: dict[str, Any], mes
     state = jax.ShapeDtypeStruct((2, 4, 6), jnp.float32)
     with jax.enable_x64(True):
         call = jax.ffi.ffi_call("lstm_jax_forward", [state, state])
+        attributes = ATTRIBUTES | {"with_resets": "resets" in changes}
         with pytest.raises(Exception, match=f"lstm_jax forward: .*{message}"):
-            jax.block_until_ready(call(*_forward_arguments(**changes).values(), **ATTRIBUTES))
+            jax.block_until_ready(call(*_forward_arguments(**changes).values(), **attributes))
 
 
 def test_a_result_that_does_not_fit_is_refused_in_words() -> None:

@@ -83,7 +83,8 @@ template <class ForwardProducts, class BackwardProducts>
 Results<float> Kernel(const Problem& p, Use use, Index threads, bool bfloat16 = false) {
   const Sizes& s = p.s;
   const float* const mask = use.mask ? p.mask.data() : nullptr;
-  const bool* const resets = use.resets ? p.resets.get() : nullptr;
+  Resets resets{};
+  if (use.resets) resets = {p.resets.get(), p.c_reset.data(), p.h_reset.data()};
   Results<float> out(s);
   const Index steps = s.members * s.time * s.batch;
   Floats cells(steps * s.padded()), gates(steps * kGates * s.padded());
@@ -116,7 +117,8 @@ Results<float> Kernel(const Problem& p, Use use, Index threads, bool bfloat16 = 
                             resets,       bfloat16};
     RunBackward<BackwardProducts>(pool, threads, s, args,
                                   BackwardResults{results.dc0.data(), results.dh0.data(), d,
-                                                  wants_dx ? results.dx.data() : nullptr});
+                                                  wants_dx ? results.dx.data() : nullptr, results.dc_reset.data(),
+                                                  results.dh_reset.data()});
   };
   backward(out, p.dy.data(), true);
   // What is not asked for changes nothing else: without dx, and without gradients by the outputs where those
@@ -126,7 +128,8 @@ Results<float> Kernel(const Problem& p, Use use, Index threads, bool bfloat16 = 
     const Floats zeros(p.dy.size());
     backward(with, by_outputs ? p.dy.data() : zeros.data(), true);
     backward(without, by_outputs ? p.dy.data() : nullptr, false);
-    if (with.wx != without.wx || with.wh != without.wh || with.b != without.b || with.dh0 != without.dh0) {
+    if (with.wx != without.wx || with.wh != without.wh || with.b != without.b || with.dh0 != without.dh0 ||
+        with.dh_reset != without.dh_reset) {
       std::printf("not the same bits without dx\n"), std::exit(1);
     }
   }

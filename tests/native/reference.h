@@ -24,7 +24,7 @@ struct Use {
 
 struct Problem {
   Sizes s;
-  Floats x, c0, h0, dc, dh, dy, mask;
+  Floats x, c0, h0, c_reset, h_reset, dc, dh, dy, mask;
   std::array<Floats, kGates> wx, wh, b;
   std::vector<std::int32_t> last;
   std::unique_ptr<bool[]> resets;  // no std::vector<bool>: the kernel reads bytes
@@ -40,6 +40,7 @@ struct Problem {
     const Index rows = s.members * s.batch, steps = s.members * s.time * s.batch;
     x = draw(steps * s.inputs, 1);
     c0 = draw(rows * s.hidden, 1), h0 = draw(rows * s.hidden, 1);
+    c_reset = draw(rows * s.hidden, 1), h_reset = draw(rows * s.hidden, 1);
     dc = draw(rows * s.hidden, 1), dh = draw(rows * s.hidden, 1), dy = draw(steps * s.hidden, 1);
     mask = draw(rows * s.hidden, 1);
     for (int g = 0; g < kGates; ++g) {
@@ -57,12 +58,12 @@ struct Problem {
 // All results, in one order for both computations.
 template <class T>
 struct Results {
-  std::vector<T> c, h, y, dc0, dh0, dx;
+  std::vector<T> c, h, y, dc0, dh0, dx, dc_reset, dh_reset;
   std::array<std::vector<T>, kGates> wx, wh, b;
 
   explicit Results(const Sizes& s) {
     const Index rows = s.members * s.batch * s.hidden, steps = s.members * s.time * s.batch;
-    for (auto* state : {&c, &h, &dc0, &dh0}) state->resize(rows);
+    for (auto* state : {&c, &h, &dc0, &dh0, &dc_reset, &dh_reset}) state->resize(rows);
     y.resize(steps * s.hidden);
     dx.resize(steps * s.inputs);
     for (int g = 0; g < kGates; ++g) {
@@ -73,7 +74,7 @@ struct Results {
   }
 
   std::vector<const std::vector<T>*> All() const {
-    std::vector<const std::vector<T>*> all{&c, &h, &y, &dc0, &dh0, &dx};
+    std::vector<const std::vector<T>*> all{&c, &h, &y, &dc0, &dh0, &dx, &dc_reset, &dh_reset};
     for (int g = 0; g < kGates; ++g) all.insert(all.end(), {&wx[g], &wh[g], &b[g]});
     return all;
   }
@@ -91,13 +92,13 @@ inline Results<double> Plain(const Problem& p, Use use) {
       const Index r = m * s.batch + row, group = m * s.groups + row / (s.batch / s.groups);
       const auto at = [&](Index t) { return (m * T + t) * s.batch + row; };
       const auto mask = [&](Index k) { return use.mask ? double(p.mask[r * H + k]) : 1.0; };
-      const auto begins = [&](Index t) { return t == 0 || (use.resets && p.resets[at(t)]); };
+      const auto begins = [&](Index t) { return use.resets && p.resets[at(t)]; };
       // Of each step: the gates, the state before and the state after.
       std::vector<Doubles> gates(T, Doubles(kGates * H)), c(T, Doubles(H)), h = c, c_after = c, h_after = c;
       for (Index t = 0; t < T; ++t) {
         for (Index j = 0; j < H; ++j) {
-          c[t][j] = begins(t) ? p.c0[r * H + j] : c_after[t - 1][j];
-          h[t][j] = begins(t) ? p.h0[r * H + j] : h_after[t - 1][j];
+          c[t][j] = begins(t) ? p.c_reset[r * H + j] : t == 0 ? p.c0[r * H + j] : c_after[t - 1][j];
+          h[t][j] = begins(t) ? p.h_reset[r * H + j] : t == 0 ? p.h0[r * H + j] : h_after[t - 1][j];
         }
         for (Index j = 0; j < H; ++j) {
           double gate[kGates];
@@ -147,9 +148,10 @@ inline Results<double> Plain(const Problem& p, Use use) {
         }
         dh = before;
         if (!begins(t)) continue;
-        for (Index j = 0; j < H; ++j) out.dc0[r * H + j] += dc[j], out.dh0[r * H + j] += dh[j];
+        for (Index j = 0; j < H; ++j) out.dc_reset[r * H + j] += dc[j], out.dh_reset[r * H + j] += dh[j];
         std::fill(dc.begin(), dc.end(), 0), std::fill(dh.begin(), dh.end(), 0);
       }
+      for (Index j = 0; j < H; ++j) out.dc0[r * H + j] = dc[j], out.dh0[r * H + j] = dh[j];
     }
   }
   return out;

@@ -1,4 +1,4 @@
-// The backward pass: gradients by the weights, the initial state and, if asked for, the inputs.
+// The backward pass: gradients by the weights, the states that sequences begin with and, if asked for, the inputs.
 //
 // With d for the gradient by what follows, from the last step to the first:
 //
@@ -8,7 +8,7 @@
 //     dh_{t-1} = dz_t W_h^T           dc_{t-1} = dc_t * f            dx_t = dz_t W_x^T
 //     dW_x = sum_t x_t^T dz_t         dW_h = sum_t h_{t-1}^T dz_t    db = sum_t dz_t
 //
-// Where the state is the initial one again before a step, dh_{t-1} and dc_{t-1} are a part of dh_0 and dc_0.
+// Where a new sequence begins before a step, dh_{t-1} and dc_{t-1} are gradients by the state that it begins with.
 // With a mask m, W_h sees m * h_{t-1}: dh_{t-1} = m * (dz_t W_h^T), dW_h = sum_t (m * h_{t-1})^T dz_t.
 
 #ifndef LSTM_JAX_BACKWARD_H_
@@ -30,7 +30,7 @@ struct BackwardArgs {
   const float *dc_last, *dh_last;        // gradients by the final state
   const float* d_outputs = nullptr;      // by h of all steps, or nullptr if they are zero
   const float* mask = nullptr;           // as in the forward pass
-  const bool* resets = nullptr;          // as in the forward pass
+  Resets resets{};                       // as in the forward pass
   bool bfloat16 = false;                 // whether the factors of products may be rounded to bfloat16
   Products products = Products::kUsual;
 };
@@ -38,7 +38,8 @@ struct BackwardArgs {
 struct BackwardResults {
   float *dc0, *dh0;
   Weights<float> weights;
-  float* dx = nullptr;  // or nullptr if nobody wants it
+  float* dx = nullptr;                                // or nullptr if nobody wants it
+  float *dc_reset = nullptr, *dh_reset = nullptr;     // by the state of `Resets`, if there are any
 };
 
 namespace internal {
@@ -98,13 +99,13 @@ inline Index BackwardScratch(const Sizes& s, Index rows) {
   return Aligned(rows * (3 * s.padded() + StepsAtOnce(s, rows) * s.hidden));
 }
 
-// The gradients by the state before a step, of the rows in which a new sequence begins, are gradients by the initial
-// state: add them there, and leave none for the step before.
-inline void MoveToInitial(const bool* resets, Index rows, Index columns, float* from, Index row_floats, float* initial) {
+// The gradients by the state before a step, of the rows in which a new sequence begins, are gradients by the state that
+// it begins with: add them there, and leave none for the step before.
+inline void MoveToReset(const bool* resets, Index rows, Index columns, float* from, Index row_floats, float* to) {
   for (Index r = 0; r < rows; ++r) {
     if (!resets[r]) continue;
     float* const row = from + r * row_floats;
-    for (Index unit = 0; unit < columns; ++unit) initial[r * columns + unit] += row[unit];
+    for (Index unit = 0; unit < columns; ++unit) to[r * columns + unit] += row[unit];
     std::fill_n(row, row_floats, 0.0f);
   }
 }
@@ -127,12 +128,14 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
   float* const h_seen = c_reset + rows * padded;
   const Index steps_at_once = StepsAtOnce(s, rows);
   const float* const mask = args.mask == nullptr ? nullptr : args.mask + first * hidden;
-  const auto resets_of = [&](Index t) { return args.resets == nullptr ? nullptr : args.resets + row_of(t); };
-  const bool h_is_changed = mask != nullptr || args.resets != nullptr;  // on its way to W_h
+  const auto resets_of = [&](Index t) { return args.resets.where == nullptr ? nullptr : args.resets.where + row_of(t); };
+  const bool h_is_changed = mask != nullptr || args.resets.where != nullptr;  // on its way to W_h
   Products products(s, rows, steps_at_once, scratch + BackwardScratch(s, rows));
   std::fill_n(dh, 2 * rows * padded, 0.0f);
-  std::fill_n(results.dh0 + first * hidden, rows * hidden, 0.0f);
-  std::fill_n(results.dc0 + first * hidden, rows * hidden, 0.0f);
+  if (args.resets.where != nullptr) {
+    std::fill_n(results.dh_reset + first * hidden, rows * hidden, 0.0f);
+    std::fill_n(results.dc_reset + first * hidden, rows * hidden, 0.0f);
+  }
 
   for (Index end = s.time; end > 0;) {
     const Index begin = std::max<Index>(end - steps_at_once, 0);
@@ -148,26 +151,27 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
           if (args.d_outputs != nullptr) dh[r * padded + unit] += args.d_outputs[(now + r) * hidden + unit];
         }
       }
-      const bool* const resets = t == 0 ? nullptr : resets_of(t);  // before the first step it is the initial one
+      const bool* const resets = resets_of(t);
       const bool any_reset = AnyReset(resets, rows);
       const float* c_before = t == 0 ? args.c0 + first * hidden : args.cells + row_of(t - 1) * padded;
+      const Index before_row = t == 0 ? hidden : padded;
       if (any_reset) {
-        AfterReset(resets, rows, args.c0 + first * hidden, hidden, c_before, padded, c_reset);
+        AfterReset(resets, rows, args.resets.c + first * hidden, hidden, c_before, before_row, c_reset);
         c_before = c_reset;
       }
       const Upcoming next{args.gates + row_of(std::max<Index>(t - 1, 0)) * kGates * padded,
                           args.cells + row_of(std::max<Index>(t - 2, 0)) * padded, args.x + now * s.inputs,
                           h_before(t)};
       const GateStep step{args.gates + now * kGates * padded, args.cells + now * padded, c_before,
-                          t == 0 ? hidden : padded, dh, dc, CacheHasRoom(s) ? &next : nullptr};
+                          before_row, dh, dc, CacheHasRoom(s) ? &next : nullptr};
       products.Take(t - begin, [&s, step](Index r, Index block) { return GateGradients(s, step, r, block); });
       products.MultiplyTransposed(packed_h, hidden, dh, padded);
       for (Index r = 0; mask != nullptr && r < rows; ++r) {
         for (Index unit = 0; unit < hidden; ++unit) dh[r * padded + unit] *= mask[r * hidden + unit];
       }
       if (any_reset) {
-        MoveToInitial(resets, rows, hidden, dh, padded, results.dh0 + first * hidden);
-        MoveToInitial(resets, rows, hidden, dc, padded, results.dc0 + first * hidden);
+        MoveToReset(resets, rows, hidden, dh, padded, results.dh_reset + first * hidden);
+        MoveToReset(resets, rows, hidden, dc, padded, results.dc_reset + first * hidden);
       }
       if (results.dx != nullptr) {
         products.MultiplyTransposed(packed_x, s.inputs, results.dx + now * s.inputs, s.inputs);
@@ -177,8 +181,8 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
     for (Index t = begin; h_is_changed && t < end; ++t) {
       float* const to = h_seen + (t - begin) * floats;
       const float* h = h_before(t);
-      if (args.resets != nullptr) {
-        AfterReset(resets_of(t), rows, args.h0 + first * hidden, hidden, h, hidden, to);
+      if (args.resets.where != nullptr) {
+        AfterReset(resets_of(t), rows, args.resets.h + first * hidden, hidden, h, hidden, to);
         h = to;
       }
       Masked(h, mask, floats, to);
@@ -200,8 +204,8 @@ void BackwardSlice(const Sizes& s, const BackwardArgs& args, const BackwardResul
   }
   for (Index r = 0; r < rows; ++r) {
     for (Index unit = 0; unit < hidden; ++unit) {
-      results.dh0[(first + r) * hidden + unit] += dh[r * padded + unit];
-      results.dc0[(first + r) * hidden + unit] += dc[r * padded + unit];
+      results.dh0[(first + r) * hidden + unit] = dh[r * padded + unit];
+      results.dc0[(first + r) * hidden + unit] = dc[r * padded + unit];
     }
   }
 }

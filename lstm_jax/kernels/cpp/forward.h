@@ -15,9 +15,9 @@ struct ForwardArgs {
   const float *c0, *h0;      // (members, B, H)
   const std::int32_t* last;  // (members, B): the step, from 0, after which a sequence's final state is taken
   Weights<const float> weights;
-  const float* mask = nullptr;   // (members, B, H): of h on its way to the next step, or nullptr
-  const bool* resets = nullptr;  // (members, T, B): where the state is c0, h0 again before a step, or nullptr
-  bool bfloat16 = false;         // whether the factors of products may be rounded to bfloat16
+  const float* mask = nullptr;  // (members, B, H): of h on its way to the next step, or nullptr
+  Resets resets{};
+  bool bfloat16 = false;  // whether the factors of products may be rounded to bfloat16
   Products products = Products::kUsual;
 };
 
@@ -105,10 +105,10 @@ void ForwardSlice(const Sizes& s, const ForwardArgs& args, const ForwardResults&
   const float *h = args.h0 + first * s.hidden, *c = c_here;
   for (Index t = 0; t < s.time; ++t) {
     const Index now = (member * s.time + t) * s.batch + rows.begin;
-    const bool* const resets = args.resets == nullptr ? nullptr : args.resets + now;
+    const bool* const resets = args.resets.where == nullptr ? nullptr : args.resets.where + now;
     if (AnyReset(resets, rows.size())) {
-      AfterReset(resets, rows.size(), args.h0 + first * s.hidden, s.hidden, h, s.hidden, h_masked);
-      AfterReset(resets, rows.size(), args.c0 + first * s.hidden, s.hidden, c, padded, c_here);
+      AfterReset(resets, rows.size(), args.resets.h + first * s.hidden, s.hidden, h, s.hidden, h_masked);
+      AfterReset(resets, rows.size(), args.resets.c + first * s.hidden, s.hidden, c, padded, c_here);
       h = h_masked;
       c = c_here;
     }

@@ -145,7 +145,14 @@ struct XlaPool {
   Index threads;
 };
 
-// (x, c0, h0, last, 12 weights [, mask if `masked`] [, resets if `with_resets`])
+// Where new sequences begin, and the state that each begins with, from `place` on.
+Resets ReadResets(Call& call, const Sizes& s, std::size_t place) {
+  const Shape state{s.members, s.batch, s.hidden};
+  return {call.Arg<bool>(place, "resets", {s.members, s.time, s.batch, 1}), call.Arg(place + 1, "c_reset", state),
+          call.Arg(place + 2, "h_reset", state)};
+}
+
+// (x, c0, h0, last, 12 weights [, mask if `masked`] [, resets, c_reset, h_reset if `with_resets`])
 // -> (c_last, h_last [, outputs [, cells, gates]])
 ffi::Error RunForward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets, bool bfloat16,
                       Index products, Index most_threads, bool masked, bool with_resets) {
@@ -155,7 +162,7 @@ ffi::Error RunForward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Rem
   ForwardArgs in{call.Arg(0, "x", {s.members, s.time, s.batch, s.inputs}), call.Arg(1, "c0", state),
                  call.Arg(2, "h0", state), ReadLast(call, s), ReadWeights(call, s, 4, true)};
   if (masked) in.mask = call.Arg(16, "mask", state);
-  if (with_resets) in.resets = call.Arg<bool>(masked ? 17 : 16, "resets", {s.members, s.time, s.batch, 1});
+  if (with_resets) in.resets = ReadResets(call, s, masked ? 17 : 16);
   in.bfloat16 = bfloat16;
   in.products = Products{products};
   ForwardResults out{call.Ret(0, "c_last", state), call.Ret(1, "h_last", state)};
@@ -169,8 +176,8 @@ ffi::Error RunForward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Rem
 }
 
 // (x, c0, h0, last, outputs, cells, gates, dc_last, dh_last, 8 kernels [, mask if `masked`]
-// [, resets if `with_resets`] [, d_outputs])
-// -> (dc0, dh0, 12 gradients of weights [, dx])
+// [, resets, c_reset, h_reset if `with_resets`] [, d_outputs])
+// -> (dc0, dh0, 12 gradients of weights [, dx] [, dc_reset, dh_reset if `with_resets`])
 ffi::Error RunBackward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets, Index groups,
                        bool bfloat16, Index products, Index most_threads, bool masked, bool with_resets) {
   Call call(args, rets);
@@ -190,7 +197,10 @@ ffi::Error RunBackward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Re
   in.weights = ReadWeights(call, s, 9, false);
   std::size_t rest = 17;
   if (masked) in.mask = call.Arg(rest++, "mask", state);
-  if (with_resets) in.resets = call.Arg<bool>(rest++, "resets", {s.members, s.time, s.batch, 1});
+  if (with_resets) {
+    in.resets = ReadResets(call, s, rest);
+    rest += 3;
+  }
   if (call.num_args() > rest) in.d_outputs = call.Arg(rest, "d_outputs", h);
   in.bfloat16 = bfloat16;
   in.products = Products{products};
@@ -202,7 +212,12 @@ ffi::Error RunBackward(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Re
     out.weights.h[g] = call.Ret(6 + g, "gradient of a kernel of h", {s.members, groups, s.hidden, s.hidden});
     out.weights.bias[g] = call.Ret(10 + g, "gradient of a bias", {s.members, groups, s.hidden});
   }
-  if (call.num_rets() > 14) out.dx = call.Ret(14, "dx", x);
+  std::size_t other = 14;
+  if (call.num_rets() > other + (with_resets ? 2 : 0)) out.dx = call.Ret(other++, "dx", x);
+  if (with_resets) {
+    out.dc_reset = call.Ret(other, "dc_reset", state);
+    out.dh_reset = call.Ret(other + 1, "dh_reset", state);
+  }
   XlaPool pool(threads, most_threads);
   return Finish("backward", call, [&] { Backward(pool.any, pool.threads, s, in, out); });
 }

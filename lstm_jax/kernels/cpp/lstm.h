@@ -164,19 +164,25 @@ inline const float* Masked(const float* h, const float* mask, Index floats, floa
   return to;
 }
 
+// Where new sequences begin, and the state that each begins with.
+struct Resets {
+  const bool* where = nullptr;               // (members, T, B): before which steps, or nullptr for none
+  const float *c = nullptr, *h = nullptr;    // (members, B, H)
+};
+
 // Whether a new sequence begins before a step in any of some rows.
 inline bool AnyReset(const bool* resets, Index rows) {
   return resets != nullptr && std::any_of(resets, resets + rows, [](bool reset) { return reset; });
 }
 
-// The state before a step in which some rows begin a new sequence: that of the step before, or `initial`. Rows of
-// `columns` floats; those of `state` and `to` are `row_floats` apart, those of `initial` are not padded.
-inline void AfterReset(const bool* resets, Index rows, const float* initial, Index columns, const float* state,
+// The state before a step in which some rows begin a new sequence: that of the step before, or `first`. Rows of
+// `columns` floats; those of `state` and `to` are `row_floats` apart, those of `first` are not padded.
+inline void AfterReset(const bool* resets, Index rows, const float* first, Index columns, const float* state,
                        Index row_floats, float* to) {
   for (Index r = 0; r < rows; ++r) {
     float* const row = to + r * row_floats;
     if (resets[r]) {
-      std::copy_n(initial + r * columns, columns, row);
+      std::copy_n(first + r * columns, columns, row);
       std::fill(row + columns, row + row_floats, 0.0f);
     } else if (to != state) {
       std::copy_n(state + r * row_floats, row_floats, row);
