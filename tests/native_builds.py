@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lstm_jax.kernels import build, library
+from lstm_jax.system import caches
 from tests.helpers.project import PROJECT
 
 TESTS = Path(__file__).parent / "native"
@@ -62,7 +63,8 @@ def state_of_the_wheel(test: str) -> str:
     sha = hashlib.sha256(state_of_the_source().encode())
     for name in ("build_wheel.py", "pyproject.toml", "requirements-layer.txt", "tests/wheel_check.py"):
         sha.update(hashlib.sha256((PROJECT / name).read_bytes()).digest())
-    sha.update(hashlib.sha256(Path(library.__file__).read_bytes()).digest())
+    for module in (build, library, caches):  # they decide which kernel is loaded
+        sha.update(hashlib.sha256(Path(module.__file__).read_bytes()).digest())
     python = "{}.{}".format(*sys.version_info)
     return f"{platform.machine()}-python{python}-{test} {sha.hexdigest()}"
 

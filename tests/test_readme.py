@@ -186,7 +186,7 @@ def test_the_library_example_runs(
     assert float(capsys.readouterr().out.split()[-1]) > 0.8
     for example in others:  # they go on from the first
         exec(compile(example, "docs/layer.md", "exec"), names)
-    assert names["outputs"].shape == (128, 18, 64)
+    assert names["outputs"].shape == (128, 17, 64)
     assert names["probabilities"].shape == (1, 10)
     assert names["output"].shape == (1, 1, 64)
 
