@@ -38,8 +38,8 @@ struct BackwardArgs {
 struct BackwardResults {
   float *dc0, *dh0;
   Weights<float> weights;
-  float* dx = nullptr;                                // or nullptr if nobody wants it
-  float *dc_reset = nullptr, *dh_reset = nullptr;     // by the state of `Resets`, if there are any
+  float* dx = nullptr;                             // or nullptr if nobody wants it
+  float *dc_reset = nullptr, *dh_reset = nullptr;  // by the state of `Resets`, if there are any
 };
 
 namespace internal {

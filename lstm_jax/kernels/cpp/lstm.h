@@ -166,8 +166,8 @@ inline const float* Masked(const float* h, const float* mask, Index floats, floa
 
 // Where new sequences begin, and the state that each begins with.
 struct Resets {
-  const bool* where = nullptr;               // (members, T, B): before which steps, or nullptr for none
-  const float *c = nullptr, *h = nullptr;    // (members, B, H)
+  const bool* where = nullptr;             // (members, T, B): before which steps, or nullptr for none
+  const float *c = nullptr, *h = nullptr;  // (members, B, H)
 };
 
 // Whether a new sequence begins before a step in any of some rows.
