@@ -54,8 +54,12 @@ class LSTM(eqx.Module):
         Raises:
             TypeError: with what was given.
         """
-        if not isinstance(self.cell, eqx.nn.LSTMCell):
-            raise TypeError(f"cell: got a {type(self.cell).__name__}, expected an eqx.nn.LSTMCell")
+        # A subclass may compute something else.
+        if type(self.cell) is not eqx.nn.LSTMCell:
+            raise TypeError(
+                f"cell: got a {type(self.cell).__name__}, expected an eqx.nn.LSTMCell, no subclass; "
+                "use jax.lax.scan over the steps of this cell"
+            )
 
     def __call__(
         self,
@@ -107,6 +111,8 @@ class LSTM(eqx.Module):
 
 def _parameters(cell: eqx.nn.LSTMCell) -> CellParameters:
     """Return the weights of a cell, as `nn.LSTMCell` of Flax names them; it has the gates i, f, g, o, too."""
-    bias = jnp.zeros(len(cell.weight_hh), cell.weight_hh.dtype) if cell.bias is None else cell.bias
+    bias = cell.bias if cell.use_bias else None  # without use_bias, the cell ignores one that it has
+    if bias is None:
+        bias = jnp.zeros(len(cell.weight_hh), cell.weight_hh.dtype)
     by_gate = partial(jnp.split, indices_or_sections=len(GATES), axis=-1)
     return from_kinds(by_gate(cell.weight_ih.T), by_gate(cell.weight_hh.T), by_gate(bias))

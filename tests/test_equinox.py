@@ -160,5 +160,21 @@ def test_options() -> None:
 
 
 def test_other_cells_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"^cell: got a GRUCell, expected an eqx.nn.LSTMCell$"):
-        LSTM(eqx.nn.GRUCell(3, 5, key=jax.random.key(0)))
+    class Doubled(eqx.nn.LSTMCell):
+        def __call__(self, input: Any, hidden: Any, *, key: Any = None) -> Any:
+            h, c = super().__call__(input, hidden, key=key)
+            return 2 * h, c
+
+    for kind in (eqx.nn.GRUCell, Doubled):
+        message = f"^cell: got a {kind.__name__}, expected an eqx.nn.LSTMCell, no subclass; use jax.lax.scan"
+        with pytest.raises(TypeError, match=message):
+            LSTM(kind(3, 5, key=jax.random.key(0)))
+
+
+def test_a_bias_that_the_cell_ignores() -> None:
+    cell = eqx.tree_at(lambda cell: cell.bias, a_cell(use_bias=False), normal(4 * HIDDEN), is_leaf=_is_none)
+    assert_equal(LSTM(cell)(normal(TIME, INPUTS)), Scanned(cell)(normal(TIME, INPUTS)), **FLOAT32)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
