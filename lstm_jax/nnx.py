@@ -1,5 +1,7 @@
 """The LSTM layer for Flax NNX: the cells of NNX, computed by `functional.lstm`."""
 
+import functools
+import inspect
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lstm_jax.functional import as_rnn_returns, lstm
 from lstm_jax.kernels.gate_order import GATES
-from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds
+from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds, promoted
 from lstm_jax.layer.arguments import check_inputs
 
 
@@ -53,8 +55,9 @@ class LSTM(nnx.RNN):
 
         Raises:
             TypeError: if the cell is another one.
+            ValueError: if it has a setting that only `nnx.RNN` computes with, such as a ``promote_dtype``.
         """
-        _parameters(cell)  # refuses another cell
+        _check_cell(cell)
         super().__init__(cell, **options)
         self.implementation = implementation
         self.remat = remat
@@ -97,11 +100,12 @@ class LSTM(nnx.RNN):
             the final state (c, h) and these outputs; with ``return_outputs=False`` the final state.
 
         Raises:
-            ValueError: as `functional.lstm` does.
+            TypeError: if the cell has become another one.
+            ValueError: as `functional.lstm` does; for a setting of the cell that came later.
         """
         return_carry = self.return_carry if return_carry is None else return_carry
         time_major = self.time_major if time_major is None else time_major
-        cell: Any = self.cell  # one of two kinds, see `_parameters`
+        cell: Any = self.cell  # one of two kinds, see `_check_cell`
         check_inputs(inputs)
         if initial_carry is None or (resets is not None and reset_carry is None):
             rngs = self.rngs if rngs is None else rngs
@@ -133,38 +137,95 @@ class LSTM(nnx.RNN):
         return as_rnn_returns(carry, outputs, return_carry=return_carry)
 
 
+# What an `nnx.Linear` can compute with, and `functional.lstm` only as Flax's cells have it by default.
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(nnx.Linear.__init__).parameters.items()
+    if name in ("precision", "dot_general", "promote_dtype", "preferred_element_type")
+}
+
+
+_INPUT_LAYERS = tuple(f"i{gate}_" if gate == "f" else f"i{gate}" for gate in GATES)  # `if` is Python's
+_STATE_LAYERS = tuple(f"h{gate}" for gate in GATES)
+
+
 def _parameters(cell: Any) -> CellParameters:
-    """Return the weights of a cell, as `nn.LSTMCell` of Linen names them.
+    """Return the weights of a cell, as `nn.LSTMCell` of Linen names them; it may have been changed.
 
     Raises:
-        TypeError: if it is not a cell of an LSTM, or one of its layers is no `nnx.Linear` any more.
+        TypeError, ValueError: as `_check_cell` does.
     """
-    of_inputs: list[Any]
-    of_state: list[Any]
-    biases: list[Any]
+    _check_cell(cell)
     if type(cell) is nnx.OptimizedLSTMCell:
-        _check_linear(cell, ("dense_i", "dense_h"))
-        of_inputs = jnp.split(cell.dense_i.kernel[...], len(GATES), axis=-1)
-        of_state = jnp.split(cell.dense_h.kernel[...], len(GATES), axis=-1)
-        bias: Any = cell.dense_h.bias
-        biases = jnp.split(bias[...], len(GATES), axis=-1)
-    elif type(cell) is nnx.LSTMCell:
-        names = [f"{gate}_" if gate == "f" else gate for gate in GATES]  # `if` is a word of Python
-        _check_linear(cell, (*(f"i{name}" for name in names), *(f"h{gate}" for gate in GATES)))
-        of_inputs = [getattr(cell, f"i{name}").kernel[...] for name in names]
-        of_state = [getattr(cell, f"h{gate}").kernel[...] for gate in GATES]
-        biases = [getattr(cell, f"h{gate}").bias[...] for gate in GATES]
+        joined = cell.dense_i.kernel[...], cell.dense_h.kernel[...], _bias(cell.dense_i, cell.dense_h)
+        of_inputs, of_state, biases = (jnp.split(array, len(GATES), axis=-1) for array in joined)
     else:
-        kind = type(cell).__name__
-        raise TypeError(f"cell: got a {kind}, expected an nnx.LSTMCell or an nnx.OptimizedLSTMCell")
+        input_layers = [getattr(cell, name) for name in _INPUT_LAYERS]
+        state_layers = [getattr(cell, name) for name in _STATE_LAYERS]
+        of_inputs = [layer.kernel[...] for layer in input_layers]
+        of_state = [layer.kernel[...] for layer in state_layers]
+        biases = [_bias(*layers) for layers in zip(input_layers, state_layers, strict=True)]
     return from_kinds(of_inputs, of_state, biases)
 
 
-def _check_linear(cell: Any, names: tuple[str, ...]) -> None:
-    """Refuse a cell of which a layer was replaced, by one with adapters, say: its weights are not all."""
+def _bias(input_layer: nnx.Linear, state_layer: nnx.Linear) -> Float[Array, " outputs"]:
+    """Return what two layers add to the sum of their products: both biases, or one, or zeros.
+
+    Flax's cells have one, in the layer of the state. Layers that a user puts in their place may differ.
+    """
+    biases = [layer.bias[...] for layer in (input_layer, state_layer) if layer.bias is not None]
+    if not biases:
+        kernel = state_layer.kernel[...]
+        return jnp.zeros(kernel.shape[-1:], kernel.dtype)
+    dtype = promoted(*biases)
+    return functools.reduce(jnp.add, [bias.astype(dtype) for bias in biases])
+
+
+def _check_cell(cell: Any) -> None:
+    """Refuse a cell that is another one, or of which a layer is, or computes in a way of its own.
+
+    Raises:
+        TypeError: if it is not a cell of an LSTM, or one of its layers is no `nnx.Linear` any more but one
+            with adapters, say.
+        ValueError: if it, or one of its layers, has a setting that `functional.lstm` does not compute with.
+    """
+    if type(cell) is nnx.OptimizedLSTMCell:
+        names: tuple[str, ...] = ("dense_i", "dense_h")
+    elif type(cell) is nnx.LSTMCell:
+        names = (*_INPUT_LAYERS, *_STATE_LAYERS)
+    else:
+        kind = type(cell).__name__
+        raise TypeError(f"cell: got a {kind}, expected an nnx.LSTMCell or an nnx.OptimizedLSTMCell")
+    _check_settings("cell", cell)
     for name in names:
-        part = getattr(cell, name)
-        if type(part) is not nnx.Linear:
-            raise TypeError(
-                f"cell.{name}: got a {type(part).__name__}, expected an nnx.Linear; use nnx.RNN for this cell"
+        layer = getattr(cell, name)
+        if type(layer) is not nnx.Linear:
+            kind = type(layer).__name__
+            raise TypeError(f"cell.{name}: got a {kind}, expected an nnx.Linear; use nnx.RNN for this cell")
+        _check_settings(f"cell.{name}", layer)
+        found, expected = (_dtype_in_words(part.dtype) for part in (layer, cell))
+        if found != expected:
+            raise ValueError(
+                f"cell.{name}.dtype: got {found}, expected {expected}, as cell.dtype; "
+                "use nnx.RNN for this cell"
             )
+
+
+def _check_settings(path: str, part: Any) -> None:
+    """Refuse a cell, or a layer of it, with a setting that is not Flax's default."""
+    for name, default in _DEFAULTS.items():
+        found = getattr(part, name, default)
+        if found is not default:
+            raise ValueError(
+                f"{path}.{name}: got {_in_words(found)}, expected the default of Flax, {_in_words(default)}; "
+                "use nnx.RNN for this cell"
+            )
+
+
+def _dtype_in_words(dtype: Any) -> str:
+    return "None" if dtype is None else jnp.dtype(dtype).name
+
+
+def _in_words(setting: Any) -> str:
+    """Return the name of a function or a type, and what else there is as Python writes it, on one line."""
+    return getattr(setting, "__qualname__", None) or " ".join(repr(setting).split())

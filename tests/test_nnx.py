@@ -1,6 +1,7 @@
 """The layer for Flax NNX against ``nnx.RNN`` over the same cell: results, gradients, state, training."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from flax import nnx
 
 from lstm_jax.nnx import LSTM
-from tests.helpers.references import FLOAT32, Tree, assert_equal, random_like
+from tests.helpers.references import BFLOAT16, FLOAT32, Tree, assert_equal, random_like
 
 CELLS = [nnx.LSTMCell, nnx.OptimizedLSTMCell]
 each_cell = pytest.mark.parametrize("cell", CELLS)
@@ -35,20 +36,22 @@ def sequences(time_major: bool = False) -> jax.Array:
     return jnp.asarray(rng.standard_normal((6, 4, 3) if time_major else (4, 6, 3)), jnp.float32)
 
 
-def results_and_gradients(layer: Any, inputs: Any, **call: Any) -> tuple[Tree, Tree]:
-    structure, params, rest = nnx.split(layer, nnx.Param, ...)
+def results_and_gradients(
+    make: Any, cell: Any, inputs: Any, carry: Any = None, **call: Any
+) -> tuple[Tree, Tree]:
+    """What the layer that ``make`` makes of a cell gives, and the gradients by weights, inputs and carry."""
+    structure, params = nnx.split(cell)
+
+    def run(params: Any, inputs: Any, carry: Any) -> Tree:
+        # Made here, so that its random keys for a carry of its own belong to this trace.
+        return make(nnx.merge(structure, params))(inputs, initial_carry=carry, **call)
 
     @jax.jit
-    def run(params: Any, inputs: Any, call: Any) -> tuple[Tree, Tree]:
-        results, pull_back = jax.vjp(
-            lambda params, inputs, call: nnx.merge(structure, params, rest)(inputs, **call),
-            params,
-            inputs,
-            call,
-        )
-        return results, list(pull_back(random_like(results))[:2])
+    def both(*arguments: Any) -> tuple[Tree, Tree]:
+        results, pull_back = jax.vjp(run, *arguments)
+        return results, pull_back(random_like(results))
 
-    return run(params, inputs, call)
+    return both(params, inputs, carry)
 
 
 # The options are handled before an implementation is chosen.
@@ -63,9 +66,11 @@ def test_it_is_nnx_rnn(cell: Any, options: dict[str, bool], implementation: str)
     inputs = sequences(options["time_major"])
     rng = np.random.default_rng(6)
     carry = tuple(jnp.asarray(rng.standard_normal((4, 5)), jnp.float32) for _ in range(2))
-    call: dict[str, Any] = {"initial_carry": carry, "seq_lengths": jnp.array([6, 1, 4, 2])}
-    expected = results_and_gradients(nnx.RNN(one, **options), inputs, **call)
-    found = results_and_gradients(LSTM(one, implementation=implementation, **options), inputs, **call)
+    lengths = jnp.array([6, 1, 4, 2])
+    found, expected = (
+        results_and_gradients(make, one, inputs, carry, seq_lengths=lengths)
+        for make in (partial(LSTM, implementation=implementation, **options), partial(nnx.RNN, **options))
+    )
     assert_equal(found, expected, **FLOAT32)
 
 
@@ -169,10 +174,105 @@ def test_resets_cut_the_sequence() -> None:
     assert_equal(LSTM(one)(sequences(), resets=resets), expected, **FLOAT32)
 
 
+def _linear(*, inputs: int = 3, outputs: int = 5, **options: Any) -> nnx.Linear:
+    structure, state = nnx.split(nnx.Linear(inputs, outputs, rngs=nnx.Rngs(4), **options))
+    return nnx.merge(structure, random_like(state))
+
+
+NO_BIAS = {"use_bias": False, "inputs": 5}
+# Layers in place of those of a cell, as `nnx.RNN` computes them, too.
+CHANGED: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
+    "biases of inputs": (nnx.LSTMCell, {"ii": {}, "if_": {}, "io": {}}),
+    "one in bfloat16": (nnx.LSTMCell, {"io": {"param_dtype": jnp.bfloat16}}),
+    "no biases of the state": (nnx.LSTMCell, {"ii": {}, "hi": NO_BIAS, "ho": NO_BIAS}),
+    "both, joined": (nnx.OptimizedLSTMCell, {"dense_i": {"outputs": 20}}),
+    "one of inputs, joined": (
+        nnx.OptimizedLSTMCell,
+        {"dense_i": {"outputs": 20}, "dense_h": {**NO_BIAS, "outputs": 20}},
+    ),
+    "none, joined": (nnx.OptimizedLSTMCell, {"dense_h": {**NO_BIAS, "outputs": 20}}),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_biases_that_were_added_or_taken_away(changed: str) -> None:
+    kind, layers = CHANGED[changed]
+    cell = a_cell(kind)
+    for name, options in layers.items():
+        setattr(cell, name, _linear(**options))
+    found, expected = (results_and_gradients(layer, cell, sequences()) for layer in (LSTM, nnx.RNN))
+    assert_equal(found, expected, **(BFLOAT16 if changed == "one in bfloat16" else FLOAT32))
+
+
+# What these warn of is that Flax has other places for them.
+@pytest.mark.filterwarnings("ignore:.*keep_rngs", "ignore:.*carry_init")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": jnp.bfloat16},
+        {"dtype": "float32", "param_dtype": np.float32},
+        {"dtype": np.dtype("float32"), "kernel_init": nnx.initializers.normal()},
+        {"param_dtype": jnp.float16, "recurrent_kernel_init": nnx.initializers.normal(), "dtype": "float16"},
+        {"bias_init": nnx.initializers.normal(), "carry_init": nnx.initializers.normal()},
+        {"gate_fn": nnx.hard_sigmoid, "activation_fn": nnx.relu},
+        {"keep_rngs": True},
+        {"kernel_metadata": {"note": 1}, "recurrent_kernel_metadata": {}, "bias_metadata": {"note": 2}},
+    ],
+    ids=", ".join,
+)
+@each_cell
+def test_every_cell_that_flax_makes(cell: Any, options: dict[str, Any]) -> None:
+    one = cell(3, 5, rngs=nnx.Rngs(0), **options)
+    with jax.numpy_dtype_promotion("standard"):  # as the cell of Flax needs it in bfloat16
+        found, expected = (layer(one, return_carry=True)(sequences()) for layer in (LSTM, nnx.RNN))
+    rounds = jnp.dtype(options.get("dtype", "float32")).itemsize == 2
+    assert_equal(found, expected, **(BFLOAT16 if rounds else FLOAT32))
+
+
 def test_other_cells_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"^cell: got a GRUCell, expected an nnx.LSTMCell or"):
-        LSTM(nnx.GRUCell(3, 5, rngs=nnx.Rngs(0)))
+    class Subclass(nnx.LSTMCell):
+        pass
+
+    for kind in (nnx.GRUCell, Subclass):
+        message = rf"^cell: got a {kind.__name__}, expected an nnx.LSTMCell or an nnx.OptimizedLSTMCell"
+        with pytest.raises(TypeError, match=message):
+            LSTM(kind(3, 5, rngs=nnx.Rngs(0)))
     cell = a_cell(nnx.LSTMCell)
     cell.if_ = nnx.LoRALinear(3, 5, lora_rank=1, use_bias=False, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=r"^cell.if_: got a LoRALinear, expected an nnx.Linear; use nnx.RNN"):
         LSTM(cell)
+
+
+def _doubled(arrays: Any, *, dtype: Any = None) -> Any:
+    return tuple(None if array is None else 2 * array for array in arrays)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("promote_dtype", _doubled, "got _doubled, expected the default of Flax, promote_dtype"),
+        ("dot_general", jax.lax.dot, "got dot, expected the default of Flax, dot_general"),
+        ("precision", jax.lax.Precision.HIGHEST, "got Precision.HIGHEST, expected the default of Flax, None"),
+        ("preferred_element_type", jnp.float32, "got float32, expected the default of Flax, None"),
+        ("dtype", jnp.bfloat16, "got bfloat16, expected None, as cell.dtype"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "layer"), [(nnx.LSTMCell, "hi"), (nnx.OptimizedLSTMCell, "dense_i")])
+def test_a_layer_with_a_setting_of_its_own_is_refused(
+    kind: Any, layer: str, setting: str, value: Any, words: str
+) -> None:
+    cell = a_cell(kind)
+    ours = LSTM(cell)
+    setattr(getattr(cell, layer), setting, value)
+    message = f"^cell.{layer}.{setting}: {words}; use nnx.RNN for this cell$"
+    with pytest.raises(ValueError, match=message):
+        LSTM(cell)
+    with pytest.raises(ValueError, match=message):  # one that came later
+        ours(sequences())
+
+
+@each_cell
+def test_a_cell_with_its_own_promotion_is_refused(cell: Any) -> None:
+    message = "^cell.promote_dtype: got _doubled, expected the default of Flax, promote_dtype; use nnx.RNN"
+    with pytest.raises(ValueError, match=message):
+        LSTM(cell(3, 5, promote_dtype=_doubled, rngs=nnx.Rngs(0)))
