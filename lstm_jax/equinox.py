@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from lstm_jax.functional import lstm
 from lstm_jax.kernels.gate_order import GATES
-from lstm_jax.kernels.interface import CellParameters, from_kinds
+from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds
+from lstm_jax.layer.arguments import as_carry, check_inputs
 from lstm_jax.system.packages import what_is_missing
 
 try:
@@ -63,7 +64,7 @@ class LSTM(eqx.Module):
 
     def __call__(
         self,
-        inputs: Float[Array, "*batch time inputs"],
+        inputs: Float[Array, "*batch_and_time inputs"],
         hidden: Any = None,
         *,
         seq_lengths: Any = None,
@@ -91,22 +92,29 @@ class LSTM(eqx.Module):
         Raises:
             ValueError: as `functional.lstm` does.
         """
-        carry, reset_carry = (
-            None if state is None else (state[1], state[0]) for state in (hidden, reset_hidden)
-        )
+        check_inputs(inputs, layouts="(*batch, time, inputs)")
+        shape = (*inputs.shape[:-2], self.cell.hidden_size)
         (c, h), outputs = lstm(
             _parameters(self.cell),
             inputs,
-            carry,
+            _as_carry("hidden", hidden, shape),
             seq_lengths=seq_lengths,
             resets=resets,
-            reset_carry=reset_carry,
+            reset_carry=_as_carry("reset_hidden", reset_hidden, shape),
             reverse=reverse,
             keep_order=keep_order,
             implementation=self.implementation,
             remat=self.remat,
         )
         return (h, c), outputs
+
+
+def _as_carry(argument: str, state: Any, shape: tuple[int, ...]) -> Carry | None:
+    """Return the state (c, h) of a state (h, c), each of a shape; None stays None."""
+    if state is None:
+        return None
+    h, c = as_carry(state, shape, argument=argument, parts=("h", "c"))
+    return c, h
 
 
 def _parameters(cell: eqx.nn.LSTMCell) -> CellParameters:

@@ -1,5 +1,6 @@
 """The layer for Equinox against ``eqx.nn.LSTMCell`` in a scan: results, gradients, training."""
 
+import re
 from typing import Any
 
 import equinox as eqx
@@ -169,6 +170,39 @@ def test_other_cells_are_refused() -> None:
         message = f"^cell: got a {kind.__name__}, expected an eqx.nn.LSTMCell, no subclass; use jax.lax.scan"
         with pytest.raises(TypeError, match=message):
             LSTM(kind(3, 5, key=jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "hidden", "message"),
+    [
+        (normal(TIME, 4), None, "inputs: got 4 features, expected 3, as the cell has"),
+        (normal(INPUTS), None, "inputs: got shape (3,), expected an array (*batch, time, inputs)"),
+        (
+            normal(TIME, INPUTS),
+            normal(HIDDEN),
+            "hidden: got an array of shape (5,), expected two arrays (h, c) of shape (5,)",
+        ),
+        (normal(TIME, INPUTS), 0.0, "hidden: got a float, expected two arrays (h, c) of shape (5,)"),
+        (
+            normal(TIME, INPUTS),
+            (normal(4), normal(HIDDEN)),
+            "hidden: got h of shape (4,), expected (5,)",
+        ),
+        (
+            normal(BATCH, TIME, INPUTS),
+            (normal(BATCH, HIDDEN), normal(HIDDEN)),
+            "hidden: got c of shape (5,), expected (4, 5)",
+        ),
+        (
+            normal(TIME, INPUTS),
+            (normal(HIDDEN), jnp.zeros(HIDDEN, int)),
+            "hidden: got c of dtype int32, expected floating point",
+        ),
+    ],
+)
+def test_errors_speak_of_the_arguments_of_the_call(inputs: Any, hidden: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        LSTM(a_cell())(inputs, hidden)
 
 
 def test_a_bias_that_the_cell_ignores() -> None:

@@ -79,3 +79,10 @@ def _changed(name: str, change: Any) -> dict[str, Any]:
 def test_other_parameters_are_refused(params: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         lstm(params, random_case(3, (2,), 5, 4).inputs)
+
+
+def test_inputs_of_another_number_of_features_are_refused() -> None:
+    """Not the parameters, as long as they fit one another."""
+    case = random_case(3, (2,), 5, 4)
+    with pytest.raises(ValueError, match=r"^inputs: got 6 features, expected 5, as the cell has$"):
+        lstm(case.params["cell"], jnp.ones((2, 3, 6)))

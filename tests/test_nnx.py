@@ -276,3 +276,9 @@ def test_a_cell_with_its_own_promotion_is_refused(cell: Any) -> None:
     message = "^cell.promote_dtype: got _doubled, expected the default of Flax, promote_dtype; use nnx.RNN"
     with pytest.raises(ValueError, match=message):
         LSTM(cell(3, 5, promote_dtype=_doubled, rngs=nnx.Rngs(0)))
+
+
+@each_cell
+def test_inputs_of_another_number_of_features_are_refused(cell: Any) -> None:
+    with pytest.raises(ValueError, match=r"^inputs: got 4 features, expected 3, as the cell has$"):
+        LSTM(a_cell(cell))(jnp.ones((2, 6, 4)))

@@ -29,42 +29,50 @@ def check_features(features: Any) -> None:
         raise ValueError(f"features: got {features!r}, expected a whole number of hidden units, 1 or more")
 
 
-def check_inputs(inputs: Any) -> None:
-    """Refuse what is not an array of sequences.
+def check_inputs(
+    inputs: Any, layouts: str = "(*batch, time, inputs), or (time, *batch, inputs) with time_major"
+) -> None:
+    """Refuse what is not an array of sequences; ``layouts`` says which ones the caller takes.
 
     Raises:
         ValueError: with what was given.
     """
-    expected = "expected an array (*batch, time, inputs), or (time, *batch, inputs) with time_major"
+    expected = f"expected an array {layouts}"
     if not isinstance(inputs, jax.Array | np.ndarray):
         raise ValueError(f"inputs: got a {type(inputs).__name__}, {expected}")
     if inputs.ndim < 2:
         raise ValueError(f"inputs: got shape {inputs.shape}, {expected}")
 
 
-def as_carry(given: Any, shape: tuple[AxisSize, ...], name: str = "initial_carry") -> Carry:
-    """Return the state (c, h), from a tuple, a list or one array of both.
+def as_carry(
+    given: Any,
+    shape: tuple[AxisSize, ...],
+    *,
+    argument: str = "initial_carry",
+    parts: tuple[str, str] = ("c", "h"),
+) -> Carry:
+    """Return the state, from a tuple, a list or one array of both parts.
 
     Args:
         given: two arrays, or one array whose first axis has size 2.
         shape: the shape of each, (*batch, features).
-        name: that of the argument, for the message.
+        argument: what the user calls it.
+        parts: what the two arrays are, in the order in which they are given and returned.
 
     Raises:
         ValueError: if it is something else.
     """
     try:
-        c, h = (jnp.asarray(state) for state in given)
+        first, second = (jnp.asarray(state) for state in given)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: got {_described(given)}, expected two arrays (c, h) of shape {shape}"
-        ) from error
-    for part, state in (("c", c), ("h", h)):
+        expected = f"expected two arrays ({', '.join(parts)}) of shape {shape}"
+        raise ValueError(f"{argument}: got {_described(given)}, {expected}") from error
+    for name, state in zip(parts, (first, second), strict=True):
         if state.shape != shape:
-            raise ValueError(f"{name}: got {part} of shape {state.shape}, expected {shape}")
+            raise ValueError(f"{argument}: got {name} of shape {state.shape}, expected {shape}")
         if not jnp.issubdtype(state.dtype, jnp.floating):
-            raise ValueError(f"{name}: got {part} of dtype {state.dtype}, expected floating point")
-    return c, h
+            raise ValueError(f"{argument}: got {name} of dtype {state.dtype}, expected floating point")
+    return first, second
 
 
 def in_dtypes_of_steps(
@@ -121,6 +129,10 @@ def as_cell_parameters(given: Any, num_inputs: int) -> CellParameters:
             got = sorted(leaves) if isinstance(leaves, Mapping) else _described(leaves)
             raise ValueError(f"params[{name!r}]: got {got}, expected {sorted(names)}")
     hidden = np.shape(given["hi"]["bias"])[-1:] or (1,)
+    of_inputs = {np.shape(given[f"i{gate}"]["kernel"]) for gate in GATES}
+    # If all four take another number of features, it is the inputs that do not fit.
+    if len(of_inputs) == 1 and (shape := of_inputs.pop())[1:] == hidden and shape[0] != num_inputs:
+        raise ValueError(f"inputs: got {num_inputs} features, expected {shape[0]}, as the cell has")
     for name, leaves in given.items():
         rows = (num_inputs,) if name[0] == "i" else hidden
         for leaf, shape in (("kernel", (*rows, *hidden)), ("bias", hidden)):
@@ -168,7 +180,7 @@ def as_reset_carry(given: Any, carry: Carry) -> Carry:
     if given is None:
         c, h = map(jnp.zeros_like, carry)
     else:
-        states = as_carry(given, carry[0].shape, "reset_carry")
+        states = as_carry(given, carry[0].shape, argument="reset_carry")
         c, h = (state.astype(like.dtype) for state, like in zip(states, carry, strict=True))
     return c, h
 
