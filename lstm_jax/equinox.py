@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lstm_jax.functional import lstm
+from lstm_jax.kernels.choice import check_implementation
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds
 from lstm_jax.layer.arguments import as_carry, check_inputs
@@ -50,10 +51,11 @@ class LSTM(eqx.Module):
     remat: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        """Refuse another cell.
+        """Refuse another cell, and an unknown implementation.
 
         Raises:
-            TypeError: with what was given.
+            TypeError: if the cell is another one.
+            ValueError: for an unknown implementation.
         """
         # A subclass may compute something else.
         if type(self.cell) is not eqx.nn.LSTMCell:
@@ -61,6 +63,7 @@ class LSTM(eqx.Module):
                 f"cell: got a {type(self.cell).__name__}, expected an eqx.nn.LSTMCell, no subclass; "
                 "use jax.lax.scan over the steps of this cell"
             )
+        check_implementation(self.implementation)
 
     def __call__(
         self,

@@ -13,6 +13,7 @@ from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Int, Key
 
 from lstm_jax.functional import as_rnn_returns, lstm
+from lstm_jax.kernels.choice import check_implementation
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import AxisSize, Carry, CellParameters, promoted
 from lstm_jax.layer.arguments import as_carry, check_features, check_inputs
@@ -92,6 +93,7 @@ class LSTM(nn.Module):
 
     def __post_init__(self) -> None:
         check_features(self.features)
+        check_implementation(self.implementation)
         super().__post_init__()
 
     @nn.compact

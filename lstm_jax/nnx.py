@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax.functional import as_rnn_returns, lstm
+from lstm_jax.kernels.choice import check_implementation
 from lstm_jax.kernels.gate_order import GATES
 from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds, promoted
 from lstm_jax.layer.arguments import check_inputs
@@ -55,9 +56,11 @@ class LSTM(nnx.RNN):
 
         Raises:
             TypeError: if the cell is another one.
-            ValueError: if it has a setting that only `nnx.RNN` computes with, such as a ``promote_dtype``.
+            ValueError: if it has a setting that only `nnx.RNN` computes with, such as a ``promote_dtype``;
+                for an unknown implementation.
         """
         _check_cell(cell)
+        check_implementation(implementation)
         super().__init__(cell, **options)
         self.implementation = implementation
         self.remat = remat

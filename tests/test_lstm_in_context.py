@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx as flax_nnx
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -261,6 +263,7 @@ def test_parts_of_a_number_of_steps_left_open_are_refused() -> None:
 
 SERIALISE = """
 import pickle, sys, jax, lstm_jax
+from flax import nnx as flax_nnx
 from jax.experimental import serialize_executable
 with open(sys.argv[1], "rb") as file:
     program, arguments = pickle.load(file)
@@ -347,6 +350,23 @@ def test_errors_say_what_was_given_and_what_is_expected(attributes: dict[str, An
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as raised:
         LSTM(HIDDEN, **attributes).apply({"params": case.params}, case.inputs)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: LSTM(HIDDEN, name),
+        lambda name: LSTM(HIDDEN).clone(implementation=name),
+        lambda name: nnx.LSTM(flax_nnx.LSTMCell(3, HIDDEN, rngs=flax_nnx.Rngs(0)), implementation=name),
+        lambda name: equinox.LSTM(eqx.nn.LSTMCell(3, HIDDEN, key=jax.random.key(0)), name),
+    ],
+    ids=["Linen", "clone", "NNX", "Equinox"],
+)
+def test_an_unknown_implementation_is_refused_when_a_layer_is_made(make: Any) -> None:
+    message = f"implementation: got 'nativ', expected {', '.join(kernels.IMPLEMENTATIONS)}"
+    with pytest.raises(ImplementationError, match=f"^{re.escape(message)}$"):
+        make("nativ")
+    make("native")
 
 
 @each_implementation

@@ -76,16 +76,25 @@ def _is_spread(array: Array) -> bool:
     return any(size > 1 and kinds[name] == jax.sharding.AxisType.Auto for name, size in sizes.items())
 
 
+def check_implementation(name: Any) -> None:
+    """Refuse what is no name of an implementation; whether it can do a task is up to `choose`.
+
+    Raises:
+        ImplementationError: with what was given.
+    """
+    if not isinstance(name, str) or name not in IMPLEMENTATIONS:
+        raise ImplementationError(f"implementation: got {name!r}, expected {', '.join(IMPLEMENTATIONS)}")
+
+
 def choose(name: str, task: Work) -> str:
     """Return the implementation that ``name`` stands for; ``auto`` is the fastest that works here.
 
     Raises:
         ImplementationError: if there is no implementation of that name, or it cannot do the task here.
     """
+    check_implementation(name)
     if name == "auto":
         return fastest(task)
-    if name not in IMPLEMENTATIONS:
-        raise ImplementationError(f"implementation: got {name!r}, expected {', '.join(IMPLEMENTATIONS)}")
     reason = why_not(name, task) or (why_no_kernel(name) if name in NATIVE else None)
     if reason is not None:
         raise ImplementationError(f"implementation {name!r} cannot be used: {reason}")
