@@ -1,7 +1,7 @@
 """The layer for Equinox against ``eqx.nn.LSTMCell`` in a scan: results, gradients, training."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -59,6 +59,85 @@ def test_it_is_the_cell_in_a_scan(use_bias: bool, implementation: str) -> None:
     ours = one(lambda cell: LSTM(cell, implementation))
     expected = results_and_gradients(one(Scanned), cell, normal(TIME, INPUTS), state)
     assert_equal(results_and_gradients(ours, cell, normal(TIME, INPUTS), state), expected, **FLOAT32)
+
+
+def _one_sequence(
+    cell: eqx.nn.LSTMCell, inputs: Any, state: Any, length: Any, *, reverse: bool, keep_order: bool
+) -> Any:
+    """What the layer does with one sequence and its length, by steps of the cell."""
+    steps = jnp.arange(len(inputs))
+    # The padding turns round as well, behind the sequence. Taken twice, this order is the first one again.
+    order = (length - 1 - steps) % len(inputs) if reverse else steps
+
+    def step(state: Any, x: Any) -> Any:
+        state = cell(x, state)
+        return state, state
+
+    _, (h, c) = jax.lax.scan(step, state, inputs[order])
+    return (h[length - 1], c[length - 1]), h[order] if keep_order else h
+
+
+class Drawn(NamedTuple):
+    """A task for a layer."""
+
+    cell: eqx.nn.LSTMCell
+    inputs: jax.Array
+    hidden: Any
+    lengths: Any
+    options: dict[str, bool]
+    implementation: str
+    mapped: int  # over how many of the batch axes a `jax.vmap` goes; the layer itself takes the others
+
+
+def _drawn_case(seed: int) -> Drawn:
+    """All at random, but implementations and options take turns: twelve seeds have all pairs of these."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    inputs, hidden, time = (int(rng.integers(1, most)) for most in (7, 10, 8))
+    batch = tuple(int(size) for size in rng.integers(1, 5, size=seed // 4))
+    return Drawn(
+        cell=eqx.nn.LSTMCell(inputs, hidden, use_bias=rng.random() < 0.7, key=jax.random.key(seed)),
+        inputs=drawn(*batch, time, inputs),
+        hidden=(drawn(*batch, hidden), drawn(*batch, hidden)) if rng.random() < 0.7 else None,
+        lengths=rng.integers(1, time + 1, size=batch).astype(np.int32) if rng.random() < 0.7 else None,
+        options={"reverse": seed % 4 in (1, 3), "keep_order": seed % 4 in (2, 3)},
+        implementation=("scan", "fused", "native")[seed % 3],
+        mapped=int(rng.integers(len(batch) + 1)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_is_the_cell_in_a_scan_for_any_task(seed: int) -> None:
+    task = _drawn_case(seed)
+    time, batch_axes = task.inputs.shape[-2], task.inputs.ndim - 2
+
+    def mapped(run: Any, axes: int) -> Any:
+        for _ in range(axes):
+            run = jax.vmap(run)
+        return run
+
+    def ours(cell: Any, inputs: Any, hidden: Any) -> Any:
+        layer = LSTM(cell, task.implementation)
+
+        def run(x: Any, hidden: Any, lengths: Any) -> Any:
+            return layer(x, hidden, seq_lengths=lengths, **task.options)
+
+        return mapped(run, task.mapped)(inputs, hidden, task.lengths)
+
+    def expected(cell: Any, inputs: Any, hidden: Any) -> Any:
+        def run(x: Any, hidden: Any, length: Any) -> Any:
+            state = (jnp.zeros(cell.hidden_size),) * 2 if hidden is None else hidden
+            return _one_sequence(cell, x, state, time if length is None else length, **task.options)
+
+        return mapped(run, batch_axes)(inputs, hidden, task.lengths)
+
+    found, wanted = (
+        results_and_gradients(run, task.cell, task.inputs, task.hidden) for run in (ours, expected)
+    )
+    assert_equal(found, wanted, **FLOAT32)
 
 
 @pytest.mark.parametrize("implementation", ["auto", "scan", "fused"])

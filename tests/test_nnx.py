@@ -24,9 +24,11 @@ OPTIONS = [
 ]
 
 
-def a_cell(kind: Any, seed: int = 0, inputs: int = 3, hidden: int = 5) -> Any:
+def a_cell(kind: Any, seed: int = 0, inputs: int = 3, hidden: int = 5, **options: Any) -> Any:
     """A cell with random biases: zero ones would not show a wrong use of them."""
-    cell = kind(inputs, hidden, rngs=nnx.Rngs(seed))
+    if "param_dtype" in options:  # the orthogonal matrices of one kind of cell are in float32 only
+        options["recurrent_kernel_init"] = nnx.initializers.lecun_normal()
+    cell = kind(inputs, hidden, rngs=nnx.Rngs(seed), **options)
     structure, state = nnx.split(cell)
     return nnx.merge(structure, jax.tree.map(lambda a, b: a + 0.3 * b, state, random_like(state)))
 
@@ -72,6 +74,77 @@ def test_it_is_nnx_rnn(cell: Any, options: dict[str, bool], implementation: str)
         for make in (partial(LSTM, implementation=implementation, **options), partial(nnx.RNN, **options))
     )
     assert_equal(found, expected, **FLOAT32)
+
+
+def _drawn_case(seed: int) -> tuple[Any, dict[str, Any], dict[str, Any], Any]:
+    """A cell, options of the layer, arguments of the call, and what `LSTM` has besides: all at random.
+
+    Cells, implementations and numbers of batch axes take turns: twelve seeds have all pairs of these.
+    """
+    rng = np.random.default_rng(seed)
+
+    def maybe() -> bool:
+        return bool(rng.integers(2))
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    inputs, hidden, time = (int(rng.integers(1, most)) for most in (7, 10, 8))
+    batch = tuple(int(size) for size in rng.integers(1, 5, size=seed // 4))
+    options: dict[str, Any] = {name: maybe() for name in ("time_major", "reverse", "keep_order")}
+    options["return_carry"] = rng.random() < 0.7
+    dtypes = ({}, {"dtype": jnp.bfloat16}, {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16})
+    of_cell = dtypes[rng.choice(3, p=(0.5, 0.25, 0.25))]
+    cell = a_cell(CELLS[seed % 2], seed, inputs, hidden, **of_cell)
+    call = {
+        "inputs": normal(*((time, *batch) if options["time_major"] else (*batch, time)), inputs),
+        "carry": (normal(*batch, hidden), normal(*batch, hidden)) if rng.random() < 0.7 else None,
+        "seq_lengths": jnp.asarray(rng.integers(1, time + 1, size=batch), jnp.int32)
+        if rng.random() < 0.6
+        else None,
+    }
+    return cell, options, call, ("scan", "fused", "native")[seed % 3]
+
+
+def _rnn_of_any_batch(cell: Any, *, time_major: bool, **options: Any) -> Any:
+    """`nnx.RNN` as a function that takes lengths of any shape: itself, it finds the carry for one axis."""
+    rnn = nnx.RNN(cell, time_major=time_major, **options)
+
+    def run(inputs: Any, *, initial_carry: Any, seq_lengths: Any) -> Tree:
+        if seq_lengths is None:
+            return rnn(inputs, initial_carry=initial_carry)
+        batch = seq_lengths.shape
+        time = inputs.shape[0 if time_major else -2]
+        features = inputs.shape[-1]
+        flat = (time, -1, features) if time_major else (-1, time, features)
+
+        def back(result: Any) -> Any:
+            if result.ndim == 2:
+                return result.reshape(*batch, -1)
+            return result.reshape(*((time, *batch) if time_major else (*batch, time)), -1)
+
+        results = rnn(
+            inputs.reshape(flat),
+            initial_carry=jax.tree.map(lambda state: state.reshape(-1, state.shape[-1]), initial_carry),
+            seq_lengths=seq_lengths.reshape(-1),
+        )
+        return jax.tree.map(back, results)
+
+    return run
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_is_nnx_rnn_for_any_task(seed: int) -> None:
+    cell, options, call, implementation = _drawn_case(seed)
+    with jax.numpy_dtype_promotion("standard"):  # as the cell of Flax needs it in bfloat16
+        found, expected = (
+            results_and_gradients(make, cell, **call)
+            for make in (
+                partial(LSTM, implementation=implementation, **options),
+                partial(_rnn_of_any_batch, **options),
+            )
+        )
+    assert_equal(found, expected, **(BFLOAT16 if cell.dtype else FLOAT32))
 
 
 @each_cell
