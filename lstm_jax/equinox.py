@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from lstm_jax.functional import lstm
 from lstm_jax.kernels.choice import check_implementation
 from lstm_jax.kernels.gate_order import GATES
-from lstm_jax.kernels.interface import Carry, CellParameters, from_kinds
+from lstm_jax.kernels.interface import AxisSize, Carry, CellParameters, from_kinds
 from lstm_jax.layer.arguments import as_carry, check_inputs
 from lstm_jax.system.packages import what_is_missing
 
@@ -112,7 +112,7 @@ class LSTM(eqx.Module):
         return (h, c), outputs
 
 
-def _as_carry(argument: str, state: Any, shape: tuple[int, ...]) -> Carry | None:
+def _as_carry(argument: str, state: Any, shape: tuple[AxisSize, ...]) -> Carry | None:
     """Return the state (c, h) of a state (h, c), each of a shape; None stays None."""
     if state is None:
         return None

@@ -230,13 +230,21 @@ def test_options() -> None:
     cell, x = a_cell(), normal(TIME, INPUTS)
     state, outputs = Scanned(cell)(x[::-1])
     assert_equal(LSTM(cell)(x, reverse=True, keep_order=True), (state, outputs[::-1]), **FLOAT32)
-    resets = np.arange(TIME) == 2
-    state, second = Scanned(cell)(x[2:])
-    found = LSTM(cell)(x, resets=resets)
-    assert_equal(found, (state, jnp.concatenate([Scanned(cell)(x[:2])[1], second])), **FLOAT32)
     (h, _), _ = LSTM(cell)(x, seq_lengths=4)
     assert_equal(h, Scanned(cell)(x[:4])[0][0], **FLOAT32)
     assert_equal(LSTM(cell, "scan", remat=3)(x), Scanned(cell)(x), **FLOAT32)
+
+
+@pytest.mark.parametrize("fresh", [None, (normal(HIDDEN), 0.5 * normal(HIDDEN))], ids=["zeros", "given"])
+def test_resets_cut_the_sequence(fresh: Any) -> None:
+    cell, x, resets = a_cell(), normal(TIME, INPUTS), np.arange(TIME) == 2
+    begin = (-normal(HIDDEN), 2 * normal(HIDDEN))
+    _, first = Scanned(cell)(x[:2], begin)
+    state, second = Scanned(cell)(x[2:], fresh)
+    found = LSTM(cell)(x, begin, resets=resets, reset_hidden=fresh)
+    assert_equal(found, (state, jnp.concatenate([first, second])), **FLOAT32)
+    found = LSTM(cell)(x[2:], begin, resets=resets[2:], reset_hidden=fresh)
+    assert_equal(found, (state, second), **FLOAT32)
 
 
 def test_other_cells_are_refused() -> None:

@@ -263,7 +263,6 @@ def test_parts_of_a_number_of_steps_left_open_are_refused() -> None:
 
 SERIALISE = """
 import pickle, sys, jax, lstm_jax
-from flax import nnx as flax_nnx
 from jax.experimental import serialize_executable
 with open(sys.argv[1], "rb") as file:
     program, arguments = pickle.load(file)

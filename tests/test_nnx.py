@@ -239,12 +239,26 @@ def test_the_carry_alone() -> None:
     assert_equal(LSTM(one, return_outputs=False)(sequences()), carry, **FLOAT32)
 
 
-def test_resets_cut_the_sequence() -> None:
-    one = a_cell(nnx.OptimizedLSTMCell)
+# Flax warns that it will want the initializer elsewhere.
+@pytest.mark.filterwarnings("ignore:.*carry_init")
+@each_cell
+def test_resets_cut_the_sequence(cell: Any) -> None:
+    one = a_cell(cell, carry_init=nnx.initializers.constant(0.5))
+    rnn, layer = (kind(one, return_carry=True, rngs=nnx.Rngs(0)) for kind in (nnx.RNN, LSTM))
     resets = np.zeros((4, 6), bool)
     resets[:, 2] = True
-    expected = jnp.concatenate([nnx.RNN(one)(sequences()[:, :2]), nnx.RNN(one)(sequences()[:, 2:])], axis=1)
-    assert_equal(LSTM(one)(sequences(), resets=resets), expected, **FLOAT32)
+    rng = np.random.default_rng(7)
+    begin, fresh = jnp.asarray(rng.standard_normal((2, 2, 4, 5)), jnp.float32)
+    head, tail = sequences()[:, :2], sequences()[:, 2:]
+    _, first = rnn(head, initial_carry=tuple(begin))
+    for given in ({}, {"reset_carry": tuple(fresh)}):  # without it, what the cell begins with
+        carry, second = rnn(tail, initial_carry=given.get("reset_carry"))
+        expected = carry, jnp.concatenate([first, second], axis=1)
+        found = layer(sequences(), initial_carry=tuple(begin), resets=resets, **given)
+        assert_equal(found, expected, **FLOAT32)
+        # A reset before the first step, as an agent has them that acts step by step.
+        found = layer(tail, initial_carry=tuple(begin), resets=resets[:, 2:], **given)
+        assert_equal(found, (carry, second), **FLOAT32)
 
 
 def _linear(*, inputs: int = 3, outputs: int = 5, **options: Any) -> nnx.Linear:
