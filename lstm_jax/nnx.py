@@ -146,8 +146,6 @@ _DEFAULTS = {
     for name, parameter in inspect.signature(nnx.Linear.__init__).parameters.items()
     if name in ("precision", "dot_general", "promote_dtype", "preferred_element_type")
 }
-
-
 _INPUT_LAYERS = tuple(f"i{gate}_" if gate == "f" else f"i{gate}" for gate in GATES)  # `if` is Python's
 _STATE_LAYERS = tuple(f"h{gate}" for gate in GATES)
 
@@ -185,7 +183,7 @@ def _bias(input_layer: nnx.Linear, state_layer: nnx.Linear) -> Float[Array, " ou
 
 
 def _check_cell(cell: Any) -> None:
-    """Refuse a cell that is another one, or of which a layer is, or computes in a way of its own.
+    """Refuse another cell, and one with a layer that is another, or that computes in its own way.
 
     Raises:
         TypeError: if it is not a cell of an LSTM, or one of its layers is no `nnx.Linear` any more but one
