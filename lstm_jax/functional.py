@@ -186,8 +186,8 @@ def lstm(
         >>> c.shape, h.shape, outputs.shape
         ((128, 64), (128, 64), (128, 28, 64))
 
-    Long sequences may come in pieces, or step by step: with the state after a piece as the ``initial_carry``
-    of the next one, the results are those of the whole, also with ``resets``.
+    Long sequences may come in pieces, or step by step, in the order of time: with the state after a piece as
+    the ``initial_carry`` of the next one, the results are those of the whole, also with ``resets``.
 
     Args:
         params: the parameters of an `nn.LSTMCell`: ``{"ii": {"kernel"}, "hi": {"kernel", "bias"}, ...}`` for
@@ -256,7 +256,9 @@ def lstm(
         initial_carry = (jnp.zeros((*batch, features), params["hi"]["kernel"].dtype),) * 2
     carry = as_carry(initial_carry, (*batch, features))
     carry = in_dtypes_of_steps(cell, params, inputs, carry)
-    reset_carry = None if resets is None else as_reset_carry(reset_carry, carry)
+    reset_carry = as_reset_carry(reset_carry, carry)
+    if resets is None:
+        reset_carry = None
     others = (recurrent_mask, resets, reset_carry)
     task = Work.of(cell, params, inputs, carry, others=others, unroll=unroll)
     run = _implementation(choose(implementation, task), unroll, remat)

@@ -154,11 +154,11 @@ class LSTM(nn.Module):
         check_inputs(inputs)
         time_axis = 0 if time_major else inputs.ndim - 2
         batch = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 : -1])
-        init_key = jax.random.key(0) if init_key is None else init_key
-        if initial_carry is None:
-            initial_carry = self._initial_carry(init_key, (*batch, inputs.shape[-1]))
-        if resets is not None and reset_carry is None:
-            reset_carry = self._initial_carry(init_key, (*batch, inputs.shape[-1]))
+        if initial_carry is None or (resets is not None and reset_carry is None):
+            init_key = jax.random.key(0) if init_key is None else init_key
+            begin = self._initial_carry(init_key, (*batch, inputs.shape[-1]))
+            initial_carry = begin if initial_carry is None else initial_carry
+            reset_carry = begin if reset_carry is None else reset_carry
         params = self._parameters(inputs.shape[time_axis], num_inputs=inputs.shape[-1])
         mask = None
         if self.recurrent_dropout_rate and not deterministic:

@@ -91,7 +91,8 @@ class LSTM(nnx.RNN):
             seq_lengths: the length of each sequence, integers (*batch), see `functional.lstm`.
             resets: booleans in the layout of ``inputs``; True where a new sequence begins, see
                 `functional.lstm`. `nnx.RNN` has no such argument.
-            reset_carry: the state (c, h) that a new sequence begins with; the default is what the cell gives.
+            reset_carry: the state (c, h) that a new sequence begins with; the default is what the cell gives
+                (zeros). A ``carry_init`` that draws at random draws another one in each call.
             return_carry: overrides the option of the layer.
             time_major: overrides the option of the layer.
             reverse: overrides the option of the layer.
@@ -110,7 +111,8 @@ class LSTM(nnx.RNN):
         time_major = self.time_major if time_major is None else time_major
         cell: Any = self.cell  # one of two kinds, see `_check_cell`
         check_inputs(inputs)
-        if initial_carry is None or (resets is not None and reset_carry is None):
+        begins_anew = resets is not None and reset_carry is None and cell.carry_init is not None
+        if initial_carry is None or begins_anew:
             rngs = self.rngs if rngs is None else rngs
             time_axis = 0 if time_major else inputs.ndim - 2
             shape = (*inputs.shape[:time_axis], *inputs.shape[time_axis + 1 :])
@@ -148,6 +150,7 @@ _DEFAULTS = {
 }
 _INPUT_LAYERS = tuple(f"i{gate}_" if gate == "f" else f"i{gate}" for gate in GATES)  # `if` is Python's
 _STATE_LAYERS = tuple(f"h{gate}" for gate in GATES)
+_OF_STATE = ("dense_h", *_STATE_LAYERS)
 
 
 def _parameters(cell: Any) -> CellParameters:
@@ -175,6 +178,8 @@ def _bias(input_layer: nnx.Linear, state_layer: nnx.Linear) -> Float[Array, " ou
     Flax's cells have one, in the layer of the state. Layers that a user puts in their place may differ.
     """
     biases = [layer.bias[...] for layer in (input_layer, state_layer) if layer.bias is not None]
+    if len(biases) == 1:
+        return biases[0]
     if not biases:
         kernel = state_layer.kernel[...]
         return jnp.zeros(kernel.shape[-1:], kernel.dtype)
@@ -190,10 +195,11 @@ def _check_cell(cell: Any) -> None:
             with adapters, say.
         ValueError: if it, or one of its layers, has a setting that `functional.lstm` does not compute with.
     """
+    names: tuple[str, ...]
     if type(cell) is nnx.OptimizedLSTMCell:
-        names: tuple[str, ...] = ("dense_i", "dense_h")
+        names, outputs = ("dense_i", "dense_h"), len(GATES) * cell.hidden_features
     elif type(cell) is nnx.LSTMCell:
-        names = (*_INPUT_LAYERS, *_STATE_LAYERS)
+        names, outputs = (*_INPUT_LAYERS, *_STATE_LAYERS), cell.hidden_features
     else:
         kind = type(cell).__name__
         raise TypeError(f"cell: got a {kind}, expected an nnx.LSTMCell or an nnx.OptimizedLSTMCell")
@@ -203,11 +209,15 @@ def _check_cell(cell: Any) -> None:
         if type(layer) is not nnx.Linear:
             kind = type(layer).__name__
             raise TypeError(f"cell.{name}: got a {kind}, expected an nnx.Linear; use nnx.RNN for this cell")
-        _check_settings(f"cell.{name}", layer)
-        found, expected = (_dtype_in_words(part.dtype) for part in (layer, cell))
+        found = layer.in_features, layer.out_features
+        expected = cell.hidden_features if name in _OF_STATE else layer.in_features, outputs
         if found != expected:
+            raise ValueError(f"cell.{name}: got an nnx.Linear{found}, expected an nnx.Linear{expected}")
+        _check_settings(f"cell.{name}", layer)
+        dtype, of_cell = (_dtype_in_words(part.dtype) for part in (layer, cell))
+        if dtype != of_cell:
             raise ValueError(
-                f"cell.{name}.dtype: got {found}, expected {expected}, as cell.dtype; "
+                f"cell.{name}.dtype: got {dtype}, expected {of_cell}, as cell.dtype; "
                 "use nnx.RNN for this cell"
             )
 

@@ -1,6 +1,7 @@
 """The layer for Flax NNX against ``nnx.RNN`` over the same cell: results, gradients, state, training."""
 
 import itertools
+import re
 from functools import partial
 from typing import Any
 
@@ -239,6 +240,22 @@ def test_the_carry_alone() -> None:
     assert_equal(LSTM(one, return_outputs=False)(sequences()), carry, **FLOAT32)
 
 
+@each_cell
+def test_a_state_that_is_given_needs_no_random_keys(cell: Any) -> None:
+    """`nnx.RNN` draws none then; in a loop over a layer from outside it could not."""
+    layer = LSTM(a_cell(cell), return_carry=True, rngs=nnx.Rngs(0))
+    resets = np.arange(6) == 2
+
+    def step(carry: Any, given: Any) -> Any:
+        return layer(given[0][:, None], initial_carry=carry, resets=jnp.full((4, 1), given[1]))
+
+    begin = (jnp.ones((4, 5)), -jnp.ones((4, 5)))
+    carry, outputs = jax.lax.scan(step, begin, (jnp.swapaxes(sequences(), 0, 1), resets))
+    everywhere = np.broadcast_to(resets, (4, 6))
+    expected = layer(sequences(), initial_carry=begin, resets=everywhere)
+    assert_equal((carry, jnp.swapaxes(outputs[:, :, 0], 0, 1)), expected, **FLOAT32)
+
+
 # Flax warns that it will want the initializer elsewhere.
 @pytest.mark.filterwarnings("ignore:.*carry_init")
 @each_cell
@@ -356,6 +373,18 @@ def test_a_layer_with_a_setting_of_its_own_is_refused(
         LSTM(cell)
     with pytest.raises(ValueError, match=message):  # one that came later
         ours(sequences())
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs", "outputs", "expected"),
+    [("ii", 3, 6, "(3, 5)"), ("hg", 6, 5, "(5, 5)"), ("hg", 5, 6, "(5, 5)")],
+)
+def test_a_layer_of_another_size_is_refused(layer: str, inputs: int, outputs: int, expected: str) -> None:
+    cell = a_cell(nnx.LSTMCell)
+    setattr(cell, layer, _linear(inputs=inputs, outputs=outputs))
+    message = f"cell.{layer}: got an nnx.Linear({inputs}, {outputs}), expected an nnx.Linear{expected}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        LSTM(cell)
 
 
 @each_cell

@@ -198,6 +198,14 @@ def test_time_first() -> None:
     assert_equal(again, (carry, jnp.swapaxes(outputs, 0, 1)))
 
 
+@pytest.mark.parametrize("resets", [None, RESETS])
+def test_another_state_for_resets_is_refused(resets: Any) -> None:
+    case = random_case(TIME, (BATCH,), INPUTS, HIDDEN)
+    message = r"^reset_carry: got h of shape \(3, 5\), expected \(3, 4\)$"
+    with pytest.raises(ValueError, match=message):
+        lstm(case.params["cell"], case.inputs, resets=resets, reset_carry=(case.carry[0], jnp.ones((3, 5))))
+
+
 @pytest.mark.parametrize(
     ("resets", "message"),
     [
@@ -272,7 +280,8 @@ def test_another_platform_computes_the_same() -> None:
 
     def by_weights(given: WithResets) -> Tree:  # without a gradient by the inputs
         def of_weights(params: Tree) -> Tree:
-            return _run(WithResets(given.case._replace(params=params), given.reset_carry))
+            of_params = WithResets(given.case._replace(params=params), given.reset_carry)
+            return _run(of_params, implementation="native")
 
         results, pull_back = jax.vjp(of_weights, given.case.params)
         return pull_back(random_like(results))

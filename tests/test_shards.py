@@ -118,15 +118,21 @@ def test_explicit_axes_of_everything_else(implementation: str, explicit: Mesh) -
     )
     in_rows = jax.tree.map(lambda leaf: leaf.update(sharding=rows), shapes)
 
-    def traced(params: Tree, inputs: Tree, carry: Tree) -> tuple[Any, ...]:
-        run = jax.jit(
-            lambda params, *given: layer.apply({"params": params}, given[0], initial_carry=given[1])
-        )
-        return jax.eval_shape(run, params, inputs, carry).sharding.spec
+    resets = jax.ShapeDtypeStruct((6, 4), bool, sharding=whole)
+
+    def traced(*given: Tree) -> tuple[Any, ...]:
+        @jax.jit
+        def run(params: Tree, inputs: Tree, carry: Tree, resets: Tree = None, fresh: Tree = None) -> Tree:
+            options = {"initial_carry": carry, "resets": resets, "reset_carry": fresh}
+            return layer.apply({"params": params}, inputs, **options)
+
+        return jax.eval_shape(run, *given).sharding.spec
 
     assert traced(shapes.params, in_rows.inputs, shapes.carry)[0] == "data"
     assert traced(shapes.params, in_rows.inputs, in_rows.carry)[0] == "data"
     assert traced(shapes.params, shapes.inputs, in_rows.carry)[0] == "data"
+    assert traced(shapes.params, shapes.inputs, shapes.carry, resets.update(sharding=rows))[0] == "data"
+    assert traced(shapes.params, shapes.inputs, shapes.carry, resets, in_rows.carry)[0] == "data"
     kernels = jax.tree.map(
         lambda leaf: leaf.update(sharding=rows) if leaf.shape == (8, 8) else leaf, shapes.params
     )

@@ -25,7 +25,6 @@ from lstm_jax.system.versions import is_exported
 PADDING = 16  # kPadding in cpp/lstm.h
 _NUM_WEIGHTS = 12
 
-
 States: TypeAlias = tuple[Float32[Array, "members batch hidden"], Float32[Array, "members batch hidden"]]
 
 

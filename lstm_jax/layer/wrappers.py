@@ -1,6 +1,6 @@
 """Functions around every implementation of the LSTM: less memory, shares of a batch, long memories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -61,13 +61,10 @@ def in_shards(run: Callable[[Arguments], Results]) -> Callable[[Arguments], Resu
     """
 
     def sharded(arguments: Arguments) -> Results:
-        inputs, (c, _) = arguments.inputs, arguments.carry
-        sharding, batch = jax.typeof(inputs).sharding, _explicit_axes(inputs)[1:-1]
-        if not any(batch):
-            sharding, batch = jax.typeof(c).sharding, _explicit_axes(c)[:-1]
-        if not any(batch):
+        shared = next(_batches_in_shards(arguments), None)
+        if shared is None:
             return run(arguments)
-        mesh = sharding.mesh
+        mesh, batch = shared
         rows, steps = PartitionSpec(*batch), PartitionSpec(None, *batch)
         specs: Any = Arguments._make([PartitionSpec(), steps, rows, rows, rows, steps, rows])
         # check_vma=False: which values vary over the devices is not known of a kernel's results.
@@ -81,9 +78,21 @@ def in_shards(run: Callable[[Arguments], Results]) -> Callable[[Arguments], Resu
     return sharded
 
 
-def _explicit_axes(array: Array) -> tuple[Any, ...]:
-    """Return the explicit mesh axes that each axis of an array is spread over, or None."""
-    return tuple(jax.typeof(array).sharding.spec)
+def _batches_in_shards(arguments: Arguments) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield the mesh, and the explicit axes of it for each axis of a batch, of each argument in shards."""
+    num_axes = arguments.inputs.ndim - 2
+    in_order = (
+        (arguments.inputs, 1),
+        (arguments.carry, 0),
+        (arguments.resets, 1),
+        (arguments.reset_carry, 0),
+    )
+    for argument, first in in_order:
+        for array in jax.tree.leaves(argument):
+            sharding = jax.typeof(array).sharding
+            axes = tuple(sharding.spec)[first : first + num_axes]
+            if any(axes):
+                yield sharding.mesh, axes
 
 
 def chrono_bias(key: Key[Array, ""], features: int, time: int) -> Float32[Array, " features"]:
