@@ -87,7 +87,10 @@ def test_the_table_of_costs() -> None:
     assert not variants()["none"].is_active
 
 
-def test_the_costs_can_be_measured(run: Run) -> None:
+@pytest.mark.slow
+def test_the_costs_can_be_measured(run: Run, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--all"):
+        pytest.skip("20 s for what only a command of a document runs; --all runs it")
     done = run("-m", "lstm_jax.compare.augmentation_cost", "--rounds", 1, "--seconds", 0.01)
     assert done.returncode == 0, done.stderr
     assert (
