@@ -256,9 +256,7 @@ def lstm(
         initial_carry = (jnp.zeros((*batch, features), params["hi"]["kernel"].dtype),) * 2
     carry = as_carry(initial_carry, (*batch, features))
     carry = in_dtypes_of_steps(cell, params, inputs, carry)
-    reset_carry = as_reset_carry(reset_carry, carry)
-    if resets is None:
-        reset_carry = None
+    reset_carry = as_reset_carry(reset_carry, carry, resets)
     others = (recurrent_mask, resets, reset_carry)
     task = Work.of(cell, params, inputs, carry, others=others, unroll=unroll)
     run = _implementation(choose(implementation, task), unroll, remat)

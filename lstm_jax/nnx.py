@@ -1,6 +1,5 @@
 """The LSTM layer for Flax NNX: the cells of NNX, computed by `functional.lstm`."""
 
-import functools
 import inspect
 from typing import Any
 
@@ -178,13 +177,13 @@ def _bias(input_layer: nnx.Linear, state_layer: nnx.Linear) -> Float[Array, " ou
     Flax's cells have one, in the layer of the state. Layers that a user puts in their place may differ.
     """
     biases = [layer.bias[...] for layer in (input_layer, state_layer) if layer.bias is not None]
-    if len(biases) == 1:
-        return biases[0]
     if not biases:
         kernel = state_layer.kernel[...]
         return jnp.zeros(kernel.shape[-1:], kernel.dtype)
+    if len(biases) == 1:
+        return biases[0]
     dtype = promoted(*biases)
-    return functools.reduce(jnp.add, [bias.astype(dtype) for bias in biases])
+    return biases[0].astype(dtype) + biases[1].astype(dtype)
 
 
 def _check_cell(cell: Any) -> None:

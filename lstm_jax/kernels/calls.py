@@ -23,7 +23,7 @@ from lstm_jax.kernels import fused, products
 from lstm_jax.system.versions import is_exported
 
 PADDING = 16  # kPadding in cpp/lstm.h
-_NUM_WEIGHTS = 12
+NUM_WEIGHTS = 12  # arrays of `WeightsByGate`
 
 States: TypeAlias = tuple[Float32[Array, "members batch hidden"], Float32[Array, "members batch hidden"]]
 
@@ -177,7 +177,7 @@ def _backward_in_jax(
     d_outputs = jnp.zeros_like(operands.outputs) if operands.d_outputs is None else operands.d_outputs
     groups = attributes["groups"]
     by_reset = 0 if operands.reset is None else 2
-    wants_dx = len(shapes) > _NUM_WEIGHTS + 2 + by_reset
+    wants_dx = len(shapes) > NUM_WEIGHTS + 2 + by_reset
 
     def member(weights: WeightsByGate, sequences: Any, states: Any) -> Any:
         (x, d_outputs, resets), (carry, reset, last, mask, d_carry) = sequences, states

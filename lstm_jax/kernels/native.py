@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from lstm_jax.errors import ImplementationError
 from lstm_jax.kernels import build, calls
-from lstm_jax.kernels.calls import OF_MEMBERS, Backward, Forward, Way, WeightsByGate
+from lstm_jax.kernels.calls import NUM_WEIGHTS, OF_MEMBERS, Backward, Forward, Way, WeightsByGate
 from lstm_jax.kernels.differentiation import (
     Rows,
     custom_gradient,
@@ -118,7 +118,7 @@ def _backward(
     )
     call = first_order_only(_call_backward(way, perturbed.x, 1), implementation="native")
     dc0, dh0, *rest = call(operands)
-    by_gate, others = [leaf[:, 0] for leaf in rest[:12]], rest[12:]  # of the one group
+    by_gate, others = [leaf[:, 0] for leaf in rest[:NUM_WEIGHTS]], rest[NUM_WEIGHTS:]  # of the one group
     d_weights = WeightsByGate(by_gate[:4], by_gate[4:8], by_gate[8:])
     dx = others.pop(0) if perturbed.x else None
     return dx, dc0, dh0, None, d_weights, None, None, others or None
@@ -166,10 +166,10 @@ def _call_backward(way: Way, wants_dx: bool, groups: int) -> Callable[[Backward]
         dc0, dh0, *rest = _call_backward(way, wants_dx, size * groups)(operands)
         by_group = [
             jnp.moveaxis(leaf.reshape(leaf.shape[0], size, groups, *leaf.shape[2:]), 1, 0)
-            for leaf in rest[:12]
+            for leaf in rest[:NUM_WEIGHTS]
         ]
         states = [_out_of_batch(state, size) for state in (dc0, dh0)]
-        return [*states, *by_group, *(_out_of_batch(dx, size) for dx in rest[12:])]
+        return [*states, *by_group, *(_out_of_batch(other, size) for other in rest[NUM_WEIGHTS:])]
 
     call.def_vmap(functools.partial(_mapped, call, as_batch))
     return call

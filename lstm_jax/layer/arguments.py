@@ -167,21 +167,23 @@ def as_resets(
     return jnp.moveaxis(resets, time_axis, 0)
 
 
-def as_reset_carry(given: Any, carry: Carry) -> Carry:
-    """Return the state that new sequences begin with, in the dtypes of the initial one.
+def as_reset_carry(given: Any, carry: Carry, resets: Array | None) -> Carry | None:
+    """Return the state that new sequences begin with, in the dtypes of the initial one; None without resets.
 
     Args:
         given: the state, in a form that `as_carry` takes; None is zeros.
         carry: the initial one.
+        resets: where new sequences begin; None is nowhere.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if it is something else, also where no sequence begins.
     """
-    if given is None:
-        c, h = map(jnp.zeros_like, carry)
-    else:
-        states = as_carry(given, carry[0].shape, argument="reset_carry")
-        c, h = (state.astype(like.dtype) for state, like in zip(states, carry, strict=True))
+    states = None if given is None else as_carry(given, carry[0].shape, argument="reset_carry")
+    if resets is None:
+        return None
+    if states is None:
+        states = jnp.zeros_like(carry[0]), jnp.zeros_like(carry[1])
+    c, h = (state.astype(like.dtype) for state, like in zip(states, carry, strict=True))
     return c, h
 
 
